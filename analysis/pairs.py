@@ -1,0 +1,193 @@
+"""Prompt pairs that a circuit is measured on: a clean prompt and a corrupted one of equal length.
+
+File format, one JSON object a line, either text or token ids:
+
+    {"clean": "...", "corrupted": "...", "target": " 12", "foil": " 13"}
+    {"clean_ids": [...], "corrupted_ids": [...], "target_id": 5, "foil_id": 7}
+
+`target` and `foil` are needed by the `logit_diff` metric alone; the first token of a text counts.
+The metric is read at `position`, by default the last token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One clean and one corrupted prompt, as token ids of equal length.
+
+    Raises:
+        ValueError: the prompts are empty or differ in length, or the position lies outside them.
+    """
+
+    clean_ids: tuple[int, ...]
+    corrupted_ids: tuple[int, ...]
+    target_id: int | None = None
+    foil_id: int | None = None
+    position: int = -1
+
+    def __post_init__(self) -> None:
+        if len(self.clean_ids) != len(self.corrupted_ids):
+            raise ValueError(
+                f"clean has {len(self.clean_ids)} tokens and corrupted {len(self.corrupted_ids)}; "
+                "a pair needs equal lengths, so that every position has its counterpart"
+            )
+        if not self.clean_ids:
+            raise ValueError("the pair is empty")
+        if not -len(self.clean_ids) <= self.position < len(self.clean_ids):
+            raise ValueError(f"position {self.position} lies outside {len(self.clean_ids)} tokens")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded token ids of some pairs: ids and mask int64 [B, T], positions int64 [B]."""
+
+    clean: torch.Tensor
+    corrupted: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+    target_ids: torch.Tensor | None
+    foil_ids: torch.Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        moved: dict[str, Any] = {
+            name: None if value is None else value.to(device) for name, value in vars(self).items()
+        }
+        return Batch(**moved)
+
+
+class Pairs(Sequence[Pair]):
+    """A fixed list of pairs. Two lists with the same `hash` are the same measurement.
+
+    Raises:
+        ValueError: there are no pairs.
+    """
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        if not pairs:
+            raise ValueError("there are no pairs; a circuit needs at least one")
+        self._pairs = list(pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._pairs[index]
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self._pairs)
+
+    @property
+    def hash(self) -> str:
+        """Content hash over ids, targets and positions, in order: 16 hex digits."""
+        text = json.dumps([asdict(pair) for pair in self._pairs], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Write as JSONL of token ids."""
+        lines = [json.dumps({k: v for k, v in asdict(p).items() if v is not None}) for p in self]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path, tokenizer: Any = None) -> Pairs:
+        """Read a pairs file; a tokenizer is needed for lines of text.
+
+        Raises:
+            ValueError: with the line's number, for anything that is not a pair.
+        """
+        pairs = []
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    pairs.append(_parse(json.loads(line), tokenizer))
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"{path}, line {number}: {error}") from error
+        if not pairs:
+            raise ValueError(f"{path} holds no pairs")
+        return cls(pairs)
+
+    def batches(self, size: int, pad_id: int = 0) -> Iterator[Batch]:
+        """Right-padded batches in order; the last one may be smaller."""
+        for start in range(0, len(self), size):
+            yield collate(self._pairs[start : start + size], pad_id)
+
+    def check_vocabulary(self, size: int) -> None:
+        """Raise ValueError if an id lies outside a vocabulary of `size` tokens."""
+        for index, pair in enumerate(self):
+            extra = [i for i in (pair.target_id, pair.foil_id) if i is not None]
+            for token in (*pair.clean_ids, *pair.corrupted_ids, *extra):
+                if not 0 <= token < size:
+                    raise ValueError(
+                        f"pair {index} has token id {token}, but the model's vocabulary ends at "
+                        f"{size - 1}; the pairs were made with another tokenizer"
+                    )
+
+
+def _parse(row: Any, tokenizer: Any) -> Pair:
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    if "clean_ids" in row and "corrupted_ids" in row:
+        unknown = set(row) - {"clean_ids", "corrupted_ids", "target_id", "foil_id", "position"}
+        if unknown:
+            raise ValueError(f"unknown fields {sorted(unknown)}")
+        ids = {k: tuple(int(i) for i in row[k]) for k in ("clean_ids", "corrupted_ids")}
+        return Pair(**{**row, **ids})
+    if "clean" not in row or "corrupted" not in row:
+        raise ValueError(
+            f"needs clean and corrupted, or clean_ids and corrupted_ids; has {sorted(row)}"
+        )
+    if tokenizer is None:
+        raise ValueError("a pair given as text needs a tokenizer; give one, or write token ids")
+    return Pair(
+        clean_ids=encode(tokenizer, row["clean"]),
+        corrupted_ids=encode(tokenizer, row["corrupted"]),
+        target_id=_first_token(tokenizer, row.get("target")),
+        foil_id=_first_token(tokenizer, row.get("foil")),
+    )
+
+
+def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Token ids of a text that already holds its special tokens."""
+    return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _first_token(tokenizer: Any, text: str | int | None) -> int | None:
+    if text is None or isinstance(text, int):
+        return text
+    ids = encode(tokenizer, text)
+    if not ids:
+        raise ValueError("target and foil must not be empty")
+    return ids[0]
+
+
+def collate(pairs: Sequence[Pair], pad_id: int = 0) -> Batch:
+    """Right-pad pairs to a batch; target and foil ids are None unless every pair has them."""
+    length = max(len(pair.clean_ids) for pair in pairs)
+
+    def padded(rows: list[tuple[int, ...]], fill: int) -> torch.Tensor:
+        return torch.tensor([[*row, *[fill] * (length - len(row))] for row in rows])
+
+    def column(values: list[int | None]) -> torch.Tensor | None:
+        known = [value for value in values if value is not None]
+        return torch.tensor(known) if len(known) == len(values) else None
+
+    return Batch(
+        clean=padded([pair.clean_ids for pair in pairs], pad_id),
+        corrupted=padded([pair.corrupted_ids for pair in pairs], pad_id),
+        mask=padded([(1,) * len(pair.clean_ids) for pair in pairs], 0),
+        positions=torch.tensor([pair.position % len(pair.clean_ids) for pair in pairs]),
+        target_ids=column([pair.target_id for pair in pairs]),
+        foil_ids=column([pair.foil_id for pair in pairs]),
+    )

@@ -1,0 +1,164 @@
+"""Problems with checkable answers, from a generator or a file, split into disjoint parts.
+
+    arithmetic               sums, with solutions worked by columns (our own)
+    reasoning_gym:TASK       any of the procedural tasks of the reasoning-gym package
+    jsonl:FILE               one JSON object a line with `problem` and `answer` (and `solution`)
+
+A generated problem belongs to the held-out part iff the CRC of its text is 0 modulo
+`HELD_OUT_EVERY`. The split is a property of the text alone, so it is the same in every run, for
+every seed, and no problem can be in both parts.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Split = Literal["train", "held_out"]
+HELD_OUT_EVERY = 5
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question, its gold answer, and a worked solution where the source has one.
+
+    `solution` is the reasoning text alone, without tags and without the final answer.
+    """
+
+    question: str
+    answer: str
+    solution: str | None = None
+
+
+def is_held_out(question: str) -> bool:
+    """Whether a generated problem belongs to the held-out part (see the module's docstring)."""
+    return zlib.crc32(question.encode()) % HELD_OUT_EVERY == 0
+
+
+def _addition(a: int, b: int) -> str:
+    """One addition as it is written out: whole for single digits, else by columns with carries."""
+    if a < 10 or b < 10:
+        return f"{a}+{b}={a + b}"
+    steps, carry = [], 0
+    width = max(len(str(a)), len(str(b)))
+    for x, y in zip(reversed(f"{a:0{width}}"), reversed(f"{b:0{width}}"), strict=True):
+        column = int(x) + int(y) + carry
+        steps.append(f"{x}+{y}{'+1' if carry else ''}={column}")
+        carry = column // 10
+    return ",".join(steps)
+
+
+def arithmetic_problem(rng: random.Random, terms: int = 2, digits: int = 2) -> Problem:
+    """A sum such as `47+85=?` with the solution `7+5=12,4+8+1=13` (columns from the right).
+
+    More terms are added from the left, each after the total so far: `7+5=12;12+8=20`.
+    """
+    low, high = (1, 9) if digits == 1 else (10 ** (digits - 1), 10**digits - 1)
+    operands = [rng.randint(low, high) for _ in range(terms)]
+    total, steps = operands[0], []
+    for operand in operands[1:]:
+        steps.append(_addition(total, operand))
+        total += operand
+    return Problem("+".join(map(str, operands)) + "=?", str(total), ";".join(steps))
+
+
+def _arithmetic(seed: int, options: dict[str, Any]) -> Iterator[Problem]:
+    unknown = set(options) - {"terms", "digits"}
+    if unknown:
+        raise ValueError(f"arithmetic has no option {sorted(unknown)}; it has: terms, digits")
+    rng = random.Random(seed)
+    while True:
+        yield arithmetic_problem(rng, **options)
+
+
+def _reasoning_gym(task: str, seed: int, options: dict[str, Any]) -> Iterator[Problem]:
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    if task not in DATASETS:
+        raise ValueError(
+            f"reasoning_gym has no task {task!r}; its tasks are: {', '.join(sorted(DATASETS))}"
+        )
+    size = 1024
+    for block in range(10**6):
+        for item in reasoning_gym.create_dataset(
+            task, seed=seed * 10**6 + block, size=size, **options
+        ):
+            yield Problem(str(item["question"]), str(item["answer"]))
+
+
+def _stream(source: str, seed: int, options: dict[str, Any]) -> Iterator[Problem]:
+    if source == "arithmetic":
+        return _arithmetic(seed, options)
+    kind, _, name = source.partition(":")
+    if kind == "reasoning_gym" and name:
+        return _reasoning_gym(name, seed, options)
+    raise ValueError(
+        f"unknown problem generator {source!r}; write arithmetic, reasoning_gym:TASK or jsonl:FILE"
+    )
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Read a JSONL file of problems; errors name the line and the missing field."""
+    problems = []
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
+            missing = {"problem", "answer"} - set(row)
+            if missing:
+                raise ValueError(
+                    f"{path}, line {number}: no field {sorted(missing)}; it has {sorted(row)}"
+                )
+            problems.append(Problem(str(row["problem"]), str(row["answer"]), row.get("solution")))
+    return problems
+
+
+def generate(
+    source: str,
+    size: int,
+    seed: int = 0,
+    split: Split = "train",
+    options: dict[str, Any] | None = None,
+    keep: Callable[[Problem], bool] = lambda problem: True,
+    distinct: bool = False,
+) -> list[Problem]:
+    """`size` problems of one split of a source, the same for the same arguments.
+
+    Args:
+        source: `arithmetic`, `reasoning_gym:TASK` or `jsonl:FILE` (a file has no splits: its first
+            `size` problems are taken).
+        options: the generator's own parameters, for example `{"terms": 4}`.
+        keep: problems for which it is false are passed over.
+        distinct: no question twice; a ValueError says so if the generator runs out of new ones.
+    """
+    if source.startswith("jsonl:"):
+        return [p for p in read_problems(Path(source.removeprefix("jsonl:"))) if keep(p)][:size]
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    wasted = 0
+    for problem in _stream(source, seed, dict(options or {})):
+        if len(problems) >= size:
+            break
+        usable = is_held_out(problem.question) == (split == "held_out") and keep(problem)
+        if usable and not (distinct and problem.question in seen):
+            problems.append(problem)
+            seen.add(problem.question)
+            wasted = 0
+        else:
+            wasted += 1
+            if wasted > 20_000:
+                raise ValueError(
+                    f"{source} gives only {len(problems)} usable problems of {size} asked for "
+                    f"(split {split}, options {options or {}}); ask for fewer or widen its options"
+                )
+    return problems

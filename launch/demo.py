@@ -1,0 +1,64 @@
+"""SFT and GRPO from one base, side by side: which heads does each bring into use?
+
+    python -m launch.demo experiment=tiny                 what `make demo` runs
+    python -m launch.demo experiment=smollm2              what `make demo-real` runs
+    python -m launch.demo experiment=tiny seed=1 ...      any override is given to both runs
+
+A run that was interrupted is continued; a finished one is not run again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SIGNALS = {"sft": "loss", "grpo": "reward"}
+
+
+def run_directory(overrides: list[str], kind: str) -> Path:
+    """Where a run of these overrides is kept."""
+    from hydra import compose, initialize_config_dir
+
+    from train.config import register
+    from train.entry import CONF, expand_overrides
+
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return Path(compose("config", expand_overrides(overrides, kind)).run_dir)
+
+
+def main(overrides: list[str]) -> None:
+    if not overrides or {"-h", "--help"} & set(overrides):
+        print(__doc__)
+        return
+    started = time.monotonic()
+    runs = {kind: run_directory(overrides, kind) for kind in SIGNALS}
+    for number, (kind, directory) in enumerate(runs.items(), start=1):
+        print(f"\n[{number}/{len(runs)}] {kind.upper()} -> {directory}", flush=True)
+        asked = [f"train={kind}", "resume=auto", *overrides]
+        status = subprocess.run([sys.executable, "-m", "launch", *asked]).returncode
+        if status:
+            raise SystemExit(status)
+    _summary(runs, time.monotonic() - started)
+
+
+def _summary(runs: dict[str, Path], seconds: float) -> None:
+    from analysis.report import write_report
+    from analysis.table import checkpoint_rows, format_table
+
+    for kind, directory in runs.items():
+        print(f"\n{kind.upper()}")
+        print(format_table(checkpoint_rows(directory), SIGNALS[kind]))
+    directories = list(runs.values())
+    page = directories[0].parent / f"report-{'-'.join(run.name for run in directories)}.html"
+    print(f"\nreport:  {write_report(directories, page)}")
+    for directory in directories:
+        for offline in sorted(directory.glob("wandb/*run-*")):
+            print(f"W&B run: {offline}")
+    print(f"{seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

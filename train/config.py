@@ -1,0 +1,209 @@
+"""The schema of every configuration key, and the checks that need no library and no weights.
+
+Groups live in conf/. A key that is not in the schema is refused by Hydra; the keys below the open
+maps (OPEN_MAPS: the arguments of TRL's and PEFT's own classes, and the options of a generator) are
+checked by name against what they are handed to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+OPEN_MAPS = ("train.args", "peft.args", "data.options", "evaluation.options", "pairs.options")
+RECIPES = ("tiny_random", "tiny_base", "smollm2")
+
+
+@dataclass
+class ModelConfig:
+    path: str | None = None
+    recipe: str | None = None
+    seed: int = 0
+
+
+@dataclass
+class DataConfig:
+    source: str = "arithmetic"
+    options: dict[str, Any] = field(default_factory=dict)
+    config: str | None = None
+    split: str = "train"
+    size: int | None = None
+    seed: int = 0
+    problem_column: str = "problem"
+    answer_column: str = "answer"
+    solution_column: str | None = "solution"
+    messages_column: str | None = None
+    answer_pattern: str | None = None
+    system_prompt: str | None = None
+    suffix: str = ""
+    completion: str = "<think>{solution}</think><answer>{answer}</answer>"
+    short_completion: str = "<answer>{answer}</answer>"
+    worked_share: float = 1.0
+
+
+@dataclass
+class PairsConfig:
+    kind: str = "counterfactual"
+    source: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    size: int = 16
+    seed: int = 1
+    prefix: str = ""
+    cut_solution_after: str | None = None
+    clean_start: str = ""
+    corrupted_start: str = ""
+    prefix_tokens: int = 16
+    path: str | None = None
+
+
+@dataclass
+class TrainConfig:
+    kind: str = "sft"
+    rewards: list[str] = field(default_factory=list)
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PeftConfig:
+    method: str = "none"
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DeepspeedConfig:
+    config: dict[str, Any] | None = None
+
+
+@dataclass
+class TrackingConfig:
+    enabled: bool = True
+    method: str = "EAP-IG-inputs"
+    metric: str = "kl"
+    ig_steps: int = 5
+    batch_size: int = 8
+    top_n: int | None = None
+    fraction: float | None = 0.05
+    resamples: int = 200
+    seed: int = 0
+    on_error: str = "warn"
+
+
+@dataclass
+class EvaluationConfig:
+    enabled: bool = True
+    source: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    size: int = 100
+    seed: int = 2
+    samples: int = 1
+    temperature: float = 0.6
+    top_p: float = 0.95
+    max_new_tokens: int = 256
+    batch_size: int = 128
+
+
+@dataclass
+class LoggerConfig:
+    wandb_mode: str = "auto"
+    wandb_project: str = "headlab"
+
+
+@dataclass
+class ResourcesConfig:
+    processes: int = 1
+    threads: int | None = None
+
+
+@dataclass
+class Config:
+    name: str = "run"
+    run_dir: str = "runs/${name}"
+    seed: int = 0
+    resume: str = "never"
+    debug: str | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    peft: PeftConfig = field(default_factory=PeftConfig)
+    deepspeed: DeepspeedConfig = field(default_factory=DeepspeedConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name that conf/config.yaml asks for."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError, naming the key and the choices, unless the value is one of them."""
+    if value not in allowed:
+        raise ValueError(f"{key} is {value!r}; choose one of: {', '.join(allowed)}")
+
+
+def check(cfg: DictConfig) -> None:
+    """The checks that need no heavy import.
+
+    Raises:
+        ValueError: with the key, the offending value, and the mend.
+    """
+    one_of("train.kind", cfg.train.kind, ("sft", "grpo"))
+    one_of("resume", cfg.resume, ("never", "auto"))
+    one_of("pairs.kind", cfg.pairs.kind, ("counterfactual", "answer_style", "file"))
+    one_of("peft.method", cfg.peft.method, ("none", "lora"))
+    one_of("tracking.on_error", cfg.tracking.on_error, ("raise", "warn"))
+    one_of("logger.wandb_mode", cfg.logger.wandb_mode, ("auto", "online", "offline", "disabled"))
+    if (cfg.model.path is None) == (cfg.model.recipe is None):
+        raise ValueError(
+            f"give exactly one of model.path ({cfg.model.path}) and model.recipe "
+            f"({cfg.model.recipe}); for a model of yours: model=hub model.path=DIR_OR_HUB_NAME"
+        )
+    if cfg.model.recipe is not None:
+        one_of("model.recipe", cfg.model.recipe, RECIPES)
+    if not 0 <= cfg.data.worked_share <= 1:
+        raise ValueError(f"data.worked_share must lie in [0, 1], not {cfg.data.worked_share}")
+    if cfg.pairs.kind == "file" and not Path(cfg.pairs.path or "").is_file():
+        raise ValueError(
+            f"pairs.path is {cfg.pairs.path!r}, which is not a file; name a JSONL file"
+        )
+    run = Path(cfg.run_dir)
+    if cfg.resume == "never" and (run / "config.yaml").exists():
+        raise ValueError(
+            f"{run} already holds a run; continue it with resume=auto, "
+            f"start another with name=..., or remove the directory"
+        )
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain Python values, interpolations resolved."""
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+_MAY_CHANGE = ("resume", "run_dir", "logger", "resources", "debug", "train")
+
+
+def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to resume a run whose model, data, pairs, tracking, evaluation or seed has changed.
+
+    Raises:
+        ValueError: naming every key that differs, with both values.
+    """
+    changed = [
+        f"{key} ({saved.get(key)} -> {now.get(key)})"
+        for key in sorted(set(saved) | set(now))
+        if key not in _MAY_CHANGE and saved.get(key) != now.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"the run was started with other settings: {'; '.join(changed)}. Restore them, or "
+            "start a run under another name"
+        )

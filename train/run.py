@@ -1,0 +1,309 @@
+"""One training run: check everything, build the parts, train, report.
+
+    python -m train.run FILE     a configuration already resolved (this is what `launch` starts)
+
+`prepare` does all that can fail for a user's mistake before any weight is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from analysis.evaluate import Sampling
+from analysis.monitor import WandbMirror, redact
+from analysis.pairs import Pairs
+from analysis.prompts import answer_style_pairs, counterfactual_pairs
+from analysis.records import atomic_write
+from analysis.tasks import Problem, generate
+from analysis.tracker import HeadTracker, TrackingSettings
+from train.checkpoints import last_complete
+from train.config import check, check_same_run, resolved
+from train.data import grpo_dataset, prompting, sft_dataset
+from train.recipes import build_recipe
+from train.rewards import find_rewards
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs, checked, with no weight loaded yet."""
+
+    cfg: DictConfig
+    run: Path
+    args: Any  # SFTConfig or GRPOConfig
+    dataset: Any
+    rewards: list[Any]
+    peft: Any
+    tracking: TrackingSettings | None
+    problems: list[Problem]  # held out
+    checkpoint: Path | None
+
+
+def _options(node: DictConfig) -> dict[str, Any]:
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _construct(cls: type, values: dict[str, Any], key: str) -> Any:
+    """`cls(**values)`, with a misspelt name answered by the nearest right one."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{key}.{name} is not an argument of {cls.__name__}{hint}")
+    return cls(**values)
+
+
+def training_args(cfg: DictConfig) -> Any:
+    """The SFTConfig or GRPOConfig of a run; without a GPU it computes in float32 on the CPU.
+
+    Raises:
+        ValueError: an argument is misspelt, or its class refuses a value.
+    """
+    import torch
+    from trl import GRPOConfig, SFTConfig
+
+    on_cpu = {} if torch.cuda.is_available() else {"use_cpu": True, "bf16": False}
+    values = {**on_cpu, "output_dir": str(cfg.run_dir), "run_name": cfg.name, "seed": cfg.seed}
+    if cfg.deepspeed.config is not None:
+        values["deepspeed"] = _options(cfg.deepspeed.config)
+    values |= _options(cfg.train.args)
+    args = _construct(SFTConfig if cfg.train.kind == "sft" else GRPOConfig, values, "train.args")
+    if cfg.train.kind == "grpo":
+        cycle = args.steps_per_generation * args.num_iterations
+        cycle = max(1, cycle // args.gradient_accumulation_steps)
+        if args.save_strategy == "steps" and args.save_steps % cycle:
+            log.warning(
+                "save_steps (%s) is not a multiple of the generation cycle (%d steps): a run "
+                "resumed from such a checkpoint does not repeat exactly", args.save_steps, cycle,
+            )  # fmt: skip
+    return args
+
+
+def tracking_settings(cfg: DictConfig) -> TrackingSettings | None:
+    """The settings of head tracking, or None if it is off."""
+    if not cfg.tracking.enabled:
+        return None
+    values = _options(cfg.tracking)
+    names = {f.name for f in dataclasses.fields(TrackingSettings)}
+    return TrackingSettings(**{k: v for k, v in values.items() if k in names})
+
+
+def _held_out(cfg: DictConfig) -> list[Problem]:
+    e = cfg.evaluation
+    if not e.enabled:
+        return []
+    source, options = (e.source, e.options) if e.source else (cfg.data.source, cfg.data.options)
+    if source.partition(":")[0] in ("hub", "parquet"):
+        raise ValueError(
+            f"evaluation has no held-out part of {source}; set evaluation.source to jsonl:FILE or "
+            "a generator, or evaluation.enabled=false"
+        )
+    return generate(source, e.size, e.seed, "held_out", _options(options), distinct=True)
+
+
+def _check_model(path: str) -> None:
+    from transformers import AutoConfig
+
+    from analysis.anatomy import check_supported
+
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path {path!r} is neither a model directory here nor a model on the hub that "
+            f"can be reached now ({str(error).splitlines()[0]})"
+        ) from error
+    check_supported(config.model_type)
+
+
+def prepare(cfg: DictConfig) -> Plan:
+    """Check a configuration and build all that needs no weights.
+
+    Raises:
+        ValueError: saying what is wrong and how to mend it.
+    """
+    check(cfg)
+    run = Path(cfg.run_dir)
+    tracking = tracking_settings(cfg)
+    rewards = find_rewards(list(cfg.train.rewards)) if cfg.train.kind == "grpo" else []
+    args = training_args(cfg)
+    if cfg.model.path is not None:
+        _check_model(cfg.model.path)
+    if (run / "config.yaml").exists():
+        saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        check_same_run(saved, redact(resolved(cfg)))
+    return Plan(
+        cfg=cfg,
+        run=run,
+        args=args,
+        dataset=(sft_dataset if cfg.train.kind == "sft" else grpo_dataset)(cfg.data),
+        rewards=rewards,
+        peft=peft_config(cfg),
+        tracking=tracking,
+        problems=_held_out(cfg),
+        checkpoint=last_complete(run) if cfg.resume == "auto" else None,
+    )
+
+
+def peft_config(cfg: DictConfig) -> Any:
+    """A LoraConfig, or None."""
+    if cfg.peft.method == "none":
+        return None
+    from peft import LoraConfig
+
+    return _construct(
+        LoraConfig, {"task_type": "CAUSAL_LM", **_options(cfg.peft.args)}, "peft.args"
+    )
+
+
+def build_pairs(cfg: DictConfig, tokenizer: Any) -> Pairs:
+    """The pairs that a configuration describes."""
+    p = cfg.pairs
+    if p.kind == "file":
+        return Pairs.load(Path(p.path), tokenizer)
+    ask = prompting(cfg.data)
+    source, options = (p.source, p.options) if p.source else (cfg.data.source, cfg.data.options)
+    wanted = p.size if p.kind == "answer_style" else 50 * p.size
+    problems = generate(source, wanted, p.seed, "held_out", _options(options))
+    if p.kind == "answer_style":
+        starts = (p.clean_start, p.corrupted_start)
+        return answer_style_pairs(tokenizer, problems, ask, *starts, p.prefix_tokens)
+    return counterfactual_pairs(tokenizer, problems, ask, p.size, p.prefix, p.cut_solution_after)
+
+
+def _trainer(plan: Plan, model_path: str, tokenizer: Any) -> Any:
+    from trl import GRPOTrainer, SFTTrainer
+
+    shared = {
+        "model": model_path,
+        "args": plan.args,
+        "train_dataset": plan.dataset,
+        "processing_class": tokenizer,
+        "peft_config": plan.peft,
+    }
+    if plan.cfg.train.kind == "sft":
+        return SFTTrainer(**shared)
+    return GRPOTrainer(**shared, reward_funcs=plan.rewards)
+
+
+def _callbacks(plan: Plan, tokenizer: Any, mirror: WandbMirror, main: bool) -> list[Any]:
+    """Manifests come first: a checkpoint is declared whole before anything reads it."""
+    from train.callbacks import HeadTrackingCallback, HeldOutCallback, LocalMetrics
+
+    cfg = plan.cfg
+    found: list[Any] = [LocalMetrics(plan.run)]
+    if plan.tracking is not None:
+        tracker = (
+            HeadTracker(plan.run, build_pairs(cfg, tokenizer), plan.tracking) if main else None
+        )
+        found.append(HeadTrackingCallback(tracker, mirror, cfg.tracking.on_error))
+    if plan.problems:
+        e = cfg.evaluation
+        sampling = Sampling(e.samples, e.temperature, e.top_p, e.max_new_tokens, e.batch_size)
+        found.append(
+            HeldOutCallback(plan.run, plan.problems, prompting(cfg.data), sampling, e.seed, mirror)
+        )
+    return found
+
+
+def _start_mirror(cfg: DictConfig, run: Path) -> WandbMirror:
+    mirror = WandbMirror.start(
+        run, cfg.name, cfg.logger.wandb_project, cfg.logger.wandb_mode, resolved(cfg)
+    )
+    if mirror.directory is not None:
+        print(f"W&B run: {mirror.directory}")
+        print(f"  watch it in a terminal:  wandb leet {mirror.directory}")
+        print(f"  upload it:               wandb sync {mirror.directory}", flush=True)
+    return mirror
+
+
+def run(plan: Plan) -> None:
+    """Train, with tracking at step 0 and at each save; leave a report in the run directory."""
+    import datasets
+    import torch
+    import transformers
+    from accelerate import PartialState
+    from transformers import AutoTokenizer
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+    from transformers.trainer_utils import set_seed
+
+    from train.callbacks import Progress
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()  # of loading and saving; the trainer's stays
+    cfg, args = plan.cfg, plan.args
+    distributed = PartialState()
+    main = distributed.is_main_process
+    if cfg.resources.threads is not None:
+        torch.set_num_threads(cfg.resources.threads)
+    with distributed.main_process_first():
+        model_path = cfg.model.path or str(build_recipe(cfg.model.recipe, cfg.model.seed))
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    mirror = WandbMirror(None)
+    if main:
+        with atomic_write(plan.run / "config.yaml") as draft:
+            draft.write_text(yaml.safe_dump(redact(resolved(cfg)), sort_keys=False))
+        mirror = _start_mirror(cfg, plan.run)
+        if mirror.directory is not None:
+            args.report_to = ["wandb"]
+    callbacks = _callbacks(plan, tokenizer, mirror, main)
+    set_seed(args.seed)
+    trainer = _trainer(plan, model_path, tokenizer)
+    for bar in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(bar)
+    for callback in [*([] if args.disable_tqdm else [Progress()]), *callbacks]:
+        trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
+    if main:
+        if plan.tracking is not None or plan.problems:
+            _conclude(plan)
+        mirror.finish()
+
+
+def _conclude(plan: Plan) -> None:
+    """Print the table of checkpoints and write the report."""
+    from analysis.report import write_report
+    from analysis.table import checkpoint_rows, format_table
+
+    signal = "loss" if plan.cfg.train.kind == "sft" else "reward"
+    print(format_table(checkpoint_rows(plan.run), signal))
+    print(f"report: {write_report([plan.run], plan.run / 'report.html')}", flush=True)
+
+
+def run_or_exit(cfg: DictConfig) -> None:
+    """`prepare` and `run`; a user's mistake ends the process with one line and status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        plan = prepare(cfg)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    run(plan)
+
+
+def load_resolved(path: Path) -> DictConfig:
+    """A configuration that was composed and written before, checked against the schema."""
+    from train.config import Config
+
+    cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+if __name__ == "__main__":
+    run_or_exit(load_resolved(Path(sys.argv[1])))
