@@ -45,13 +45,13 @@ is <b>emergent</b> if it is in the checkpoint's circuit but not in the base's, <
 base head) if it is in both, and <b>pruned</b> if it is in the base's only. L3H2 is head 2 of layer
 3, both counted from 0.</p>
 <p>These are differences of thresholded sets, so every count has a sampling error. The
-<b>interval</b> is a 95 % bootstrap: the pairs are resampled, the same way for base and checkpoint,
-and both circuits are selected anew. Set differences are biased upwards under resampling, so a count
-can lie below its own interval. <b>Chance</b> is the count that two independent resamples of the
-base alone give, that is, what appears when nothing has changed; it shares that bias, and a count
-whose interval does not lie above it is noise. <b>Inclusion</b> is the share of resamples in which a
-head is in the circuit. <b>Importance</b> is a head's share of the attribution that leaves heads
-along the circuit's edges.</p>
+<b>interval</b> is a 95 % bootstrap: the pairs are resampled, alike for base and checkpoint, and
+both circuits are selected anew. Set differences are biased upwards under resampling, so a count can
+lie below its own interval. <b>Chance</b> is the count that two independent resamples of the base
+alone give, with nothing changed; it shares that bias, and a count whose interval does not lie above
+it may be noise. <b>Inclusion</b> is the share of resamples in which a head is in the circuit.
+<b>Importance</b> is a head's share of the attribution that leaves heads along the circuit's
+edges.</p>
 """
 
 
@@ -65,49 +65,45 @@ def html_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def summary(run: Run) -> str:
     """What became of the heads of a run, in sentences."""
-    from analysis.table import above_chance, format_interval
+    from analysis.table import above_chance, format_interval, with_inclusion
 
     if len(run.records) < 2:
         return f"<p>In <b>{escape(run.label)}</b> no checkpoint after the base was tracked.</p>"
-    (base, _), (last, states) = run.tracked[0], run.tracked[-1]
+    base, (last, states) = run.records[0].step, run.tracked[-1]
     emergent = states.counts["emergent"]
     verdict = "more than chance" if above_chance(emergent) else "not distinguishable from chance"
-    amount = {n: f"{c.value} (interval {format_interval(c)})" for n, c in states.counts.items()}
-    return f"""<p>In <b>{escape(run.label)}</b>, from step {base.step} to step {last.step}, the number
-    of heads that emerged is {amount["emergent"]}. Two resamples of step {base.step} alone give
+    found = {
+        state: f"{count.value} (interval {format_interval(count)})"
+        for state, count in states.counts.items()
+    }
+    return f"""<p>In <b>{escape(run.label)}</b>, from step {base} to step {last.step}, the number of
+    heads that emerged is {found["emergent"]}. Two resamples of step {base} alone give
     {emergent.null_mean:.1f} on average and up to {emergent.null_high:.0f} in 97.5 % of draws, so
-    this is <b>{verdict}</b>. Retained: {amount["retained"]}; pruned: {amount["pruned"]}.</p>
-    <ul><li>Emergent, with inclusion at base → final: {_with_inclusion(run, "emergent")}.</li>
+    this is <b>{verdict}</b>. Retained: {found["retained"]}; pruned: {found["pruned"]}.</p>
+    <ul><li>Emergent, with inclusion at base → final: {with_inclusion(run, "emergent")}.</li>
     <li>Retained: {", ".join(run.final_heads("retained")) or "none"}.</li>
-    <li>Pruned, with inclusion at base → final: {_with_inclusion(run, "pruned")}.</li></ul>"""
-
-
-def _with_inclusion(run: Run, state: str) -> str:
-    """The heads in a state at the last record, each with its inclusion at base and there."""
-    _, states = run.tracked[-1]
-    before, after = (x[states.masks[state]] for x in (states.base_inclusion, states.inclusion))
-    heads = zip(run.final_heads(state), before.tolist(), after.tolist(), strict=True)
-    return ", ".join(f"<b>{name}</b> ({a:.2f} → {b:.2f})" for name, a, b in heads) or "none"
+    <li>Pruned, with inclusion at base → final: {with_inclusion(run, "pruned")}.</li></ul>"""
 
 
 def _band(figure: Figure, row: int, steps: list[int], ends: list[list[float]], colour: str) -> None:
     """Fill between two lines, `ends` (low, high)."""
     figure.add_scatter(
-        x=steps + steps[::-1], y=ends[1] + ends[0][::-1], fill="toself", fillcolor=colour,
-        line_width=0, opacity=0.15, hoverinfo="skip", showlegend=False, row=row, col=1, mode="lines",
+        x=steps + steps[::-1], y=ends[1] + ends[0][::-1], fill="toself", fillcolor=colour, row=row,
+        line_width=0, opacity=0.15, hoverinfo="skip", showlegend=False, col=1, mode="lines",
     )  # fmt: skip
 
 
 def _draw_counts(figure: Figure, run: Run, row: int, names: tuple[str, ...]) -> None:
     """Lines with interval bands; behind the emergent heads their chance level."""
-    steps = [record.step for record in run.records]
     place: dict[str, Any] = {"row": row, "col": 1, "legend": f"legend{row}"}
+    steps = [record.step for record in run.records]
     if "emergent" in names:
         chance = run.tracked[0][1].counts["emergent"]
         mean, high = ([float(x or 0)] * len(steps) for x in (chance.null_mean, chance.null_high))
         _band(figure, row, steps, [[0.0] * len(steps), high], GREY)
         dotted = {"color": GREY, "dash": "dot"}
-        figure.add_scatter(x=steps, y=mean, mode="lines", name="by chance", line=dotted, **place)
+        title = "chance, to 97.5 %"
+        figure.add_scatter(x=steps, y=mean, mode="lines", name=title, line=dotted, **place)
     for name in names:
         counts = [states.counts[name] for _, states in run.tracked]
         ends = [[count.low for count in counts], [count.high for count in counts]]
@@ -151,10 +147,8 @@ def trajectory(run: Run) -> Figure:
 
     from plotly.subplots import make_subplots
 
-    panels: list[Any] = []
-    if run.records:
-        kinds = (("in_circuit", "retained"), ("emergent", "pruned"))
-        panels += [partial(_draw_counts, names=names) for names in kinds]
+    kinds = (("in_circuit", "retained"), ("emergent", "pruned")) if run.records else ()
+    panels: list[Any] = [partial(_draw_counts, names=names) for names in kinds]
     if run.logged:
         panels.append(_draw_signal)
     if any(row.evaluation is not None for row in run.rows):
@@ -216,6 +210,8 @@ def _draw_map(
         text=[hover[start : start + width] for start in range(0, len(hover), width)],
         hovertemplate="%{text}<extra></extra>", xgap=2, ygap=2,
         colorscale=[[0, "#f2f2ee"], [1, "#f0a830"]], colorbar_title="importance",
+        colorbar_lenmode="pixels", colorbar_len=min(200, 26 * record.graph.n_layers + 60),
+        colorbar_y=1, colorbar_yanchor="top",
     )  # fmt: skip
     for state, symbol in MARKS.items():
         places = states.masks[state].nonzero().flatten().tolist()
@@ -231,20 +227,19 @@ def _draw_map(
 
 def section(run: Run, name: str) -> str:
     """Everything about one run; `name` begins the ids of its figures."""
-    from analysis.table import HEAD_TITLES, TITLES, head_cells, legend, table_cells
+    from analysis.table import HEAD_TITLES, head_cells, legend, table_cells, table_titles
 
     def embed(figure: Figure, part: str) -> str:
         how: dict[str, Any] = {"include_plotlyjs": False, "full_html": False}
         config = {"displayModeBar": False, "responsive": True}
         return str(figure.to_html(**how, config=config, div_id=f"{name}-{part}"))
 
-    heading = [title.replace("SIGNAL", run.signal_name) for title in TITLES]
     notes = "<br>".join(escape(note) for note in legend(run.rows))
     curves = embed(trajectory(run), "trajectory")
     parts = [f"<h2>{escape(run.label)}</h2>\n<h3>Over the checkpoints</h3>{curves}"]
     if run.records:
         parts.append(f"<h3>Heads at each checkpoint</h3>{embed(head_map(run), 'map')}")
-    checkpoints = html_table(heading, table_cells(run.rows))
+    checkpoints = html_table(table_titles(run.signal_name), table_cells(run.rows))
     parts.append(f'<h3>Checkpoints</h3>{checkpoints}<p class="note">{notes}</p>')
     if run.records:
         parts.append(f"<h3>Heads</h3>{html_table(HEAD_TITLES, head_cells(run))}")

@@ -24,7 +24,6 @@ from analysis.records import Record, read_evaluations, read_metrics, read_record
 SIGNALS = {"sft": "loss", "grpo": "reward"}
 WIDTH = 80
 CHANGES = ("emergent", "retained", "pruned")
-TITLES = ("checkpoint", "mean SIGNAL", "held-out pass@1 %", "heads in circuit", *CHANGES)
 HEAD_TITLES = (
     *("head", "state", "first at step"),
     *("inclusion: base", "final", "importance: base", "final"),
@@ -117,7 +116,8 @@ class Run:
     @property
     def tracked(self) -> list[tuple[Record, HeadStates]]:
         """Every record with its states."""
-        return list(zip(self.records, [s for _, s in tracked(self.rows)], strict=True))
+        states = [row.states for row in self.rows if row.states is not None]
+        return list(zip(self.records, states, strict=True))
 
     def final_heads(self, state: str) -> list[str]:
         """Heads in a state at the last record, as L3H2; none if no head was tracked."""
@@ -127,6 +127,14 @@ class Run:
         mask: torch.Tensor = states.masks[state]
         names = zip(record.graph.head_names, mask.tolist(), strict=True)
         return [short_head_name(name) for name, kept in names if kept]
+
+
+def with_inclusion(run: Run, state: str) -> str:
+    """Heads in a state at the last record, with inclusion at base and then: `L3H2 (0.02 → 0.97)`"""
+    _, states = run.tracked[-1]
+    before, after = (x[states.masks[state]] for x in (states.base_inclusion, states.inclusion))
+    heads = zip(run.final_heads(state), before.tolist(), after.tolist(), strict=True)
+    return ", ".join(f"{name} ({base:.2f} → {now:.2f})" for name, base, now in heads) or "none"
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -178,11 +186,6 @@ def comparison(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
-def tracked(rows: list[Row]) -> list[tuple[int, HeadStates]]:
-    """Step and states of the rows that have states."""
-    return [(row.step, row.states) for row in rows if row.states is not None]
-
-
 def above_chance(estimate: Estimate) -> bool:
     """Whether a count's interval lies above what two resamples of the base alone give."""
     return estimate.null_high is not None and estimate.low > estimate.null_high
@@ -202,6 +205,11 @@ def format_score(evaluation: dict[str, Any]) -> str:
     """pass@1 in per cent with its interval: `41.2 [38-45]`."""
     value, low, high = (100 * evaluation[key] for key in ("pass_at_1", "low", "high"))
     return f"{value:.1f} [{low:.0f}-{high:.0f}]"
+
+
+def table_titles(signal_name: str) -> list[str]:
+    """The heading of `table_cells`."""
+    return ["checkpoint", f"mean {signal_name}", "held-out pass@1 %", "heads in circuit", *CHANGES]
 
 
 def table_cells(rows: list[Row]) -> list[list[str]]:
@@ -228,38 +236,42 @@ def head_cells(run: Run) -> list[list[str]]:
     Name, state at the last record, step of its first circuit, inclusion and importance at the base,
     and the same at the last record. A head in passing was in a circuit between the two only.
     """
-    (base, _), (last, states) = run.tracked[0], run.tracked[-1]
+    base, (last, states) = run.records[0], run.tracked[-1]
     ranks = (*CHANGES, None)
+    present = torch.stack([s.masks["in_circuit"] for _, s in run.tracked])  # [records, L * H]
     found = []
-    for index, name in enumerate(last.graph.head_names):
-        seen = [record.step for record in run.records if record.heads[index]]
-        if not seen:
-            continue
+    for index in present.any(0).nonzero().flatten().tolist():
         state = head_state(states, index)
+        first = run.records[int(present[:, index].int().argmax())].step
         shares = [float(record.importance[index]) for record in (base, last)]
-        kept = [float(mask[index]) for mask in (states.base_inclusion, states.inclusion)]
+        kept = [float(share[index]) for share in (states.base_inclusion, states.inclusion)]
         values = [*(f"{x:.2f}" for x in kept), *(f"{x:.4f}" for x in shares)]
-        cells = [short_head_name(name), state or "in passing", str(seen[0]), *values]
-        found.append((ranks.index(state), -shares[1], cells))
+        name = short_head_name(last.graph.head_names[index])
+        cells = [name, state or "in passing", str(first), *values]
+        found.append((ranks.index(state), -shares[1], index, cells))
     return [cells for *_, cells in sorted(found)]
 
 
 def legend(rows: list[Row]) -> list[str]:
     """What the brackets and stars of a table mean."""
     lines = ["[low-high]: 95 % bootstrap interval, over pairs (heads) or problems (pass@1)."]
-    if found := tracked(rows):
-        step, states = found[0]
+    if base := next((row for row in rows if row.states is not None), None):
+        assert base.states is not None
         chance = " and ".join(
             f"{count.null_mean:.1f} {name} (97.5 % point {count.null_high:.0f})"
-            for name, count in states.counts.items()
+            for name, count in base.states.counts.items()
             if count.null_mean is not None and count.null_high is not None
         )
-        lines.append(f"By chance, two resamples of step {step} give {chance}; *: above that point.")
+        of_base = f"two resamples of step {base.step}"
+        lines.append(f"By chance, {of_base} give {chance}; *: above that point.")
     return lines
 
 
 def format_table(rows: list[Row], signal_name: str) -> str:
-    """The table of `checkpoint_rows` in plain text, 80 columns wide at most, with its legend."""
+    """The table of `checkpoint_rows` in plain text with its legend.
+
+    It fits 80 columns, unless hundreds of heads emerge and hundreds are pruned at one checkpoint.
+    """
     upper = ["check-", "mean", "held-out", "heads in", "", "", ""]
     lower = ["point", signal_name, "pass@1 %", "circuit", "emergent", "retained", "pruned"]
     lines = [upper, lower, *table_cells(rows)]
@@ -271,9 +283,7 @@ def format_table(rows: list[Row], signal_name: str) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(*padded, strict=True)]
     gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
-    text = [
-        gap.join(c.rjust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in padded
-    ]
+    text = [gap.join(map(str.rjust, line, widths)).rstrip() for line in padded]
     rule = "-" * (sum(widths) + len(gap) * (len(widths) - 1))
     notes = [part for line in legend(rows) for part in textwrap.wrap(line, WIDTH)]
     return "\n".join([*text[:2], rule, *text[2:], rule, *notes]) + "\n"

@@ -1,7 +1,7 @@
 """Is the answer in this completion right? Bounded in time, and never raises on what a model wrote.
 
 The answer is taken, in this order, from the last `<answer>...</answer>`, the last `\\boxed{...}`,
-or the last number of the text. Only what follows `</think>` counts; an unfinished `<think>` holds no
+or the last number of the text. Only what follows `</think>` counts; an unfinished `<think>` has no
 answer. Equal texts and equal numbers are decided at once, everything else by math-verify, in which
 the gold answer is boxed because bare golds are often misread.
 

