@@ -210,7 +210,7 @@ class _Outputs:
 def _source_pass(parts: Anatomy, ids: torch.Tensor, batch: Batch) -> tuple[_Outputs, torch.Tensor]:
     seen: dict[str, list[torch.Tensor]] = {"embedding": [], "z": [], "mlp": [], "residual": []}
     handles = [
-        parts.embedding.register_forward_hook(lambda m, i, o: seen["embedding"].append(o)),
+        parts.embedding.register_forward_hook(lambda m, i, o: seen["embedding"].append(o.detach())),
         parts.final_norm.register_forward_pre_hook(lambda m, i: seen["residual"].append(i[0])),
     ]
     for block in parts.blocks:

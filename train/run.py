@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import logging
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,7 @@ def run(plan: Plan) -> None:
 
     from train.callbacks import Progress
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's own calls
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; the trainer's stays
     cfg, args = plan.cfg, plan.args
