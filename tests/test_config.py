@@ -1,0 +1,188 @@
+"""Every file in conf/ composes and builds its argument objects; mistakes are named before any weight."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train.entry import CONF, expand_overrides
+
+EXPERIMENTS = sorted(
+    (path.parent.relative_to(CONF / "experiment").as_posix(), path.stem)
+    for path in (CONF / "experiment").rglob("*.yaml")
+    if path.stem in ("sft", "grpo")
+)
+OPTIONS = sorted(
+    (path.parent.name, path.stem)
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("experiment", "train")
+)
+FILL = {"data=file": "data.source=jsonl:x.jsonl", "pairs=file": "pairs.path=x.jsonl"}
+
+
+def run_cli(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).parent.parent)
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd or root,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+
+
+@pytest.mark.parametrize(("experiment", "kind"), EXPERIMENTS)
+def test_every_experiment_builds_its_arguments(compose, experiment, kind, tmp_path):
+    from train.run import peft_config, tracking_settings, training_args
+
+    cfg = compose(kind, f"experiment={experiment}", "peft=lora", f"run_dir={tmp_path}")
+    assert cfg.train.kind == kind
+    args = training_args(cfg)
+    assert args.learning_rate == cfg.train.args.learning_rate
+    assert args.seed == 0
+    assert peft_config(cfg).r == 16
+    tracking_settings(cfg)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_every_option_of_every_group_composes(compose, group, option, kind):
+    from train.config import resolved
+
+    choice = f"{group}={option}"
+    cfg = compose(kind, choice, *([FILL[choice]] if choice in FILL else []))
+    assert resolved(cfg)["train"]["kind"] == kind
+
+
+def test_paper_values(compose):
+    sft = compose("sft", "experiment=paper/openr1").train.args
+    assert (sft.learning_rate, sft.num_train_epochs, sft.warmup_steps) == (4e-5, 5, 0.03)
+    grpo = compose("grpo", "experiment=paper/openr1")
+    assert (grpo.train.args.learning_rate, grpo.train.args.num_generations) == (1e-6, 16)
+    assert (grpo.train.args.num_train_epochs, grpo.train.args.warmup_steps) == (3, 0.1)
+    assert (grpo.tracking.top_n, grpo.tracking.ig_steps) == (5000, 100)
+    assert compose("grpo", "experiment=paper/gsm8k").train.args.learning_rate == 5e-6
+
+
+def test_every_key_has_a_comment_with_its_command():
+    for path in CONF.glob("*/*.yaml"):
+        text = path.read_text()
+        name = f"{path.parent.name}={path.stem}"
+        assert text.startswith("# "), path
+        assert name in text, f"{path} does not show the command {name}"
+    for path in (CONF / "experiment").rglob("*.yaml"):
+        if path.stem in ("sft", "grpo"):
+            assert "# to execute: python -m train." in path.read_text(), path
+
+
+def test_shorthands():
+    assert expand_overrides(["experiment=tiny"], "grpo") == ["train=grpo", "experiment=tiny/grpo"]
+    assert expand_overrides(["train=grpo", "experiment=tiny"], None)[1] == "experiment=tiny/grpo"
+    assert expand_overrides(["train.args.beta=0.1"], "grpo")[1] == "++train.args.beta=0.1"
+    assert expand_overrides(["+train.args.x=1", "seed=3"], "sft")[1:] == ["+train.args.x=1", "seed=3"]
+
+
+@pytest.mark.parametrize("module", ["train.sft", "train.grpo", "launch", "launch.demo", "analysis.report"])
+def test_help_is_instant_and_imports_nothing_heavy(module):
+    code = (
+        f"import runpy, sys; sys.argv = ['{module}', '--help']\n"
+        "try: runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=False)\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'plotly', 'wandb'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if module.startswith("train"):
+        assert re.search(r"^experiment/tiny: .*grpo, sft", done.stdout, re.MULTILINE)
+        assert "tracking: default, none" in done.stdout
+
+
+MISTAKES = [
+    (["train.args.learning_rat=1"], "is not an argument of SFTConfig; did you mean learning_rate?"),
+    (["model=hub", "model.path=no/such-model"], "model.path 'no/such-model' is neither"),
+    (["model=hub"], "give exactly one of model.path"),
+    (["data=file", "data.source=jsonl:none.jsonl"], "'none.jsonl', which does not exist"),
+    (["data.source=reasoning_gym:nosuch"], "reasoning_gym has no task 'nosuch'"),
+    (["data.source=algebra"], "unknown problem generator 'algebra'"),
+    (["data.options.term=3"], "arithmetic has no option"),
+    (["tracking.method=EAP"], "EAP with kl scores every edge 0"),
+    (["tracking.top_n=10"], "exactly one of tracking.top_n and tracking.fraction"),
+    (["resume=yes"], "resume is 'yes'; choose one of: never, auto"),
+    (["peft=lora", "peft.args.rank=4"], "peft.args.rank is not an argument of LoraConfig"),
+    (["pairs=file", "pairs.path=none.jsonl"], "pairs.path is 'none.jsonl', which is not a file"),
+    (["data=gsm8k"], "hub:openai/gsm8k"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), MISTAKES, ids=lambda value: str(value)[:40])
+def test_mistakes_are_named_before_any_weight_is_loaded(compose, tmp_path, overrides, message):
+    from train.run import prepare
+
+    cfg = compose("sft", "experiment=tiny", f"run_dir={tmp_path}/run", *overrides)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prepare(cfg)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_reward_is_named(compose, tmp_path):
+    from train.run import prepare
+
+    cfg = compose("grpo", "experiment=tiny", f"run_dir={tmp_path}", "train.rewards=[acuracy]")
+    with pytest.raises(ValueError, match="choose from: accuracy, format, tag_count"):
+        prepare(cfg)
+
+
+def test_a_misspelt_key_is_one_error(tmp_path):
+    done = run_cli("train.sft", "experiment=tiny", "tracking.fractoin=0.1", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "Key 'fractoin' not in 'TrackingConfig'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_column_is_one_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
+    done = run_cli("train.grpo", "data=file", "data.source=jsonl:rows.jsonl", cwd=tmp_path)
+    assert done.returncode == 2
+    expected = "no column 'problem' (data.problem_column); its columns are: question, answer"
+    assert expected in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_used_run_directory_is_refused(compose, tmp_path):
+    from train.config import check
+
+    (tmp_path / "config.yaml").write_text("name: x\n")
+    with pytest.raises(ValueError, match="already holds a run; continue it with resume=auto"):
+        check(compose("sft", "experiment=tiny", f"run_dir={tmp_path}"))
+
+
+def test_resuming_with_other_settings_is_refused():
+    from train.config import check_same_run
+
+    with pytest.raises(ValueError, match=r"seed \(0 -> 1\)"):
+        check_same_run({"seed": 0, "train": {"a": 1}}, {"seed": 1, "train": {"a": 2}})
+    check_same_run({"seed": 0, "train": {"a": 1}}, {"seed": 0, "train": {"a": 2}})
+
+
+def test_analysis_never_imports_train():
+    for path in (CONF.parent / "analysis").glob("*.py"):
+        assert not re.search(r"^\s*(from|import) (train|launch)\b", path.read_text(), re.MULTILINE), path
+
+
+def test_attribution_core_needs_torch_and_transformers_alone():
+    code = (
+        "import sys\n"
+        "for name in ('trl', 'peft', 'deepspeed', 'wandb', 'datasets', 'hydra', 'plotly', 'accelerate'):\n"
+        "    sys.modules[name] = None\n"
+        "from analysis import attribute, select_circuit\n"
+        "from analysis.anatomy import anatomy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
