@@ -1,0 +1,201 @@
+"""Whole runs on the embedded tiny model: what tracking leaves untouched, resuming, LoRA, launching."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from analysis.records import read_evaluations, read_metrics, read_record, read_records
+from train.checkpoints import is_complete, last_complete, write_manifest
+from train.run import prepare, run
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "model=hub", "data=arithmetic", "data.size=64", "logger=none", "pairs.size=4",
+    "tracking.resamples=10", "tracking.ig_steps=2", "evaluation.size=3", "evaluation.samples=2",
+    "evaluation.max_new_tokens=6", "train.args.max_steps=4", "train.args.save_steps=2",
+    "train.args.logging_steps=1", "train.args.per_device_train_batch_size=4",
+    "train.args.disable_tqdm=true", "train.args.learning_rate=1e-3",
+]  # fmt: skip
+GRPO = ["train.args.num_generations=2", "train.args.max_completion_length=6"]
+
+
+def small(kind: str, model: Path, directory: Path, *more: str) -> list[str]:
+    extra = GRPO if kind == "grpo" else []
+    return [*SMALL, *extra, f"model.path={model}", f"run_dir={directory}", *more]
+
+
+def final_state(directory: Path) -> dict[str, torch.Tensor]:
+    """Weights, optimizer state and random state of the last checkpoint."""
+    checkpoint = directory / "checkpoint-4"
+    state = load_file(checkpoint / "model.safetensors")
+    optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    for index, values in optimizer["state"].items():
+        state |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+    rng = torch.load(checkpoint / "rng_state.pth", weights_only=False)  # our own file of a moment ago
+    return state | {"rng": rng["cpu"]}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_tracking_leaves_the_run_bit_identical(compose, tiny_dir, tmp_path, kind):
+    """Same weights, optimizer and random state with and without tracking and evaluation."""
+    tracked, bare = tmp_path / "tracked", tmp_path / "bare"
+    run(prepare(compose(kind, *small(kind, tiny_dir, tracked))))
+    off = ["tracking=none", "evaluation=none"]
+    run(prepare(compose(kind, *small(kind, tiny_dir, bare, *off))))
+    assert_same(final_state(tracked), final_state(bare))
+    start = load_file(tiny_dir / "model.safetensors")
+    assert any(not torch.equal(start[k], final_state(bare)[k]) for k in start)  # it did train
+
+    records = read_records(tracked)
+    assert [record.step for record in records] == [0, 2, 4]
+    assert records[0].heads.any()
+    assert list(read_evaluations(tracked)) == [0, 2, 4]
+    assert set(read_metrics(tracked)) >= {1, 2, 3, 4}
+    assert ("reward" if kind == "grpo" else "loss") in read_metrics(tracked)[4]
+    assert (tracked / "report.html").stat().st_size > 100_000
+    assert not (bare / "heads").exists()
+    hashes = {record.pairs_hash for record in records}
+    assert hashes == {json.loads((tracked / "pairs.json").read_text())["hash"]}
+
+
+def test_the_base_record_is_that_of_the_base_model(compose, tiny_dir, tmp_path):
+    """What the callback finds live at step 0 is what attribution finds on the model from disk."""
+    from transformers import AutoModelForCausalLM
+
+    from analysis import Pairs, attribute
+
+    run(prepare(compose("sft", *small("sft", tiny_dir, tmp_path / "r", "evaluation=none"))))
+    pairs = Pairs.load(tmp_path / "r" / "pairs.jsonl")
+    for step, source in ((0, tiny_dir), (4, tmp_path / "r" / "checkpoint-4")):
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        scores = attribute(model, pairs, ig_steps=2).per_edge
+        found = read_record(tmp_path / "r", step).per_pair
+        assert (found - scores).abs().max() < 1e-5 * scores.abs().max()
+
+
+def test_lora_runs_are_tracked_attached(compose, tiny_dir, tmp_path):
+    run(prepare(compose("sft", *small("sft", tiny_dir, tmp_path / "r", "peft=lora"))))
+    assert (tmp_path / "r" / "checkpoint-4" / "adapter_model.safetensors").exists()
+    records = read_records(tmp_path / "r")
+    assert [record.model["adapter"] for record in records] == [True] * 3
+    assert not torch.equal(records[0].per_pair, records[2].per_pair)
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_a_failure_in_tracking_never_loses_a_checkpoint(
+    compose, tiny_dir, tmp_path, monkeypatch, caplog, on_error
+):
+    from analysis.tracker import HeadTracker
+
+    original = HeadTracker.track
+
+    def fail_at_two(self, model, step, show_progress=True):
+        if step == 2:
+            raise RuntimeError("attribution broke")
+        return original(self, model, step, show_progress)
+
+    monkeypatch.setattr(HeadTracker, "track", fail_at_two)
+    arguments = small("sft", tiny_dir, tmp_path / "r", f"tracking.on_error={on_error}")
+    plan = prepare(compose("sft", *arguments, "evaluation=none"))
+    if on_error == "raise":
+        with pytest.raises(RuntimeError, match="attribution broke"):
+            run(plan)
+    else:
+        run(plan)
+        assert is_complete(tmp_path / "r" / "checkpoint-4")
+        assert [record.step for record in read_records(tmp_path / "r")] == [0, 4]
+        assert "head tracking failed at step 2; the checkpoint is safe" in caplog.text
+    assert is_complete(tmp_path / "r" / "checkpoint-2")
+
+
+def test_only_complete_checkpoints_are_resumed_from(tmp_path, caplog):
+    for step in (2, 10):
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        (checkpoint / "model.safetensors").write_bytes(b"x" * 10)
+    assert last_complete(tmp_path) is None
+    write_manifest(tmp_path / "checkpoint-2")
+    assert last_complete(tmp_path) == tmp_path / "checkpoint-2"
+    assert "checkpoint-10 is incomplete" in caplog.text
+    write_manifest(tmp_path / "checkpoint-10")
+    assert last_complete(tmp_path) == tmp_path / "checkpoint-10"
+    (tmp_path / "checkpoint-10" / "model.safetensors").write_bytes(b"x" * 9)
+    assert last_complete(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def start(kind: str, arguments: list[str], cwd: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", f"train.{kind}", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_killed_and_resumed_equals_unbroken(compose, tiny_dir, tmp_path, kind):
+    """SIGKILL after the first checkpoint, before or while it is tracked; resume=auto goes on."""
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    child = start(kind, small(kind, tiny_dir, broken), tmp_path)
+    manifest = broken / "checkpoint-2" / "headlab.json"
+    while child.poll() is None and not manifest.exists():
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert manifest.exists()
+    assert not (broken / "checkpoint-4").exists()
+    again = small(kind, tiny_dir, broken, "resume=auto")
+    run(prepare(compose(kind, *again)))
+    run(prepare(compose(kind, *small(kind, tiny_dir, whole))))
+    assert_same(final_state(broken), final_state(whole))
+    for record, expected in zip(read_records(broken), read_records(whole), strict=True):
+        assert record.step == expected.step
+        assert torch.equal(record.per_pair, expected.per_pair)
+        assert torch.equal(record.circuit, expected.circuit)
+    assert read_evaluations(broken) == read_evaluations(whole)
+    with pytest.raises(ValueError, match="started with other settings: pairs"):
+        prepare(compose(kind, *again, "pairs.size=5"))
+
+
+def test_launch_in_two_processes_tracks_once(tiny_dir, tmp_path):
+    """Data-parallel over gloo: one set of records, one report, and the launcher's resolved file."""
+    done = subprocess.run(
+        [sys.executable, "-m", "launch", "train=sft", *small("sft", tiny_dir, tmp_path / "r"),
+         "resources.processes=2", "logger=wandb"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MY_API_KEY": "planted-secret"},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [record.step for record in read_records(tmp_path / "r")] == [0, 2, 4]
+    assert (tmp_path / "r" / "checkpoint-4" / "rng_state_1.pth").exists()  # there were two ranks
+    logs = list((tmp_path / "r" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(logs) == 1
+    written = logs[0].read_bytes()
+    assert b"heads/emergent" in written
+    assert b"eval/pass@1" in written
+    assert b"ig_steps" in written  # the resolved configuration
+    for path in (tmp_path / "r").rglob("*"):
+        assert not path.is_file() or b"planted-secret" not in path.read_bytes()
+    assert "wandb sync" in done.stdout
+
+
+def test_deepspeed_imports_on_a_machine_without_a_gpu():
+    done = subprocess.run([sys.executable, "-c", "import deepspeed"], capture_output=True)
+    assert done.returncode == 0
