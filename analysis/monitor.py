@@ -67,7 +67,9 @@ class WandbMirror:
         mode = resolve_mode(mode)
         if mode == "disabled":
             return cls(None)
-        os.environ.setdefault("WANDB_SILENT", "true")  # else it warns at each save that it is offline
+        os.environ.setdefault(
+            "WANDB_SILENT", "true"
+        )  # else it warns at each save that it is offline
         try:
             import wandb
 

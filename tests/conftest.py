@@ -34,7 +34,9 @@ def tiny_model(architecture: str, dtype: torch.dtype = torch.float64, seed: int 
     """
     import transformers
 
-    kind = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "mistral": "Mistral"}[architecture]
+    kind = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "mistral": "Mistral"}[
+        architecture
+    ]
     config = getattr(transformers, f"{kind}Config")(
         vocab_size=50,
         hidden_size=32,

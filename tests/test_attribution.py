@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def rms_norm(module, x: torch.Tensor) -> torch.Tensor:
-    """RMSNorm in float64 throughout; Hugging Face's computes in float32, too coarse to difference."""
+    """RMSNorm in float64 throughout; that of Hugging Face is float32, too coarse to difference."""
     return module.weight * x / (x.pow(2).mean(-1, keepdim=True) + module.variance_epsilon).sqrt()
 
 
@@ -49,8 +49,8 @@ def patched_forward(model, ids: torch.Tensor, batch: Batch, perturb: dict[str, t
     for index, layer in enumerate(decoder.layers):
         attention = layer.self_attn
 
-        def rows(projection, name, head):
-            shifted = rms_norm(layer.input_layernorm, x + perturb.get(name, 0))
+        def rows(projection, name, head, x=x, norm=layer.input_layernorm):
+            shifted = rms_norm(norm, x + perturb.get(name, 0))
             weight = projection.weight.view(-1, e, d)[head]
             bias = None if projection.bias is None else projection.bias.view(-1, e)[head]
             return linear(shifted, weight, bias)
@@ -128,9 +128,11 @@ def grouped(columns: list[str], reference: torch.Tensor, graph: Graph) -> torch.
 
 @pytest.mark.parametrize("name", ["tiny-qwen2", "tiny-qwen3"])
 @pytest.mark.parametrize("case", ["nopad", "rightpad"])
-@pytest.mark.parametrize("which", ["kl/EAP-IG-inputs", "logit_diff/EAP-IG-inputs", "logit_diff/EAP"])
+@pytest.mark.parametrize(
+    "which", ["kl/EAP-IG-inputs", "logit_diff/EAP-IG-inputs", "logit_diff/EAP"]
+)
 def test_equals_the_original_package(name, case, which):
-    """Stored float64 scores of the EAP-IG package (tests/golden/README.md) to 1e-6 of the largest."""
+    """Stored float64 scores of the EAP-IG package (golden/README.md), to 1e-6 of the largest."""
     from transformers import AutoModelForCausalLM
 
     directory = GOLDEN / name

@@ -115,7 +115,9 @@ def test_rewards():
     assert REWARDS["format"](messages) == [1.0, 0.0, 0.0]
     assert REWARDS["tag_count"](messages) == [1.0, 0.0, 0.75]
     assert REWARDS["format"]([good]) == [1.0]
-    REWARDS["accuracy"](["no", "<answer>5</answer>"], answer=["5", "5"], log_metric=logged.__setitem__)
+    REWARDS["accuracy"](
+        ["no", "<answer>5</answer>"], answer=["5", "5"], log_metric=logged.__setitem__
+    )
     assert logged["verify/no_answer"] == 0.5
 
 

@@ -1,4 +1,4 @@
-"""Whole runs on the embedded tiny model: what tracking leaves untouched, resuming, LoRA, launching."""
+"""Whole runs on the embedded tiny model: what tracking leaves alone, resuming, LoRA, launching."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def final_state(directory: Path) -> dict[str, torch.Tensor]:
     optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
     for index, values in optimizer["state"].items():
         state |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-    rng = torch.load(checkpoint / "rng_state.pth", weights_only=False)  # our own file of a moment ago
+    rng = torch.load(
+        checkpoint / "rng_state.pth", weights_only=False
+    )  # our own file of a moment ago
     return state | {"rng": rng["cpu"]}
 
 

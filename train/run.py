@@ -243,7 +243,6 @@ def run(plan: Plan) -> None:
 
     from train.callbacks import Progress
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's own calls
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; the trainer's stays
     cfg, args = plan.cfg, plan.args
@@ -290,6 +289,7 @@ def _conclude(plan: Plan) -> None:
 def run_or_exit(cfg: DictConfig) -> None:
     """`prepare` and `run`; a user's mistake ends the process with one line and status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's calls
     try:
         plan = prepare(cfg)
     except ValueError as error:

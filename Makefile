@@ -1,0 +1,35 @@
+# make demo | demo-real | test | test-slow | lint | clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo demo-real test test-slow lint clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch setuptools wheel
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+# The embedded tiny model: base, then SFT and GRPO with head tracking.
+demo: $(READY)
+	$(BIN)/python -m launch.demo experiment=tiny
+
+# The same on SmolLM2-135M-Instruct and problems from reasoning-gym.
+demo-real: $(READY)
+	$(BIN)/python -m launch.demo experiment=smollm2
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf runs .mypy_cache .ruff_cache .pytest_cache
