@@ -12,10 +12,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from train.entry import start
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def command(cfg: DictConfig, config_file: Path) -> list[str]:
@@ -32,7 +34,7 @@ def action(cfg: DictConfig) -> None:
     import yaml
 
     from analysis.records import atomic_write
-    from train.config import check, resolved
+    from train.config import check, plain
 
     try:
         check(cfg)
@@ -41,9 +43,9 @@ def action(cfg: DictConfig) -> None:
         raise SystemExit(2) from None
     config_file = Path(cfg.run_dir) / "launch.yaml"
     with atomic_write(config_file) as draft:
-        draft.write_text(yaml.safe_dump(resolved(cfg), sort_keys=False), encoding="utf-8")
+        draft.write_text(yaml.safe_dump(plain(cfg), sort_keys=False), encoding="utf-8")
     raise SystemExit(subprocess.run(command(cfg, config_file)).returncode)
 
 
 if __name__ == "__main__":
-    start(None, action)
+    start(None, action, __doc__ or "")

@@ -1,8 +1,8 @@
 """The schema of every configuration key, and the checks that need no library and no weights.
 
 Groups live in conf/. A key that is not in the schema is refused by Hydra; the keys below the open
-maps (OPEN_MAPS: the arguments of TRL's and PEFT's own classes, and the options of a generator) are
-checked by name against what they are handed to.
+maps (train.entry.OPEN_MAPS: the arguments of TRL's and PEFT's own classes, and the options of a
+generator) are checked by name against what they are handed to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-OPEN_MAPS = ("train.args", "peft.args", "data.options", "evaluation.options", "pairs.options")
 RECIPES = ("tiny_random", "tiny_base", "smollm2")
 
 
@@ -181,8 +180,8 @@ def check(cfg: DictConfig) -> None:
         )
 
 
-def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain Python values, interpolations resolved."""
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A configuration, or a part of it, as plain Python values, interpolations resolved."""
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

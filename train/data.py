@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from analysis.prompts import Prompting, fill
 from analysis.tasks import Problem, generate
+from train.config import plain
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,9 +87,7 @@ def load_problems(data: DictConfig, needs_solution: bool) -> list[Problem]:
             raise ValueError(
                 f"data.source {data.source} is a generator and has no end; set data.size"
             )
-        options = OmegaConf.to_container(data.options, resolve=True)
-        assert isinstance(options, dict)
-        return generate(data.source, data.size, data.seed, "train", options)  # type: ignore[arg-type]
+        return generate(data.source, data.size, data.seed, "train", plain(data.options))
     rows = load_rows(data)
     columns = rows.column_names
     _require(data.problem_column, "problem_column", columns)

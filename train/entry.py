@@ -1,4 +1,4 @@
-"""The command line that train.sft, train.grpo and launch share: Hydra, errors, help.
+"""The command line that train.sft, train.grpo and launch share: Hydra, and a help that is instant.
 
 Two things are added to Hydra's command line. `experiment=NAME` means `NAME/sft` or `NAME/grpo`
 where conf/experiment/NAME is a directory. And a key below an open map (`train.args.*` and the
@@ -10,13 +10,48 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hydra
-from omegaconf import DictConfig
-
-from train.config import OPEN_MAPS, register
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 CONF = Path(__file__).parent.parent / "conf"
+OPEN_MAPS = ("train.args", "peft.args", "data.options", "evaluation.options", "pairs.options")
+
+HELP = """\
+{usage}
+
+Groups (choose with GROUP=OPTION):
+{groups}
+
+Set any key with key=value; every key stands in conf/ under a comment with its command.
+Arguments of TRL and PEFT: train.args.NAME=VALUE, peft.args.NAME=VALUE.
+--cfg job --resolve   print the composed configuration and stop
+--multirun            run every combination of comma-separated values
+--hydra-help          Hydra's own options"""
+
+
+def groups() -> dict[str, list[str]]:
+    """The configuration groups and their options, read off the files."""
+    found = {
+        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir() and folder.name not in ("experiment", "__pycache__")
+    }
+    experiments = (CONF / "experiment").rglob("*.yaml")
+    runs = [path.relative_to(CONF / "experiment") for path in experiments if path.stem != "common"]
+    names = sorted({run.parent.as_posix() for run in runs})
+    kinds = {
+        name: sorted(run.stem for run in runs if run.parent.as_posix() == name) for name in names
+    }
+    found["experiment"] = [f"{name} ({', '.join(kinds[name])})" for name in names]
+    return found
+
+
+def help_text(usage: str) -> str:
+    """What `--help` prints."""
+    lines = [f"  {name}: {', '.join(options)}" for name, options in sorted(groups().items())]
+    return HELP.format(usage=usage.strip(), groups="\n".join(lines))
 
 
 def expand_overrides(overrides: list[str], kind: str | None) -> list[str]:
@@ -41,8 +76,18 @@ def _expand(override: str, kind: str) -> str:
     return override
 
 
-def start(kind: str | None, action: Callable[[DictConfig], None]) -> None:
-    """Compose the configuration from the command line and run an action on it."""
+def start(kind: str | None, action: Callable[[DictConfig], None], usage: str) -> None:
+    """Compose the configuration from the command line and run an action on it.
+
+    `usage` (the entry module's docstring) heads the help.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(usage))
+        return
+    import hydra
+
+    from train.config import register
+
     register()
     sys.argv[1:] = expand_overrides(sys.argv[1:], kind)
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -4,9 +4,14 @@ python -m train.grpo experiment=tiny
 python -m train.grpo experiment=tiny train.args.num_generations=16 train.args.beta=0.04
 """
 
-from omegaconf import DictConfig
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from train.entry import start
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def action(cfg: DictConfig) -> None:
@@ -16,4 +21,4 @@ def action(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    start("grpo", action)
+    start("grpo", action, __doc__ or "")

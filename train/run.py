@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import logging
 import sys
 import warnings
@@ -21,18 +19,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from analysis.evaluate import Sampling
 from analysis.monitor import WandbMirror, redact
-from analysis.pairs import Pairs
-from analysis.prompts import answer_style_pairs, counterfactual_pairs
 from analysis.records import atomic_write
-from analysis.tasks import Problem, generate
+from analysis.tasks import Problem
 from analysis.tracker import HeadTracker, TrackingSettings
+from train.build import (
+    build_pairs,
+    check_model,
+    held_out_problems,
+    peft_config,
+    tracking_settings,
+    training_args,
+)
 from train.checkpoints import last_complete
-from train.config import check, check_same_run, resolved
+from train.config import check, check_same_run, plain
 from train.data import grpo_dataset, prompting, sft_dataset
 from train.recipes import build_recipe
 from train.rewards import find_rewards
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,86 +52,6 @@ class Plan:
     checkpoint: Path | None
 
 
-def _options(node: DictConfig) -> dict[str, Any]:
-    values = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def _construct(cls: type, values: dict[str, Any], key: str) -> Any:
-    """`cls(**values)`, with a misspelt name answered by the nearest right one."""
-    known = [f.name for f in dataclasses.fields(cls)]
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{key}.{name} is not an argument of {cls.__name__}{hint}")
-    return cls(**values)
-
-
-def training_args(cfg: DictConfig) -> Any:
-    """The SFTConfig or GRPOConfig of a run; without a GPU it computes in float32 on the CPU.
-
-    Raises:
-        ValueError: an argument is misspelt, or its class refuses a value.
-    """
-    import torch
-    from trl import GRPOConfig, SFTConfig
-
-    on_cpu = {} if torch.cuda.is_available() else {"use_cpu": True, "bf16": False}
-    values = {**on_cpu, "output_dir": str(cfg.run_dir), "run_name": cfg.name, "seed": cfg.seed}
-    if cfg.deepspeed.config is not None:
-        values["deepspeed"] = _options(cfg.deepspeed.config)
-    values |= _options(cfg.train.args)
-    args = _construct(SFTConfig if cfg.train.kind == "sft" else GRPOConfig, values, "train.args")
-    if cfg.train.kind == "grpo":
-        cycle = args.steps_per_generation * args.num_iterations
-        cycle = max(1, cycle // args.gradient_accumulation_steps)
-        if args.save_strategy == "steps" and args.save_steps % cycle:
-            log.warning(
-                "save_steps (%s) is not a multiple of the generation cycle (%d steps): a run "
-                "resumed from such a checkpoint does not repeat exactly", args.save_steps, cycle,
-            )  # fmt: skip
-    return args
-
-
-def tracking_settings(cfg: DictConfig) -> TrackingSettings | None:
-    """The settings of head tracking, or None if it is off."""
-    if not cfg.tracking.enabled:
-        return None
-    values = _options(cfg.tracking)
-    names = {f.name for f in dataclasses.fields(TrackingSettings)}
-    return TrackingSettings(**{k: v for k, v in values.items() if k in names})
-
-
-def _held_out(cfg: DictConfig) -> list[Problem]:
-    e = cfg.evaluation
-    if not e.enabled:
-        return []
-    source, options = (e.source, e.options) if e.source else (cfg.data.source, cfg.data.options)
-    if source.partition(":")[0] in ("hub", "parquet"):
-        raise ValueError(
-            f"evaluation has no held-out part of {source}; set evaluation.source to jsonl:FILE or "
-            "a generator, or evaluation.enabled=false"
-        )
-    return generate(source, e.size, e.seed, "held_out", _options(options), distinct=True)
-
-
-def _check_model(path: str) -> None:
-    from transformers import AutoConfig
-
-    from analysis.anatomy import check_supported
-
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model.path {path!r} is neither a model directory here nor a model on the hub that "
-            f"can be reached now ({str(error).splitlines()[0]})"
-        ) from error
-    check_supported(config.model_type)
-
-
 def prepare(cfg: DictConfig) -> Plan:
     """Check a configuration and build all that needs no weights.
 
@@ -142,10 +64,10 @@ def prepare(cfg: DictConfig) -> Plan:
     rewards = find_rewards(list(cfg.train.rewards)) if cfg.train.kind == "grpo" else []
     args = training_args(cfg)
     if cfg.model.path is not None:
-        _check_model(cfg.model.path)
+        check_model(cfg.model.path)
     if (run / "config.yaml").exists():
         saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        check_same_run(saved, redact(resolved(cfg)))
+        check_same_run(saved, redact(plain(cfg)))
     return Plan(
         cfg=cfg,
         run=run,
@@ -154,35 +76,9 @@ def prepare(cfg: DictConfig) -> Plan:
         rewards=rewards,
         peft=peft_config(cfg),
         tracking=tracking,
-        problems=_held_out(cfg),
+        problems=held_out_problems(cfg),
         checkpoint=last_complete(run) if cfg.resume == "auto" else None,
     )
-
-
-def peft_config(cfg: DictConfig) -> Any:
-    """A LoraConfig, or None."""
-    if cfg.peft.method == "none":
-        return None
-    from peft import LoraConfig
-
-    return _construct(
-        LoraConfig, {"task_type": "CAUSAL_LM", **_options(cfg.peft.args)}, "peft.args"
-    )
-
-
-def build_pairs(cfg: DictConfig, tokenizer: Any) -> Pairs:
-    """The pairs that a configuration describes."""
-    p = cfg.pairs
-    if p.kind == "file":
-        return Pairs.load(Path(p.path), tokenizer)
-    ask = prompting(cfg.data)
-    source, options = (p.source, p.options) if p.source else (cfg.data.source, cfg.data.options)
-    wanted = p.size if p.kind == "answer_style" else 50 * p.size
-    problems = generate(source, wanted, p.seed, "held_out", _options(options))
-    if p.kind == "answer_style":
-        starts = (p.clean_start, p.corrupted_start)
-        return answer_style_pairs(tokenizer, problems, ask, *starts, p.prefix_tokens)
-    return counterfactual_pairs(tokenizer, problems, ask, p.size, p.prefix, p.cut_solution_after)
 
 
 def _trainer(plan: Plan, model_path: str, tokenizer: Any) -> Any:
@@ -222,7 +118,7 @@ def _callbacks(plan: Plan, tokenizer: Any, mirror: WandbMirror, main: bool) -> l
 
 def _start_mirror(cfg: DictConfig, run: Path) -> WandbMirror:
     mirror = WandbMirror.start(
-        run, cfg.name, cfg.logger.wandb_project, cfg.logger.wandb_mode, resolved(cfg)
+        run, cfg.name, cfg.logger.wandb_project, cfg.logger.wandb_mode, plain(cfg)
     )
     if mirror.directory is not None:
         print(f"W&B run: {mirror.directory}")
@@ -258,7 +154,7 @@ def run(plan: Plan) -> None:
     mirror = WandbMirror(None)
     if main:
         with atomic_write(plan.run / "config.yaml") as draft:
-            draft.write_text(yaml.safe_dump(redact(resolved(cfg)), sort_keys=False))
+            draft.write_text(yaml.safe_dump(redact(plain(cfg)), sort_keys=False))
         mirror = _start_mirror(cfg, plan.run)
         if mirror.directory is not None:
             args.report_to = ["wandb"]

@@ -1,12 +1,17 @@
 """Supervised fine-tuning with head tracking.
 
 python -m train.sft experiment=tiny
-python -m train.sft model=hub model.path=DIR data=file data.source=file:FILE.jsonl name=my-run
+python -m train.sft model=hub model.path=DIR data=file data.source=jsonl:FILE name=my-run
 """
 
-from omegaconf import DictConfig
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from train.entry import start
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def action(cfg: DictConfig) -> None:
@@ -16,4 +21,4 @@ def action(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    start("sft", action)
+    start("sft", action, __doc__ or "")

@@ -1,0 +1,121 @@
+"""The parts of a run, built from its configuration: arguments, adapters, pairs, held-out problems.
+
+Nothing here loads a weight; a user's mistake is a ValueError that names the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from analysis.pairs import Pairs
+from analysis.prompts import answer_style_pairs, counterfactual_pairs
+from analysis.tasks import Problem, generate
+from analysis.tracker import TrackingSettings
+from train.config import plain
+from train.data import prompting
+
+log = logging.getLogger(__name__)
+
+
+def construct(cls: type, values: dict[str, Any], key: str) -> Any:
+    """`cls(**values)`, with a misspelt name answered by the nearest right one."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{key}.{name} is not an argument of {cls.__name__}{hint}")
+    return cls(**values)
+
+
+def training_args(cfg: DictConfig) -> Any:
+    """The SFTConfig or GRPOConfig of a run; without a GPU it computes in float32 on the CPU.
+
+    Raises:
+        ValueError: an argument is misspelt, or its class refuses a value.
+    """
+    import torch
+    from trl import GRPOConfig, SFTConfig
+
+    on_cpu = {} if torch.cuda.is_available() else {"use_cpu": True, "bf16": False}
+    values = {**on_cpu, "output_dir": str(cfg.run_dir), "run_name": cfg.name, "seed": cfg.seed}
+    if cfg.deepspeed.config is not None:
+        values["deepspeed"] = plain(cfg.deepspeed.config)
+    values |= plain(cfg.train.args)
+    args = construct(SFTConfig if cfg.train.kind == "sft" else GRPOConfig, values, "train.args")
+    if cfg.train.kind == "grpo":
+        cycle = args.steps_per_generation * args.num_iterations
+        cycle = max(1, cycle // args.gradient_accumulation_steps)
+        if args.save_strategy == "steps" and args.save_steps % cycle:
+            log.warning(
+                "save_steps (%s) is not a multiple of the generation cycle (%d steps): a run "
+                "resumed from such a checkpoint does not repeat exactly", args.save_steps, cycle,
+            )  # fmt: skip
+    return args
+
+
+def tracking_settings(cfg: DictConfig) -> TrackingSettings | None:
+    """The settings of head tracking, or None if it is off."""
+    if not cfg.tracking.enabled:
+        return None
+    values = plain(cfg.tracking)
+    names = {f.name for f in dataclasses.fields(TrackingSettings)}
+    return TrackingSettings(**{k: v for k, v in values.items() if k in names})
+
+
+def held_out_problems(cfg: DictConfig) -> list[Problem]:
+    e = cfg.evaluation
+    if not e.enabled:
+        return []
+    source, options = (e.source, e.options) if e.source else (cfg.data.source, cfg.data.options)
+    if source.partition(":")[0] in ("hub", "parquet"):
+        raise ValueError(
+            f"evaluation has no held-out part of {source}; set evaluation.source to jsonl:FILE or "
+            "a generator, or evaluation.enabled=false"
+        )
+    return generate(source, e.size, e.seed, "held_out", plain(options), distinct=True)
+
+
+def check_model(path: str) -> None:
+    from transformers import AutoConfig
+
+    from analysis.anatomy import check_supported
+
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path {path!r} is neither a model directory here nor a model on the hub that "
+            f"can be reached now ({str(error).splitlines()[0]})"
+        ) from error
+    check_supported(config.model_type)
+
+
+def peft_config(cfg: DictConfig) -> Any:
+    """A LoraConfig, or None."""
+    if cfg.peft.method == "none":
+        return None
+    from peft import LoraConfig
+
+    return construct(LoraConfig, {"task_type": "CAUSAL_LM", **plain(cfg.peft.args)}, "peft.args")
+
+
+def build_pairs(cfg: DictConfig, tokenizer: Any) -> Pairs:
+    """The pairs that a configuration describes."""
+    p = cfg.pairs
+    if p.kind == "file":
+        return Pairs.load(Path(p.path), tokenizer)
+    ask = prompting(cfg.data)
+    source, options = (p.source, p.options) if p.source else (cfg.data.source, cfg.data.options)
+    wanted = p.size if p.kind == "answer_style" else 50 * p.size
+    problems = generate(source, wanted, p.seed, "held_out", plain(options))
+    if p.kind == "answer_style":
+        starts = (p.clean_start, p.corrupted_start)
+        return answer_style_pairs(tokenizer, problems, ask, *starts, p.prefix_tokens)
+    return counterfactual_pairs(tokenizer, problems, ask, p.size, p.prefix, p.cut_solution_after)
