@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -174,6 +175,16 @@ def test_resuming_with_other_settings_is_refused():
     with pytest.raises(ValueError, match=r"seed \(0 -> 1\)"):
         check_same_run({"seed": 0, "train": {"a": 1}}, {"seed": 1, "train": {"a": 2}})
     check_same_run({"seed": 0, "train": {"a": 1}}, {"seed": 0, "train": {"a": 2}})
+
+
+def test_tracking_keys_are_the_settings_of_the_tracker():
+    """The schema can't import the tracker's own dataclass (torch comes with it), so it repeats it."""
+    from analysis.tracker import TrackingSettings
+    from train.config import TrackingConfig
+
+    schema = {f.name: f.default for f in dataclasses.fields(TrackingConfig)}
+    for setting in dataclasses.fields(TrackingSettings):
+        assert schema[setting.name] == setting.default, setting.name
 
 
 def test_analysis_never_imports_train():

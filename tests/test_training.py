@@ -170,6 +170,16 @@ def test_killed_and_resumed_equals_unbroken(compose, tiny_dir, tmp_path, kind):
         assert torch.equal(record.per_pair, expected.per_pair)
         assert torch.equal(record.circuit, expected.circuit)
     assert read_evaluations(broken) == read_evaluations(whole)
+
+    # finished: nothing is trained any more, but what a stop after the last save left out is made up
+    kept = read_record(broken, 4)
+    (broken / "heads" / "step-000004" / "record.json").unlink()
+    run(prepare(compose(kind, *again)))
+    assert sorted(path.name for path in broken.glob("checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-4",
+    ]
+    assert torch.allclose(read_record(broken, 4).per_pair, kept.per_pair, atol=1e-6)
     with pytest.raises(ValueError, match="started with other settings: pairs"):
         prepare(compose(kind, *again, "pairs.size=5"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from analysis.records import write_json
 
@@ -33,6 +34,14 @@ def is_complete(checkpoint: Path) -> bool:
         (checkpoint / name).is_file() and (checkpoint / name).stat().st_size == size
         for name, size in files.items()
     )
+
+
+def is_finished(checkpoint: Path, args: Any) -> bool:
+    """Whether training arguments ask for no step beyond a checkpoint."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    if args.max_steps > 0:
+        return bool(state["global_step"] >= args.max_steps)
+    return bool(state["epoch"] >= args.num_train_epochs)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -30,7 +30,7 @@ from train.build import (
     tracking_settings,
     training_args,
 )
-from train.checkpoints import last_complete
+from train.checkpoints import is_finished, last_complete, step_of
 from train.config import check, check_same_run, plain
 from train.data import grpo_dataset, prompting, sft_dataset
 from train.recipes import build_recipe
@@ -134,10 +134,6 @@ def run(plan: Plan) -> None:
     import transformers
     from accelerate import PartialState
     from transformers import AutoTokenizer
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
-    from transformers.trainer_utils import set_seed
-
-    from train.callbacks import Progress
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; the trainer's stays
@@ -159,17 +155,50 @@ def run(plan: Plan) -> None:
         if mirror.directory is not None:
             args.report_to = ["wandb"]
     callbacks = _callbacks(plan, tokenizer, mirror, main)
-    set_seed(args.seed)
-    trainer = _trainer(plan, model_path, tokenizer)
-    for bar in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(bar)
-    for callback in [*([] if args.disable_tqdm else [Progress()]), *callbacks]:
-        trainer.add_callback(callback)
-    trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
+    if plan.checkpoint is not None and is_finished(plan.checkpoint, args):
+        if main:
+            _catch_up(plan, plan.checkpoint, tokenizer, callbacks)
+    else:
+        _train(plan, model_path, tokenizer, callbacks)
     if main:
         if plan.tracking is not None or plan.problems:
             _conclude(plan)
         mirror.finish()
+
+
+def _train(plan: Plan, model_path: str, tokenizer: Any, callbacks: list[Any]) -> None:
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+    from transformers.trainer_utils import set_seed
+
+    from train.callbacks import Progress
+
+    set_seed(plan.args.seed)
+    trainer = _trainer(plan, model_path, tokenizer)
+    for bar in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(bar)
+    for callback in [*([] if plan.args.disable_tqdm else [Progress()]), *callbacks]:
+        trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
+
+
+def _catch_up(plan: Plan, checkpoint: Path, tokenizer: Any, callbacks: list[Any]) -> None:
+    """Observe the last checkpoint of a finished run where a stop came between saving and observing.
+
+    The trainer is not started: resumed at its last step, it would train one step more.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from train.callbacks import CheckpointCallback
+
+    print(f"{plan.run} is finished at step {step_of(checkpoint)}; nothing is trained", flush=True)
+    step = step_of(checkpoint)
+    observers = [c for c in callbacks if isinstance(c, CheckpointCallback) and not c.is_done(step)]
+    if observers:
+        how = {"dtype": torch.float32, **(plan.args.model_init_kwargs or {})}
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, **how)
+        for observer in observers:
+            observer.observe(step, model, tokenizer)
 
 
 def _conclude(plan: Plan) -> None:
