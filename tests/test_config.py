@@ -178,7 +178,7 @@ def test_resuming_with_other_settings_is_refused():
 
 
 def test_tracking_keys_are_the_settings_of_the_tracker():
-    """The schema can't import the tracker's own dataclass (torch comes with it), so it repeats it."""
+    """The schema can not import the tracker's dataclass, with which torch comes, so it repeats it."""
     from analysis.tracker import TrackingSettings
     from train.config import TrackingConfig
 
