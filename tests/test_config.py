@@ -178,7 +178,7 @@ def test_resuming_with_other_settings_is_refused():
 
 
 def test_tracking_keys_are_the_settings_of_the_tracker():
-    """The schema can not import the tracker's dataclass, with which torch comes, so it repeats it."""
+    """The schema repeats the dataclass of the tracker, with which torch would be imported."""
     from analysis.tracker import TrackingSettings
     from train.config import TrackingConfig
 
