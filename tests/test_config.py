@@ -70,6 +70,11 @@ def test_paper_values(compose):
     assert compose("grpo", "experiment=paper/gsm8k").train.args.learning_rate == 5e-6
 
 
+def test_debug_has_the_last_word(compose):
+    cfg = compose("grpo", "experiment=paper/openr1", "debug=fast")
+    assert (cfg.train.args.max_steps, cfg.pairs.size, cfg.name) == (2, 4, "paper-openr1-grpo-seed0")
+
+
 def test_every_key_has_a_comment_with_its_command():
     for path in CONF.glob("*/*.yaml"):
         text = path.read_text()
