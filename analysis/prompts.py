@@ -107,8 +107,8 @@ def counterfactual_pairs(
     if len(pairs) < size:
         raise ValueError(
             f"{len(problems)} problems gave only {len(pairs)} counterfactual pairs of {size} asked "
-            "for (same skeleton and token length, different next token); lower pairs.size or use "
-            "another generator"
+            "for (same skeleton and token length, different next token); lower pairs.size, use a "
+            "generator (pairs.source=...), or take pairs=answer_style or pairs=file"
         )
     return Pairs(pairs)
 

@@ -211,3 +211,33 @@ def test_launch_in_two_processes_tracks_once(tiny_dir, tmp_path):
 def test_deepspeed_imports_on_a_machine_without_a_gpu():
     done = subprocess.run([sys.executable, "-c", "import deepspeed"], capture_output=True)
     assert done.returncode == 0
+
+
+def test_problems_that_make_no_pairs_are_one_clear_error(tiny_dir, tmp_path):
+    rows = [{"question": f"Is {i * 'very '}good?", "answer": "yes"} for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = subprocess.run(
+        [sys.executable, "-m", "train.grpo", "model=hub", f"model.path={tiny_dir}", "data=file",
+         "data.source=jsonl:rows.jsonl", "data.problem_column=question", "evaluation=none"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "20 problems gave only 0 counterfactual pairs of 16" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_local_file_with_its_own_columns_is_trained_and_tracked(compose, tiny_dir, tmp_path):
+    rows = [{"q": f"{i}+{i}=?", "a": str(2 * i), "s": f"{i}+{i}={2 * i}"} for i in range(1, 40)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    columns = ["data.problem_column=q", "data.answer_column=a", "data.solution_column=s"]
+    arguments = [
+        word for word in small("sft", tiny_dir, tmp_path / "r") if word != "data=arithmetic"
+    ]
+    more = ["data=file", f"data.source=jsonl:{path}", *columns, "evaluation=none", "data.size=20"]
+    run(prepare(compose("sft", *arguments, *more)))
+    assert [record.step for record in read_records(tmp_path / "r")] == [0, 2, 4]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from analysis.prompts import answer_style_pairs, counterfactual_pairs
 from analysis.tasks import Problem, generate
 from analysis.tracker import TrackingSettings
 from train.config import plain
-from train.data import prompting
+from train.data import is_generator, load_problems, prompting
 
 log = logging.getLogger(__name__)
 
@@ -106,15 +107,25 @@ def peft_config(cfg: DictConfig) -> Any:
     return construct(LoraConfig, {"task_type": "CAUSAL_LM", **plain(cfg.peft.args)}, "peft.args")
 
 
+def _pair_problems(cfg: DictConfig, wanted: int) -> list[Problem]:
+    """Problems for pairs: of their own source, else of the data (a generator's held-out part)."""
+    p, data = cfg.pairs, cfg.data
+    if p.source is not None:
+        return generate(p.source, wanted, p.seed, "held_out", plain(p.options))
+    if is_generator(data.source):
+        return generate(data.source, wanted, p.seed, "held_out", plain(data.options))
+    templates = p.clean_start + p.corrupted_start + p.prefix
+    problems = load_problems(data, p.cut_solution_after is not None or "{solution}" in templates)
+    return random.Random(p.seed).sample(problems, min(wanted, len(problems)))
+
+
 def build_pairs(cfg: DictConfig, tokenizer: Any) -> Pairs:
     """The pairs that a configuration describes."""
     p = cfg.pairs
     if p.kind == "file":
         return Pairs.load(Path(p.path), tokenizer)
     ask = prompting(cfg.data)
-    source, options = (p.source, p.options) if p.source else (cfg.data.source, cfg.data.options)
-    wanted = p.size if p.kind == "answer_style" else 50 * p.size
-    problems = generate(source, wanted, p.seed, "held_out", plain(options))
+    problems = _pair_problems(cfg, p.size if p.kind == "answer_style" else 50 * p.size)
     if p.kind == "answer_style":
         starts = (p.clean_start, p.corrupted_start)
         return answer_style_pairs(tokenizer, problems, ask, *starts, p.prefix_tokens)

@@ -29,7 +29,8 @@ def prompting(data: DictConfig) -> Prompting:
     return Prompting(data.system_prompt, data.suffix)
 
 
-def _is_generator(source: str) -> bool:
+def is_generator(source: str) -> bool:
+    """Whether a source has no end, so that a size must be given and a part can be held out."""
     return source.partition(":")[0] not in (*FILE_FORMATS, "hub")
 
 
@@ -82,7 +83,7 @@ def load_problems(data: DictConfig, needs_solution: bool) -> list[Problem]:
     Raises:
         ValueError: the size is missing or a column is.
     """
-    if _is_generator(data.source):
+    if is_generator(data.source):
         if data.size is None:
             raise ValueError(
                 f"data.source {data.source} is a generator and has no end; set data.size"

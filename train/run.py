@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from analysis.evaluate import Sampling
 from analysis.monitor import WandbMirror, redact
+from analysis.pairs import Pairs
 from analysis.records import atomic_write
 from analysis.tasks import Problem
 from analysis.tracker import HeadTracker, TrackingSettings
@@ -52,6 +53,15 @@ class Plan:
     checkpoint: Path | None
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What a run takes from its model before the weights are loaded."""
+
+    model_path: str
+    tokenizer: Any
+    pairs: Pairs | None
+
+
 def prepare(cfg: DictConfig) -> Plan:
     """Check a configuration and build all that needs no weights.
 
@@ -81,14 +91,14 @@ def prepare(cfg: DictConfig) -> Plan:
     )
 
 
-def _trainer(plan: Plan, model_path: str, tokenizer: Any) -> Any:
+def _trainer(plan: Plan, setup: Setup) -> Any:
     from trl import GRPOTrainer, SFTTrainer
 
     shared = {
-        "model": model_path,
+        "model": setup.model_path,
         "args": plan.args,
         "train_dataset": plan.dataset,
-        "processing_class": tokenizer,
+        "processing_class": setup.tokenizer,
         "peft_config": plan.peft,
     }
     if plan.cfg.train.kind == "sft":
@@ -96,16 +106,14 @@ def _trainer(plan: Plan, model_path: str, tokenizer: Any) -> Any:
     return GRPOTrainer(**shared, reward_funcs=plan.rewards)
 
 
-def _callbacks(plan: Plan, tokenizer: Any, mirror: WandbMirror, main: bool) -> list[Any]:
+def _callbacks(plan: Plan, setup: Setup, mirror: WandbMirror, main: bool) -> list[Any]:
     """Manifests come first: a checkpoint is declared whole before anything reads it."""
     from train.callbacks import HeadTrackingCallback, HeldOutCallback, LocalMetrics
 
     cfg = plan.cfg
     found: list[Any] = [LocalMetrics(plan.run)]
-    if plan.tracking is not None:
-        tracker = (
-            HeadTracker(plan.run, build_pairs(cfg, tokenizer), plan.tracking) if main else None
-        )
+    if plan.tracking is not None and setup.pairs is not None:
+        tracker = HeadTracker(plan.run, setup.pairs, plan.tracking) if main else None
         found.append(HeadTrackingCallback(tracker, mirror, cfg.tracking.on_error))
     if plan.problems:
         e = cfg.evaluation
@@ -127,53 +135,69 @@ def _start_mirror(cfg: DictConfig, run: Path) -> WandbMirror:
     return mirror
 
 
-def run(plan: Plan) -> None:
-    """Train, with tracking at step 0 and at each save; leave a report in the run directory."""
-    import datasets
+def assemble(plan: Plan) -> Setup:
+    """Find or build the model, read its tokenizer, and make the pairs; no weights are loaded yet.
+
+    Raises:
+        ValueError: the model can't be had, or the pairs can't be made of the problems.
+    """
     import torch
-    import transformers
     from accelerate import PartialState
     from transformers import AutoTokenizer
 
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()  # of loading and saving; the trainer's stays
-    cfg, args = plan.cfg, plan.args
-    distributed = PartialState()
-    main = distributed.is_main_process
+    cfg = plan.cfg
     if cfg.resources.threads is not None:
         torch.set_num_threads(cfg.resources.threads)
-    with distributed.main_process_first():
+    with PartialState().main_process_first():
         model_path = cfg.model.path or str(build_recipe(cfg.model.recipe, cfg.model.seed))
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    pairs = build_pairs(cfg, tokenizer) if plan.tracking is not None else None
+    return Setup(model_path, tokenizer, pairs)
+
+
+def run(plan: Plan) -> None:
+    """Train, with tracking at step 0 and at each save; leave a report in the run directory."""
+    execute(plan, assemble(plan))
+
+
+def execute(plan: Plan, setup: Setup) -> None:
+    """`run`, with its parts assembled."""
+    import datasets
+    import transformers
+    from accelerate import PartialState
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()  # of loading and saving; the trainer's stays
+    main = PartialState().is_main_process
     mirror = WandbMirror(None)
     if main:
         with atomic_write(plan.run / "config.yaml") as draft:
-            draft.write_text(yaml.safe_dump(redact(plain(cfg)), sort_keys=False))
-        mirror = _start_mirror(cfg, plan.run)
+            draft.write_text(yaml.safe_dump(redact(plain(plan.cfg)), sort_keys=False))
+        mirror = _start_mirror(plan.cfg, plan.run)
         if mirror.directory is not None:
-            args.report_to = ["wandb"]
-    callbacks = _callbacks(plan, tokenizer, mirror, main)
-    if plan.checkpoint is not None and is_finished(plan.checkpoint, args):
+            plan.args.report_to = ["wandb"]
+    callbacks = _callbacks(plan, setup, mirror, main)
+    if plan.checkpoint is not None and is_finished(plan.checkpoint, plan.args):
         if main:
-            _catch_up(plan, plan.checkpoint, tokenizer, callbacks)
+            _catch_up(plan, plan.checkpoint, setup.tokenizer, callbacks)
     else:
-        _train(plan, model_path, tokenizer, callbacks)
+        _train(plan, setup, callbacks)
     if main:
         if plan.tracking is not None or plan.problems:
             _conclude(plan)
         mirror.finish()
 
 
-def _train(plan: Plan, model_path: str, tokenizer: Any, callbacks: list[Any]) -> None:
+def _train(plan: Plan, setup: Setup, callbacks: list[Any]) -> None:
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
     from transformers.trainer_utils import set_seed
 
     from train.callbacks import Progress
 
     set_seed(plan.args.seed)
-    trainer = _trainer(plan, model_path, tokenizer)
+    trainer = _trainer(plan, setup)
     for bar in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(bar)
     for callback in [*([] if plan.args.disable_tqdm else [Progress()]), *callbacks]:
@@ -212,15 +236,16 @@ def _conclude(plan: Plan) -> None:
 
 
 def run_or_exit(cfg: DictConfig) -> None:
-    """`prepare` and `run`; a user's mistake ends the process with one line and status 2."""
+    """Prepare, assemble, execute; a user's mistake ends the process with one line and status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's calls
     try:
         plan = prepare(cfg)
+        setup = assemble(plan)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    run(plan)
+    execute(plan, setup)
 
 
 def load_resolved(path: Path) -> DictConfig:
