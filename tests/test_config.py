@@ -23,6 +23,7 @@ OPTIONS = sorted(
     for path in CONF.glob("*/*.yaml")
     if path.parent.name not in ("experiment", "train")
 )
+SFT = {"kind": "sft"}
 FILL = {"data=file": "data.source=jsonl:x.jsonl", "pairs=file": "pairs.path=x.jsonl"}
 
 
@@ -178,8 +179,10 @@ def test_resuming_with_other_settings_is_refused():
     from train.config import check_same_run
 
     with pytest.raises(ValueError, match=r"seed \(0 -> 1\)"):
-        check_same_run({"seed": 0, "train": {"a": 1}}, {"seed": 1, "train": {"a": 2}})
-    check_same_run({"seed": 0, "train": {"a": 1}}, {"seed": 0, "train": {"a": 2}})
+        check_same_run({"seed": 0, "train": SFT}, {"seed": 1, "train": SFT})
+    with pytest.raises(ValueError, match=r"train.kind \(sft -> grpo\)"):
+        check_same_run({"seed": 0, "train": SFT}, {"seed": 0, "train": {"kind": "grpo"}})
+    check_same_run({"seed": 0, "train": SFT}, {"seed": 0, "train": {**SFT, "args": {"x": 1}}})
 
 
 def test_tracking_keys_are_the_settings_of_the_tracker():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,10 @@ def training_args(cfg: DictConfig) -> Any:
     import torch
     from trl import GRPOConfig, SFTConfig
 
-    on_cpu = {} if torch.cuda.is_available() else {"use_cpu": True, "bf16": False}
+    on_cpu: dict[str, Any] = {}
+    if not torch.cuda.is_available():
+        on_cpu = {"use_cpu": True, "bf16": False}
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed's import warns of it
     values = {**on_cpu, "output_dir": str(cfg.run_dir), "run_name": cfg.name, "seed": cfg.seed}
     if cfg.deepspeed.config is not None:
         values["deepspeed"] = plain(cfg.deepspeed.config)

@@ -191,7 +191,7 @@ _MAY_CHANGE = ("resume", "run_dir", "logger", "resources", "debug", "train")
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to resume a run whose model, data, pairs, tracking, evaluation or seed has changed.
+    """Refuse to resume a run whose trainer, model, data, pairs, tracking or seed has changed.
 
     Raises:
         ValueError: naming every key that differs, with both values.
@@ -201,6 +201,8 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
         for key in sorted(set(saved) | set(now))
         if key not in _MAY_CHANGE and saved.get(key) != now.get(key)
     ]
+    if (before := saved["train"]["kind"]) != (after := now["train"]["kind"]):
+        changed.append(f"train.kind ({before} -> {after})")
     if changed:
         raise ValueError(
             f"the run was started with other settings: {'; '.join(changed)}. Restore them, or "
