@@ -1,12 +1,13 @@
 """The checkpoints of a run as rows, and those rows as a table of plain text for a terminal.
 
 A row joins what a run wrote about one checkpoint: the training signal since the checkpoint before,
-held-out pass@1, and the states of the heads (analysis/heads.py) against the base, which is the
-lowest recorded step. A run may have records without evaluations or evaluations without records.
+held-out pass@1, and the states of the heads (analysis/heads.py) against the base, which is
+step 0. A run may have records without evaluations or evaluations without records.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import textwrap
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ import yaml
 from analysis.graph import short_head_name
 from analysis.heads import COUNTS, Estimate, HeadStates, head_states
 from analysis.records import Record, read_evaluations, read_metrics, read_records
+
+log = logging.getLogger(__name__)
 
 SIGNALS = {"sft": "loss", "grpo": "reward"}
 WIDTH = 80
@@ -67,6 +70,15 @@ def signal_name(run: Path) -> str:
     return SIGNALS[read_config(run)["train"]["kind"]]
 
 
+def tracked_records(run: Path) -> list[Record]:
+    """The records of a run; none, with a warning, if the base is not among them."""
+    records = read_records(run)
+    if records and records[0].step != 0:
+        log.warning("%s has no record of step 0, the base; no head's state is known", run)
+        return []
+    return records
+
+
 def checkpoint_rows(run: Path, records: list[Record] | None = None) -> list[Row]:
     """Every checkpoint of a run that has a record or an evaluation, by step.
 
@@ -76,7 +88,7 @@ def checkpoint_rows(run: Path, records: list[Record] | None = None) -> list[Row]
         ValueError: the directory holds no run, or the run has no checkpoint yet.
     """
     name = signal_name(run)
-    measured = {r.step: r for r in (read_records(run) if records is None else records)}
+    measured = {r.step: r for r in (tracked_records(run) if records is None else records)}
     evaluations, metrics = read_evaluations(run), read_metrics(run)
     steps = sorted({*measured, *evaluations})
     if not steps:
@@ -84,7 +96,7 @@ def checkpoint_rows(run: Path, records: list[Record] | None = None) -> list[Row]
             f"{run} has neither heads/step-* nor evaluations/step-*; wait for a checkpoint, "
             "or switch on tracking or evaluation and train again"
         )
-    base = measured[min(measured)] if measured else None
+    base = measured.get(0)
     rows = []
     for previous, step in zip([0, *steps], steps, strict=False):
         logged = [v[name] for s, v in metrics.items() if previous < s <= step and name in v]
@@ -142,7 +154,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     names = [str(read_config(path).get("name", path.name)) for path in paths]
     runs = []
     for path, name in zip(paths, names, strict=True):
-        signal, records = signal_name(path), read_records(path)
+        signal, records = signal_name(path), tracked_records(path)
         metrics = sorted(read_metrics(path).items())
         run = Run(
             label=name if names.count(name) == 1 else f"{name} ({path})",

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-SIGNALS = {"sft": "loss", "grpo": "reward"}
+KINDS = ("sft", "grpo")
 
 
 def run_directory(overrides: list[str], kind: str) -> Path:
@@ -34,7 +34,7 @@ def main(overrides: list[str]) -> None:
         print(__doc__)
         return
     started = time.monotonic()
-    runs = {kind: run_directory(overrides, kind) for kind in SIGNALS}
+    runs = {kind: run_directory(overrides, kind) for kind in KINDS}
     for number, (kind, directory) in enumerate(runs.items(), start=1):
         print(f"\n[{number}/{len(runs)}] {kind.upper()} -> {directory}", flush=True)
         asked = [f"train={kind}", "resume=auto", *overrides]
@@ -46,11 +46,11 @@ def main(overrides: list[str]) -> None:
 
 def _summary(runs: dict[str, Path], seconds: float) -> None:
     from analysis.report import write_report
-    from analysis.table import checkpoint_rows, format_table
+    from analysis.table import checkpoint_rows, format_table, signal_name
 
     for kind, directory in runs.items():
         print(f"\n{kind.upper()}")
-        print(format_table(checkpoint_rows(directory), SIGNALS[kind]))
+        print(format_table(checkpoint_rows(directory), signal_name(directory)))
     directories = list(runs.values())
     page = directories[0].parent / f"report-{'-'.join(run.name for run in directories)}.html"
     print(f"\nreport:  {write_report(directories, page)}")

@@ -113,6 +113,17 @@ def test_rows_of_a_run_without_records_or_without_scores(tmp_path: Path) -> None
         assert run.name in text_of(write_report([run], run / "report.html"))
 
 
+def test_without_the_base_no_state_is_claimed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If tracking failed at step 0, a later checkpoint must not stand in for the base."""
+    run = make_run(tmp_path / "r", ["a0.h0", "a0.h2", "a1.h3"])
+    (run / "heads" / "step-000000" / "record.json").unlink()
+    assert {row.states for row in checkpoint_rows(run)} == {None}
+    assert "has no record of step 0, the base" in caplog.text
+    assert "L1H3" not in text_of(write_report([run], tmp_path / "page.html"))
+
+
 def test_table_is_plain_and_says_what_its_marks_mean(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", ["a0.h0", "a0.h2", "a1.h3"])
     lines = format_table(checkpoint_rows(run), "loss").splitlines()

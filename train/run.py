@@ -228,10 +228,9 @@ def _catch_up(plan: Plan, checkpoint: Path, tokenizer: Any, callbacks: list[Any]
 def _conclude(plan: Plan) -> None:
     """Print the table of checkpoints and write the report."""
     from analysis.report import write_report
-    from analysis.table import checkpoint_rows, format_table
+    from analysis.table import checkpoint_rows, format_table, signal_name
 
-    signal = "loss" if plan.cfg.train.kind == "sft" else "reward"
-    print(format_table(checkpoint_rows(plan.run), signal))
+    print(format_table(checkpoint_rows(plan.run), signal_name(plan.run)))
     print(f"report: {write_report([plan.run], plan.run / 'report.html')}", flush=True)
 
 
