@@ -38,6 +38,10 @@ def run_cli(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess
     )
 
 
+def run_code(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
 @pytest.mark.parametrize(("experiment", "kind"), EXPERIMENTS)
 def test_every_experiment_builds_its_arguments(compose, experiment, kind, tmp_path):
     from train.build import peft_config, tracking_settings, training_args
@@ -108,7 +112,7 @@ def test_help_is_instant_and_imports_nothing_heavy(module):
         "heavy = {'torch', 'trl', 'datasets', 'plotly', 'wandb', 'hydra'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = run_code(code)
     assert done.returncode == 0, done.stderr
     if module.startswith("train"):
         assert "  tracking: default, none\n" in done.stdout
@@ -210,5 +214,5 @@ def test_attribution_core_needs_torch_and_transformers_alone():
         "from analysis import attribute, select_circuit\n"
         "from analysis.anatomy import anatomy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = run_code(code)
     assert done.returncode == 0, done.stderr
