@@ -8,8 +8,8 @@ These are differences of thresholded sets, so each count comes with two things. 
 percentile bootstrap: the pairs are resampled with replacement, the same resample for base and
 checkpoint, and both circuits are selected anew. The control (`null`) is the count that two
 independent resamples of the base alone give, that is, what appears when nothing has changed; a
-count whose interval does not clear it is noise. Set differences are biased upwards under
-resampling, which the control shares. All checkpoints of a run use the same resamples.
+count whose interval does not clear it can't be told from noise. Set differences are biased upwards
+under resampling, which the control shares. All checkpoints of a run use the same resamples.
 """
 
 from __future__ import annotations
