@@ -11,17 +11,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from analysis.attribution import EdgeScores, attribute
     from analysis.circuits import Circuit, select_circuit
+    from analysis.graph_files import read_graph, write_graph
     from analysis.pairs import Pair, Pairs
+    from analysis.patching import CircuitEvaluation, evaluate_circuit, evaluate_circuits
 
 _HOMES = {
-    "attribute": "analysis.attribution",
-    "EdgeScores": "analysis.attribution",
     "Circuit": "analysis.circuits",
-    "select_circuit": "analysis.circuits",
+    "CircuitEvaluation": "analysis.patching",
+    "EdgeScores": "analysis.attribution",
     "Pair": "analysis.pairs",
     "Pairs": "analysis.pairs",
+    "attribute": "analysis.attribution",
+    "evaluate_circuit": "analysis.patching",
+    "evaluate_circuits": "analysis.patching",
+    "read_graph": "analysis.graph_files",
+    "select_circuit": "analysis.circuits",
+    "write_graph": "analysis.graph_files",
 }
-__all__ = ["Circuit", "EdgeScores", "Pair", "Pairs", "attribute", "select_circuit"]
+__all__ = [
+    "Circuit",
+    "CircuitEvaluation",
+    "EdgeScores",
+    "Pair",
+    "Pairs",
+    "attribute",
+    "evaluate_circuit",
+    "evaluate_circuits",
+    "read_graph",
+    "select_circuit",
+    "write_graph",
+]
 
 
 def __getattr__(name: str) -> Any:

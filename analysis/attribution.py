@@ -1,69 +1,57 @@
 """Edge attribution patching on Hugging Face modules: (model, pairs) -> one score per edge and pair.
 
-    score(u -> v) = sum over positions of  D_u . (1/m) sum_k  dM/d(input of v) at x_k
-    D_u = output of u on the corrupted prompt - output of u on the clean prompt
-    x_k = e_corrupted + (k/m) (e_clean - e_corrupted),  k = 0 .. m-1
+    score(u -> v) = sum over positions of  D_u . sum_k w_k dM/d(input of v) at step k
+    D_u = what u writes on the corrupted prompt - what it writes on the clean prompt
 
-x_k is the embedding output of the whole sequence (EAP-IG-inputs, Hanna et al. 2024,
-arXiv 2403.17806; the left Riemann sum of their package). EAP (Syed et al. 2023, arXiv 2310.10348)
-takes the gradient on the clean prompt alone. M is a metric for which larger is worse (see METRICS),
-so the score is the first-order change of M when the edge u -> v carries its corrupted value, and a
-positive score means that the edge helps.
+M is a metric for which larger is worse (analysis/metrics.py), so the score is the first-order
+change of M when the edge u -> v carries its corrupted value, and a positive score means that the
+edge helps. The methods, under the names of the EAP-IG package, differ in where the gradient is
+taken:
 
-A head u = (l, h) writes z_h W_O[h], z the input of `o_proj`. The input of v lies before its norm.
-With g the gradient at q_proj's output for one head, W_Q[h] the rows of that head and J the Jacobian
-of the norm at the layer's residual, dM/d(input) = J^T W_Q[h]^T g; likewise for k_proj and v_proj,
-whose heads are shared by a group of query heads, so that grouped-query attention is exact without
-repeating anything. Model code, attention implementation and weights are used as they are.
+    EAP                  on the clean prompt                    Syed et al. 2023, arXiv 2310.10348
+    EAP-IG-inputs        at points between the corrupted embedding and the clean one, the rest of
+                         the clean run following from them      Hanna et al. 2024, arXiv 2403.17806
+    EAP-IG-activations   in clean runs in which one block of nodes (the embedding, the heads of one
+                         layer, or one MLP) writes a mixture of its two outputs; all blocks in turn
+    clean-corrupted      the mean of the clean and the corrupted prompt
+    exact                no gradient: M with the one edge patched, less M on the clean prompt
 
-Shape legend: B pairs, T positions, S sources, D destinations, d residual width, H query heads,
-K key/value heads, e head width, V vocabulary. Buffers: `sources` float [B, S, T, d] (the D_u),
-`gradients` float [B, D, T, d] (summed over the steps), both contracted once per batch, layer by
-layer, because a layer reads only the sources below it.
+    for how the gradients are summed see analysis/gradients.py, for how they meet the D_u
+    analysis/contraction.py, for `exact` analysis/patching.py
+
+Grouped-query attention is exact: the gradient at a shared key or value head is that of the head
+itself (grouped), or of each query head's own copy (ungrouped).
+
+Shape legend: B pairs, T positions, S sources, D destinations, E edges, d residual width.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from analysis.anatomy import Anatomy, anatomy, linear_map
-from analysis.graph import Graph
+from analysis.anatomy import Anatomy, anatomy, wide
+from analysis.contraction import Contraction, block_bytes
+from analysis.forward import Audit, Hooks, Sources, record_sources, run, ungrouped
+from analysis.gradients import GradientSums
+from analysis.graph import KV, Graph
+from analysis.metrics import Metric, metric_named
 from analysis.pairs import Batch, Pairs
+from analysis.patching import exact_scores
 from analysis.preserve import preserved
+from analysis.quadrature import path_points
 
-METHODS = ("EAP", "EAP-IG-inputs")
+log = logging.getLogger(__name__)
 
-
-def kl(logits_BV: torch.Tensor, clean_BV: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """KL divergence KL(clean || patched) of the next-token distributions, in nats: [B].
-
-    Its gradient vanishes at the clean prompt, so the plain `EAP` method gives exactly 0 with it.
-    """
-    clean = clean_BV.log_softmax(-1)
-    return (clean.exp() * (clean - logits_BV.log_softmax(-1))).sum(-1)
-
-
-def logit_diff(logits_BV: torch.Tensor, clean_BV: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Foil logit minus target logit: [B]. The logit difference, negated so that larger is worse.
-
-    A pair whose target has logit 3 and whose foil has logit 1 gives -2; corrupting an edge that
-    helps raises it, so that edge's score is positive.
-    """
-    if batch.target_ids is None or batch.foil_ids is None:
-        raise ValueError("logit_diff needs a target and a foil in every pair; add them, or use kl")
-    target = logits_BV.gather(1, batch.target_ids[:, None])
-    foil = logits_BV.gather(1, batch.foil_ids[:, None])
-    return (foil - target).squeeze(1)
-
-
-Metric = Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]
-METRICS: dict[str, Metric] = {"kl": kl, "logit_diff": logit_diff}
+METHODS = ("EAP", "EAP-IG-inputs", "EAP-IG-activations", "clean-corrupted", "exact")
+MEMORY_BUDGET = 2**32
+BLOCK_SHARE = 64  # a block of tokens gets 1/64 of the budget: small blocks stay in the caches
+MOST_STEPS = 8  # that are kept before they are contracted; more would save next to nothing
 
 
 @dataclass(frozen=True)
@@ -102,8 +90,8 @@ class EdgeScores:
         """|sum of the input's attributions - (M corrupted - M clean)| / |M corrupted - M clean|.
 
         All means over pairs. The sum over the edges out of `input` is the path integral of the
-        gradient along the embedding, so the gap is the error of the quadrature; infinite where the
-        metric does not change.
+        gradient along the embedding, so for EAP-IG-inputs the gap is the error of the quadrature;
+        infinite where the metric does not change.
         """
         change = (self.metric_corrupted - self.metric_clean).mean()
         gap = (self.mean[0].sum() - change).abs() / change.abs()
@@ -116,8 +104,11 @@ def attribute(
     method: str = "EAP-IG-inputs",
     metric: str = "kl",
     ig_steps: int = 5,
+    quadrature: str = "left",
+    kv: str = "grouped",
     batch_size: int = 8,
     show_progress: bool = False,
+    memory_budget: int = MEMORY_BUDGET,
 ) -> EdgeScores:
     """Score every edge of a model's graph on every pair.
 
@@ -126,213 +117,255 @@ def attribute(
 
     Args:
         model: a Hugging Face causal language model, or a PEFT model around one.
-        method: one of METHODS. metric: one of METRICS. ig_steps: m, ignored by EAP.
+        method: one of METHODS. metric: one of `analysis.metrics.METRICS`.
+        ig_steps, quadrature: number and kind of the points on the path (`analysis.quadrature`), for
+            the two EAP-IG methods. `left` is the package's sum: for EAP-IG-activations, whose path
+            runs from the clean activations to the corrupted ones, it starts at the clean end.
+        kv: `grouped`, one edge into a shared key or value head, or `ungrouped`, one for every
+            query head that reads it (the EAP-IG package's graph).
         batch_size: pairs in one pass; the result does not depend on it.
+        memory_budget: bytes for what the steps leave behind, beyond the model's own passes; long
+            batches are contracted after fewer steps and in more blocks of tokens, as the log says.
+            The result does not depend on it.
 
     Raises:
-        ValueError: unknown method or metric, ids outside the vocabulary, a target or foil missing,
-            an unsupported architecture, or hooks that do not add up to the residual stream.
+        ValueError: unknown method, metric, quadrature or kv; ids outside the vocabulary; a target,
+            foil or label missing; an unsupported architecture; parts that do not add up; scores
+            that are not finite.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
-    if ig_steps < 1 or batch_size < 1:
-        raise ValueError(f"ig_steps ({ig_steps}) and batch_size ({batch_size}) must be at least 1")
-    parts = anatomy(model)
-    pairs.check_vocabulary(int(parts.embedding.num_embeddings))  # type: ignore[arg-type]
-    alphas = [1.0] if method == "EAP" else [k / ig_steps for k in range(ig_steps)]
+    check_settings(method, metric, ig_steps, quadrature, kv, batch_size)
+    points = path_points(quadrature, ig_steps)
+    parts = anatomy(model, kv)
+    pairs.check_vocabulary(int(parts.embedding.num_embeddings))
+    pairs.check_length(parts.max_tokens)
     device = next(model.parameters()).device
-    results = []
+    results: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     n_batches = -(-len(pairs) // batch_size)
-    with preserved(model):
-        batches = pairs.batches(batch_size)
-        silent = None if show_progress else True  # None: silent unless this is a terminal
-        for batch in tqdm(batches, "attribution", n_batches, leave=False, disable=silent):
-            results.append(_attribute_batch(parts, batch.to(device), METRICS[metric], alphas))
+    silent = None if show_progress else True  # None: silent unless this is a terminal
+    with preserved(model), ungrouped(parts):
+        todo = pairs.batches(batch_size)
+        for batch in tqdm(todo, "attribution", n_batches, leave=False, disable=silent):
+            first = not results
+            job = _Job(parts, batch.to(device), metric_named(metric), memory_budget, first)
+            results.append(job.scores(method, points))
     scores, clean, corrupted = (torch.cat(column) for column in zip(*results, strict=True))
+    if not bool(torch.isfinite(scores).all()):
+        bad = int((~torch.isfinite(scores)).flatten(1).any(1).nonzero()[0])
+        raise ValueError(f"the scores of pair {bad} are not finite; use a wider dtype")
     return EdgeScores(parts.graph, scores, clean, corrupted)
 
 
-def _attribute_batch(
-    parts: Anatomy, batch: Batch, metric: Metric, alphas: list[float]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores [B, S, D] and the clean and corrupted metric [B] of one batch, on the CPU."""
-    clean, clean_logits = _source_pass(parts, batch.clean, batch)
-    corrupted, corrupted_logits = _source_pass(parts, batch.corrupted, batch)
-    sources = _source_differences(parts, clean, corrupted, batch.mask)
-    gradients: torch.Tensor | None = None
-    for alpha in alphas:
-        embedding = corrupted.embedding + alpha * (clean.embedding - corrupted.embedding)
-        step = _destination_gradients(parts, batch, embedding, clean_logits, metric)
-        gradients = step if gradients is None else gradients.add_(step)
-    assert gradients is not None
-    scores = _contract(parts.graph, sources, gradients / len(alphas))
-    m_clean = metric(clean_logits, clean_logits, batch)
-    m_corrupted = metric(corrupted_logits, clean_logits, batch)
-    return scores.cpu(), m_clean.cpu(), m_corrupted.cpu()
+def check_settings(
+    method: str, metric: str, ig_steps: int, quadrature: str, kv: str, batch_size: int
+) -> None:
+    """Raise ValueError, with what is known, for a setting of `attribute` that is not."""
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    if kv not in KV:
+        raise ValueError(f"unknown kv {kv!r}; known: {', '.join(KV)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; a pass needs at least one pair")
+    metric_named(metric)
+    path_points(quadrature, ig_steps)
 
 
-@contextmanager
-def _hooked(handles: list[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+@dataclass(frozen=True)
+class _Job:
+    """The attribution of one batch. `first`: check the model on its clean run, and log the plan."""
+
+    parts: Anatomy
+    batch: Batch
+    metric: Metric
+    memory_budget: int
+    first: bool
+
+    def scores(
+        self, method: str, points: list[tuple[float, float]]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores [B, S, D] and the clean and corrupted metric [B], on the CPU."""
+        batch, metric = self.batch, self.metric
+        path = _embedding_path(method, points)
+        with Hooks() as hooks:
+            sums = GradientSums(self.parts, hooks)
+            clean, clean_logits = self._ends(sums, batch.clean, path.pop(1.0, None), None)
+            corrupted, logits = self._ends(sums, batch.corrupted, path.pop(0.0, None), clean_logits)
+            if method == "exact":
+                scores = exact_scores(self.parts, batch, metric, corrupted, clean_logits)
+            else:
+                if method == "EAP-IG-activations":
+                    steps = _activation_steps(self.parts, points, self.batch)
+                else:
+                    steps = _embedding_steps(path, clean.embedding, corrupted.embedding)
+                differences = _differences(corrupted, clean, batch.mask)
+                scores = self._by_gradient(steps, sums, differences, clean_logits)
+        m_clean, m_corrupted = (metric(x, clean_logits, batch) for x in (clean_logits, logits))
+        mask = self.parts.graph.edge_mask.to(scores.device)
+        return (scores * mask).cpu(), m_clean.cpu(), m_corrupted.cpu()
+
+    def _ends(
+        self,
+        sums: GradientSums,
+        ids: torch.Tensor,
+        weight: float | None,
+        clean_logits: torch.Tensor | None,
+    ) -> tuple[Sources, torch.Tensor]:
+        """The clean or the corrupted run: what its sources write, and its logits [N, V].
+
+        With a weight the path has a point here, and the same run's gradients are summed.
+        """
+        parts = self.parts
+        with Hooks() as hooks, torch.set_grad_enabled(weight is not None):
+            audit = Audit(parts, hooks, int(self.batch.mask[0].sum())) if self.first else None
+            seen = record_sources(hooks, parts)
+            if weight is None:
+                logits = run(parts, ids, self.batch)
+            else:
+                sums.weight = weight
+                logits = self._backward(hooks, ids, lambda x: x, clean_logits)
+        if audit is not None and clean_logits is None:
+            audit.verify(seen)
+        return seen, logits
+
+    def _backward(
+        self,
+        hooks: Hooks,
+        ids: torch.Tensor,
+        change: Callable[[torch.Tensor], torch.Tensor],
+        clean_logits: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Forward and backward, to the (changed) embeddings; the logits [N, V]."""
+        leaves = []
+
+        def enter(x: torch.Tensor) -> torch.Tensor:
+            leaves.append(change(x).detach().requires_grad_())
+            return leaves[0]
+
+        hooks.input(self.parts.layers[0], enter)
+        logits = run(self.parts, ids, self.batch)
+        reference = logits.detach() if clean_logits is None else clean_logits
+        torch.autograd.grad(self.metric(logits, reference, self.batch).sum(), leaves)
+        return logits.detach()
+
+    def _plan(self) -> tuple[int, int]:
+        """Steps kept before they are contracted, and tokens in a block, that fit the budget."""
+        n_pairs, length = self.batch.clean.shape
+        norm = self.parts.final_norm.module.weight
+        step = len(self.parts.blocks) * n_pairs * length * len(norm) * norm.element_size()
+        block = block_bytes(self.parts, n_pairs)
+        steps = max(1, min(MOST_STEPS, self.memory_budget // step))
+        tokens = max(1, min(length, self.memory_budget // BLOCK_SHARE // block))
+        if self.first:
+            log.info(
+                "attribution of %d pairs of up to %d tokens at a time: up to %d steps are kept "
+                "(%.2f GiB each), contracted in blocks of %d tokens (%.2f GiB), to stay within "
+                "%.2f GiB",
+                *(n_pairs, length, steps, step / 2**30),
+                *(tokens, tokens * block / 2**30, self.memory_budget / 2**30),
+            )
+        return steps, tokens
+
+    def _by_gradient(
+        self,
+        steps: Iterator[_Step],
+        sums: GradientSums,
+        differences: Sources,
+        clean_logits: torch.Tensor,
+    ) -> torch.Tensor:
+        """Run the remaining steps and contract the summed gradients: [B, S, D]."""
+        kept, tokens = self._plan()
+        contraction = Contraction(self.parts, differences, tokens)
+        shape = len(self.batch.clean), *self.parts.graph.edge_mask.shape
+        scores = differences.embedding.new_zeros(shape)
+        for step in steps:
+            if sums.n_steps >= kept:
+                contraction.add(sums, scores)
+                sums.clear()
+            sums.weight, sums.first_attention = step.weight, step.first_attention
+            with Hooks() as hooks, torch.enable_grad():
+                if step.writes is not None:
+                    module, output = step.writes
+                    hooks.output(module, lambda y, output=output: output)  # type: ignore[misc]
+                embedding = step.embedding
+                self._backward(hooks, self.batch.clean, lambda x, new=embedding: new, clean_logits)  # type: ignore[misc]
+        contraction.add(sums, scores)
+        return scores
 
 
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """float32, or float64 where the tensor is float64 already."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+@dataclass(frozen=True)
+class _Step:
+    """One run on the clean tokens: what enters the first layer, and what a module writes instead.
+
+    first_attention: the lowest layer whose attention counts as a destination.
+    """
+
+    weight: float
+    embedding: torch.Tensor
+    writes: tuple[nn.Module, torch.Tensor] | None = None
+    first_attention: int = 0
 
 
-def _logits(parts: Anatomy, ids: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Run the model; logits at each pair's position: [B, V]."""
-    hidden = parts.decoder(
-        input_ids=ids, attention_mask=batch.mask, use_cache=False
-    ).last_hidden_state
-    rows = torch.arange(hidden.shape[0], device=hidden.device)
-    return _wide(parts.lm_head(hidden[rows, batch.positions]))
+def _differences(corrupted: Sources, clean: Sources, mask: torch.Tensor) -> Sources:
+    """Corrupted less clean in float32 or wider, 0 at padded positions; both are used up."""
+    keep = mask[..., None]
+
+    def less(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (wide(a) - wide(b)).mul_(keep)
+
+    def each(a: list[torch.Tensor], b: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [less(a.pop(0), b.pop(0)) for _ in range(len(a))]
+
+    embedding = less(corrupted.embedding, clean.embedding)
+    return Sources(embedding, each(corrupted.zr, clean.zr), each(corrupted.mlp, clean.mlp))
 
 
-@dataclass
-class _Outputs:
-    """What the sources wrote in one run, and the residual stream they must add up to."""
+def _embedding_path(method: str, points: list[tuple[float, float]]) -> dict[float, float]:
+    """Weight of each alpha between the corrupted embedding (0) and the clean one (1)."""
+    return {
+        "EAP": {1.0: 1.0},
+        "clean-corrupted": {1.0: 0.5, 0.0: 0.5},
+        "EAP-IG-inputs": dict(points),
+    }.get(method, {})
 
-    embedding: torch.Tensor  # [B, T, d]
-    z: list[torch.Tensor]  # per layer, the input of o_proj: [B, T, H * e]
-    mlp: list[torch.Tensor]  # per layer: [B, T, d]
-    residual: torch.Tensor  # the input of the final norm: [B, T, d]
+
+def _embedding_steps(
+    path: dict[float, float], clean: torch.Tensor, corrupted: torch.Tensor
+) -> Iterator[_Step]:
+    for alpha, weight in path.items():
+        yield _Step(weight, torch.lerp(corrupted, clean, alpha))
+
+
+def _activation_steps(
+    parts: Anatomy, points: list[tuple[float, float]], batch: Batch
+) -> Iterator[_Step]:
+    """The runs of EAP-IG-activations; their weights add up to 1.
+
+    Those that mix the embedding add nothing to the attention of layer 0, as in the package, where
+    that embedding is a constant.
+    """
+    branches = [b for block in parts.blocks for b in (block.attention_branch, block.mlp_branch)]
+    clean, corrupted = (
+        _outputs(parts, [parts.layers[0], *branches], ids, batch)
+        for ids in (batch.clean, batch.corrupted)
+    )
+    share = 1 / len(clean)
+    for index, (written, other) in enumerate(zip(clean, corrupted, strict=True)):
+        for beta, weight in points:
+            mixed = torch.lerp(written, other, beta)
+            if index == 0:
+                yield _Step(weight * share, mixed, first_attention=1)
+            else:
+                yield _Step(weight * share, clean[0], (branches[index - 1], mixed))
 
 
 @torch.no_grad()
-def _source_pass(parts: Anatomy, ids: torch.Tensor, batch: Batch) -> tuple[_Outputs, torch.Tensor]:
-    seen: dict[str, list[torch.Tensor]] = {"embedding": [], "z": [], "mlp": [], "residual": []}
-    handles = [
-        parts.embedding.register_forward_hook(lambda m, i, o: seen["embedding"].append(o.detach())),
-        parts.final_norm.register_forward_pre_hook(lambda m, i: seen["residual"].append(i[0])),
-    ]
-    for block in parts.blocks:
-        handles += [
-            block.o_proj.register_forward_pre_hook(lambda m, i: seen["z"].append(i[0])),
-            block.mlp.register_forward_hook(lambda m, i, o: seen["mlp"].append(o)),
-        ]
-    with _hooked(handles):
-        logits = _logits(parts, ids, batch)
-    return _Outputs(seen["embedding"][0], seen["z"], seen["mlp"], seen["residual"][0]), logits
-
-
-def _source_differences(
-    parts: Anatomy, clean: _Outputs, corrupted: _Outputs, mask: torch.Tensor
-) -> torch.Tensor:
-    """D_u of every source, 0 at padded positions: [B, S, T, d]."""
-    graph = parts.graph
-    difference = _wide(corrupted.embedding) - _wide(clean.embedding)
-    B, T, d = difference.shape
-    sources = difference.new_zeros(B, graph.n_sources, T, d)
-    sources[:, 0] = difference
-    for layer, block in enumerate(parts.blocks):
-        dz = (_wide(corrupted.z[layer]) - _wide(clean.z[layer])).view(B, T, graph.n_heads, -1)
-        W_O = _wide(linear_map(block.o_proj)).view(d, graph.n_heads, parts.head_dim)
-        first = graph.head_source(layer, 0)
-        sources[:, first : first + graph.n_heads] = torch.einsum("bthe,dhe->bhtd", dz, W_O)
-        sources[:, first + graph.n_heads] = _wide(corrupted.mlp[layer]) - _wide(clean.mlp[layer])
-    _check_sum(sources, _wide(corrupted.residual) - _wide(clean.residual), clean.embedding.dtype)
-    return sources * mask[:, None, :, None]
-
-
-def _check_sum(sources: torch.Tensor, residual: torch.Tensor, dtype: torch.dtype) -> None:
-    """Refuse a model whose sources do not add up to its residual stream."""
-    error = (sources.sum(1) - residual).abs().max()
-    scale = residual.abs().max()
-    tolerance = 1e-3 if dtype in (torch.float32, torch.float64) else 0.1
-    if not error <= tolerance * scale:
-        raise ValueError(
-            "the outputs of heads, MLPs and embedding do not add up to the residual stream (off by "
-            f"{float(error):.2g} of {float(scale):.2g}): NaN weights, or a model that is not built "
-            "from plain pre-norm blocks; attribution would give wrong numbers"
-        )
-
-
-def _destination_gradients(
-    parts: Anatomy,
-    batch: Batch,
-    embedding: torch.Tensor,
-    clean_logits: torch.Tensor,
-    metric: Metric,
-) -> torch.Tensor:
-    """Gradient of the metric at the input of every destination, before its norm: [B, D, T, d]."""
-    graph = parts.graph
-    outputs: list[torch.Tensor] = []  # per layer q, k, v, mlp norm; then the final norm
-    residuals: list[torch.Tensor] = []  # per layer: input of attention norm, of MLP norm; final
-    start = embedding.detach().requires_grad_()
-
-    def keep_output(module: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        outputs.append(output)
-
-    def keep_input(module: nn.Module, args: tuple[torch.Tensor]) -> None:
-        residuals.append(_wide(args[0].detach()))
-
-    handles = [parts.embedding.register_forward_hook(lambda m, i, o: start)]
-    for block in parts.blocks:
-        for norm in (block.attention_norm, block.mlp_norm):
-            handles.append(norm.register_forward_pre_hook(keep_input))
-        for module in (block.q_proj, block.k_proj, block.v_proj, block.mlp_norm):
-            handles.append(module.register_forward_hook(keep_output))
-    handles.append(parts.final_norm.register_forward_pre_hook(keep_input))
-    handles.append(parts.final_norm.register_forward_hook(keep_output))
-    with _hooked(handles), torch.enable_grad():
-        loss = metric(_logits(parts, batch.clean, batch), clean_logits, batch).sum()
-        grads = [_wide(g) for g in torch.autograd.grad(loss, outputs)]
-
-    B, T, d = start.shape
-    gradients = grads[0].new_empty(B, graph.n_destinations, T, d)
-    for layer, block in enumerate(parts.blocks):
-        g_q, g_k, g_v, g_mlp = grads[4 * layer : 4 * layer + 4]
-        at_norm = torch.cat(
-            [
-                _to_norm(g, linear_map(projection), parts.head_dim)
-                for g, projection in ((g_q, block.q_proj), (g_k, block.k_proj), (g_v, block.v_proj))
-            ],
-            dim=1,
-        )
-        first = layer * graph.layer_width
-        last = first + graph.layer_width - 1
-        gradients[:, first:last] = _norm_vjp(block.attention_norm, residuals[2 * layer], at_norm)
-        at_mlp = _norm_vjp(block.mlp_norm, residuals[2 * layer + 1], g_mlp[:, None])
-        gradients[:, last : last + 1] = at_mlp
-    gradients[:, -1:] = _norm_vjp(parts.final_norm, residuals[-1], grads[-1][:, None])
-    return gradients
-
-
-def _to_norm(g: torch.Tensor, weight: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """W[h]^T g[h] of every head of a projection: g [B, T, h * e], W [h * e, d] -> [B, h, T, d]."""
-    B, T, _ = g.shape
-    per_head = _wide(weight).view(-1, head_dim, weight.shape[1])
-    return torch.einsum("bthe,hed->bhtd", g.view(B, T, -1, head_dim), per_head)
-
-
-def _norm_vjp(norm: nn.Module, residual_BTd: torch.Tensor, g_BNTd: torch.Tensor) -> torch.Tensor:
-    """J^T g for N gradients at once, J the Jacobian of the norm at the residual: [B, N, T, d]."""
-    with torch.enable_grad():
-        x = residual_BTd[:, None].expand_as(g_BNTd).clone().requires_grad_()
-        (vjp,) = torch.autograd.grad(norm(x), x, g_BNTd)
-    return vjp
-
-
-def _contract(graph: Graph, sources: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-    """Sum over positions and d of D_u . g_v for every edge u -> v: [B, S, D]."""
-    u, v = sources.flatten(2), gradients.flatten(2)
-    scores = sources.new_zeros(u.shape[0], graph.n_sources, graph.n_destinations)
-
-    def fill(n_sources: int, first: int, last: int) -> None:
-        scores[:, :n_sources, first:last] = u[:, :n_sources] @ v[:, first:last].mT
-
-    for layer in range(graph.n_layers):
-        start = layer * graph.layer_width
-        mlp = start + graph.layer_width - 1
-        fill(graph.attention_sources(layer), start, mlp)
-        fill(graph.mlp_sources(layer), mlp, mlp + 1)
-    fill(graph.n_sources, graph.n_destinations - 1, graph.n_destinations)
-    return scores
+def _outputs(
+    parts: Anatomy, modules: list[nn.Module], ids: torch.Tensor, batch: Batch
+) -> list[torch.Tensor]:
+    """What enters the first module, and what the others return, in one run: [B, T, d] each."""
+    seen: list[torch.Tensor] = []
+    with Hooks() as hooks:
+        hooks.input(modules[0], lambda x: seen.append(x))
+        for module in modules[1:]:
+            hooks.output(module, lambda y: seen.append(y))
+        run(parts, ids, batch)
+    return seen

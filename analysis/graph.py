@@ -5,6 +5,8 @@ Sources (what writes into the residual stream), L layers of H heads:
 Destinations (what reads it; K key/value heads; grouped: one k and one v per key/value head):
     `a{l}.h{h}<q>` = l (H+2K+1) + h,  `a{l}.kv{j}<k>` = ... + H + j,
     `a{l}.kv{j}<v>` = ... + H + K + j,  `m{l}` = ... + H + 2K,  `logits` last
+Ungrouped, every query head has a k and a v of its own, as in the EAP-IG package: `a{l}.h{h}<k>`,
+`a{l}.h{h}<v>`, and H stands for K above. A grouped edge is the sum of its ungrouped members.
 An edge runs from every source to every destination above it; an MLP reads the heads of its layer.
 Node names are those of the EAP-IG package, except that a shared key or value head is one node.
 """
@@ -17,6 +19,7 @@ from functools import cached_property
 
 import torch
 
+KV = ("grouped", "ungrouped")
 _HEAD = re.compile(r"^(?:a(\d+)\.h(\d+)|[Ll](\d+)[Hh](\d+))$")
 
 
@@ -25,11 +28,28 @@ class Graph:
     """The graph of a model with `n_layers` x `n_heads` heads and `n_kv_heads` key/value heads.
 
     Shapes below: S sources, D destinations, E edges, N = S + 1 nodes (the sources, then `logits`).
+
+    Raises:
+        ValueError: the query heads don't divide into the key/value heads, or `kv` is unknown.
     """
 
     n_layers: int
     n_heads: int
     n_kv_heads: int
+    kv: str = "grouped"
+
+    def __post_init__(self) -> None:
+        if self.kv not in KV:
+            raise ValueError(f"unknown kv {self.kv!r}; known: {', '.join(KV)}")
+        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"{self.n_heads} query heads can't share {self.n_kv_heads} key/value heads evenly"
+            )
+
+    @property
+    def kv_width(self) -> int:
+        """Key destinations in one layer, and as many value destinations."""
+        return self.n_heads if self.kv == "ungrouped" else self.n_kv_heads
 
     @property
     def n_sources(self) -> int:
@@ -38,7 +58,7 @@ class Graph:
     @property
     def layer_width(self) -> int:
         """Destinations in one layer."""
-        return self.n_heads + 2 * self.n_kv_heads + 1
+        return self.n_heads + 2 * self.kv_width + 1
 
     @property
     def n_destinations(self) -> int:
@@ -68,7 +88,8 @@ class Graph:
         names = []
         for layer in range(self.n_layers):
             names += [f"a{layer}.h{head}<q>" for head in range(self.n_heads)]
-            names += [f"a{layer}.kv{j}<{side}>" for side in "kv" for j in range(self.n_kv_heads)]
+            node = "kv" if self.kv == "grouped" else "h"
+            names += [f"a{layer}.{node}{j}<{side}>" for side in "kv" for j in range(self.kv_width)]
             names.append(f"m{layer}")
         return [*names, "logits"]
 
@@ -108,13 +129,13 @@ class Graph:
     def readers(self) -> torch.Tensor:
         """Which nodes a destination feeds: bool [D, N]; a shared key or value head, its group."""
         feeds = torch.zeros(self.n_destinations, self.n_sources + 1, dtype=torch.bool)
-        group = self.n_heads // self.n_kv_heads
+        group = self.n_heads // self.kv_width
         for layer in range(self.n_layers):
             start = layer * self.layer_width
             for head in range(self.n_heads):
                 node = self.head_source(layer, head)
                 kv = start + self.n_heads + head // group
-                feeds[[start + head, kv, kv + self.n_kv_heads], node] = True
+                feeds[[start + head, kv, kv + self.kv_width], node] = True
             feeds[start + self.layer_width - 1, self.mlp_sources(layer)] = True
         feeds[-1, -1] = True
         return feeds

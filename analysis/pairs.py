@@ -6,7 +6,8 @@ File format, one JSON object a line, either text or token ids:
     {"clean_ids": [...], "corrupted_ids": [...], "target_id": 5, "foil_id": 7}
 
 `target` and `foil` are needed by the `logit_diff` metric alone; the first token of a text counts.
-The metric is read at `position`, by default the last token.
+The metric is read at `positions` (a list of token indices; negative ones count from the end), by
+default the last token. A text is tokenized as it stands: it holds its own special tokens.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ class Pair:
     """One clean and one corrupted prompt, as token ids of equal length.
 
     Raises:
-        ValueError: the prompts are empty or differ in length, or the position lies outside them.
+        ValueError: the prompts are empty or differ in length, or a position lies outside them.
     """
 
     clean_ids: tuple[int, ...]
     corrupted_ids: tuple[int, ...]
     target_id: int | None = None
     foil_id: int | None = None
-    position: int = -1
+    positions: tuple[int, ...] = (-1,)
 
     def __post_init__(self) -> None:
         if len(self.clean_ids) != len(self.corrupted_ids):
@@ -43,18 +44,36 @@ class Pair:
             )
         if not self.clean_ids:
             raise ValueError("the pair is empty")
-        if not -len(self.clean_ids) <= self.position < len(self.clean_ids):
-            raise ValueError(f"position {self.position} lies outside {len(self.clean_ids)} tokens")
+        length = len(self.clean_ids)
+        if not self.positions:
+            raise ValueError("positions is empty; the metric is read at one position at least")
+        for position in self.positions:
+            if not -length <= position < length:
+                raise ValueError(f"position {position} lies outside {length} tokens")
+        if len({position % length for position in self.positions}) < len(self.positions):
+            raise ValueError(f"positions {list(self.positions)} name a token twice")
+
+    @property
+    def labels(self) -> list[int | None]:
+        """The clean token after each position; the target, if any, after the last token."""
+        after = (*self.clean_ids[1:], self.target_id)
+        return [after[position] for position in self.positions]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded token ids of some pairs: ids and mask int64 [B, T], positions int64 [B]."""
+    """Right-padded token ids of some pairs: ids and mask int64 [B, T].
+
+    The metric is read at N places in all: pair `rows` [N], token `positions` [N], followed in the
+    clean text by `labels` [N]. target_ids, foil_ids: [B]. None where a pair does not have it.
+    """
 
     clean: torch.Tensor
     corrupted: torch.Tensor
     mask: torch.Tensor
+    rows: torch.Tensor
     positions: torch.Tensor
+    labels: torch.Tensor | None
     target_ids: torch.Tensor | None
     foil_ids: torch.Tensor | None
 
@@ -64,6 +83,17 @@ class Batch:
             name: None if value is None else value.to(device) for name, value in vars(self).items()
         }
         return Batch(**moved)
+
+    def repeat(self, times: int) -> Batch:
+        """The same pairs again and again: row i of the result is pair i modulo B."""
+
+        def again(values: torch.Tensor | None) -> torch.Tensor | None:
+            return None if values is None else values.repeat(times, *[1] * (values.ndim - 1))
+
+        repeated: dict[str, Any] = {name: again(value) for name, value in vars(self).items()}
+        shift = torch.arange(times, device=self.rows.device).repeat_interleave(len(self.rows))
+        repeated["rows"] = repeated["rows"] + len(self.clean) * shift
+        return Batch(**repeated)
 
 
 class Pairs(Sequence[Pair]):
@@ -134,20 +164,36 @@ class Pairs(Sequence[Pair]):
                         f"{size - 1}; the pairs were made with another tokenizer"
                     )
 
+    def check_length(self, limit: int | None) -> None:
+        """Raise ValueError if a pair is longer than a model that learned its positions allows."""
+        for index, pair in enumerate(self):
+            if limit is not None and len(pair.clean_ids) > limit:
+                raise ValueError(
+                    f"pair {index} has {len(pair.clean_ids)} tokens, but the model has positions "
+                    f"for {limit}"
+                )
+
 
 def _parse(row: Any, tokenizer: Any) -> Pair:
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     if "clean_ids" in row and "corrupted_ids" in row:
-        unknown = set(row) - {"clean_ids", "corrupted_ids", "target_id", "foil_id", "position"}
-        if unknown:
-            raise ValueError(f"unknown fields {sorted(unknown)}")
-        ids = {k: tuple(int(i) for i in row[k]) for k in ("clean_ids", "corrupted_ids")}
-        return Pair(**{**row, **ids})
+        _check_fields(row, "clean_ids", "corrupted_ids", "target_id", "foil_id", "positions")
+        for name in ("target_id", "foil_id"):
+            if row.get(name) is not None:
+                _integers(name, [row[name]])
+        return Pair(
+            clean_ids=_integers("clean_ids", row["clean_ids"]),
+            corrupted_ids=_integers("corrupted_ids", row["corrupted_ids"]),
+            target_id=row.get("target_id"),
+            foil_id=row.get("foil_id"),
+            positions=_integers("positions", row.get("positions", [-1])),
+        )
     if "clean" not in row or "corrupted" not in row:
         raise ValueError(
             f"needs clean and corrupted, or clean_ids and corrupted_ids; has {sorted(row)}"
         )
+    _check_fields(row, "clean", "corrupted", "target", "foil", "positions")
     if tokenizer is None:
         raise ValueError("a pair given as text needs a tokenizer; give one, or write token ids")
     return Pair(
@@ -155,7 +201,25 @@ def _parse(row: Any, tokenizer: Any) -> Pair:
         corrupted_ids=encode(tokenizer, row["corrupted"]),
         target_id=_first_token(tokenizer, row.get("target")),
         foil_id=_first_token(tokenizer, row.get("foil")),
+        positions=_integers("positions", row.get("positions", [-1])),
     )
+
+
+def _check_fields(row: dict[str, Any], *known: str) -> None:
+    if unknown := sorted(set(row) - set(known)):
+        raise ValueError(f"unknown fields {unknown}; known: {', '.join(known)}")
+
+
+def _integers(name: str, values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise ValueError(f"{name} must hold integers alone")
+    return tuple(values)
+
+
+def holds_text(path: Path) -> bool:
+    """True if a pairs file has a line of text, so that reading it needs a tokenizer."""
+    with open(path, encoding="utf-8") as lines:
+        return any('"clean"' in line for line in lines)
 
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
@@ -173,7 +237,7 @@ def _first_token(tokenizer: Any, text: str | int | None) -> int | None:
 
 
 def collate(pairs: Sequence[Pair], pad_id: int = 0) -> Batch:
-    """Right-pad pairs to a batch; target and foil ids are None unless every pair has them."""
+    """Right-pad pairs to a batch; targets, foils and labels are None unless every pair has them."""
     length = max(len(pair.clean_ids) for pair in pairs)
 
     def padded(rows: list[tuple[int, ...]], fill: int) -> torch.Tensor:
@@ -187,7 +251,9 @@ def collate(pairs: Sequence[Pair], pad_id: int = 0) -> Batch:
         clean=padded([pair.clean_ids for pair in pairs], pad_id),
         corrupted=padded([pair.corrupted_ids for pair in pairs], pad_id),
         mask=padded([(1,) * len(pair.clean_ids) for pair in pairs], 0),
-        positions=torch.tensor([pair.position % len(pair.clean_ids) for pair in pairs]),
+        rows=torch.tensor([row for row, pair in enumerate(pairs) for _ in pair.positions]),
+        positions=torch.tensor([p % len(pair.clean_ids) for pair in pairs for p in pair.positions]),
+        labels=column([label for pair in pairs for label in pair.labels]),
         target_ids=column([pair.target_id for pair in pairs]),
         foil_ids=column([pair.foil_id for pair in pairs]),
     )

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from analysis.anatomy import base_model
-from analysis.attribution import METHODS, METRICS, attribute
+from analysis.attribution import attribute, check_settings
 from analysis.circuits import edge_budget, head_importance, select_edges
 from analysis.heads import HeadStates, bootstrap_heads, head_states
 from analysis.pairs import Pairs
@@ -33,6 +33,8 @@ class TrackingSettings:
     method: str = "EAP-IG-inputs"
     metric: str = "kl"
     ig_steps: int = 5
+    quadrature: str = "gauss-legendre"
+    kv: str = "grouped"
     batch_size: int = 8
     top_n: int | None = None
     fraction: float | None = 0.05
@@ -40,10 +42,12 @@ class TrackingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"tracking.method is {self.method!r}; known: {', '.join(METHODS)}")
-        if self.metric not in METRICS:
-            raise ValueError(f"tracking.metric is {self.metric!r}; known: {', '.join(METRICS)}")
+        try:
+            check_settings(
+                self.method, self.metric, self.ig_steps, self.quadrature, self.kv, self.batch_size
+            )
+        except ValueError as error:
+            raise ValueError(f"tracking: {error}") from error
         if self.method == "EAP" and self.metric == "kl":
             raise ValueError("EAP with kl scores every edge 0; use EAP-IG-inputs, or logit_diff")
         if (self.top_n is None) == (self.fraction is None):
@@ -92,7 +96,15 @@ class HeadTracker:
         started = time.perf_counter()
         s = self.settings
         scores = attribute(
-            model, self.pairs, s.method, s.metric, s.ig_steps, s.batch_size, show_progress
+            model,
+            self.pairs,
+            s.method,
+            s.metric,
+            s.ig_steps,
+            s.quadrature,
+            s.kv,
+            s.batch_size,
+            show_progress,
         )
         graph, per_pair = scores.graph, scores.per_edge
         budget = edge_budget(graph, s.top_n, s.fraction)

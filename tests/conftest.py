@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-ARCHITECTURES = ("qwen2", "qwen3", "llama", "mistral")
+ARCHITECTURES = ("qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3", "gpt2")
 
 torch.set_num_threads(1)
 
@@ -34,31 +34,45 @@ def tiny_model(architecture: str, dtype: torch.dtype = torch.float64, seed: int 
     """
     import transformers
 
-    kind = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "mistral": "Mistral"}[
-        architecture
-    ]
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=50,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16 if architecture == "qwen3" else 8,
-        max_position_embeddings=64,
-        sliding_window=4 if architecture == "mistral" else None,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        tie_word_embeddings=architecture == "qwen3",
-    )
+    if architecture == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=48
+        )
+        model = transformers.GPT2LMHeadModel(config).to(dtype)
+    else:
+        kind = {"gemma3": "Gemma3", "qwen2": "Qwen2"}.get(architecture, architecture.capitalize())
+        options: dict[str, Any] = {"head_dim": 16 if architecture == "qwen3" else 8}
+        if architecture.startswith("gemma"):
+            options["query_pre_attn_scalar"] = 12
+            options["final_logit_softcapping"] = 3.0
+            options["layer_types"] = ["sliding_attention", "full_attention"]
+        config_class = getattr(
+            transformers, "Gemma3TextConfig" if architecture == "gemma3" else f"{kind}Config"
+        )
+        config = config_class(
+            vocab_size=50,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            sliding_window=4 if architecture in ("mistral", "gemma2", "gemma3") else None,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            tie_word_embeddings=architecture in ("qwen3", "gemma2", "gemma3"),
+            **options,
+        )
+        model = getattr(transformers, f"{kind}ForCausalLM")(config).to(dtype)
     generator = torch.Generator().manual_seed(seed)
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).to(dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=dtype)
             scale = 0.3 if parameter.ndim == 2 else 0.2
-            parameter.copy_(noise * scale + (1.0 if "norm" in name else 0.0))
+            norm = "weight" in name and any(part in name for part in ("norm", "ln_"))
+            offset = 1.0 if norm and not architecture.startswith("gemma") else 0.0
+            parameter.copy_(noise * scale + offset)
     return model.eval()
 
 

@@ -7,8 +7,7 @@ import json
 import pytest
 import torch
 
-from analysis import select_circuit
-from analysis.circuits import edge_budget, head_importance, prune, select_edges
+from analysis.circuits import head_importance, prune, select_edges
 from analysis.graph import Graph
 from analysis.heads import bootstrap_heads, head_states
 from analysis.monitor import WandbMirror, head_values, redact
@@ -64,20 +63,6 @@ def test_prune_removes_dead_ends_and_keeps_shared_heads():
     kept = prune(GRAPH, edges[None])[0]
     expected = edges_named("input->a0.h0<q>", "a0.h0->a1.kv0<k>", "a1.h1->logits")
     assert torch.equal(kept, expected)
-
-
-def test_selection_by_absolute_score_and_budget():
-    scores = torch.zeros(GRAPH.n_edges)
-    scores[edges_named("input->a0.h0<q>")] = -3.0
-    scores[edges_named("a0.h0->logits")] = 2.0
-    scores[edges_named("input->logits")] = 1.0
-    assert select_circuit(GRAPH, scores, top_n=2).heads == ["a0.h0"]
-    assert select_circuit(GRAPH, scores, top_n=1).n_edges == 0  # a dead end is no circuit
-    assert select_circuit(GRAPH, scores, fraction=1.0).n_edges == 3  # score 0 is never selected
-    assert edge_budget(GRAPH, None, 0.5) == round(GRAPH.n_edges / 2)
-    for wrong in ({"top_n": 0}, {"fraction": 0.0}, {"top_n": 3, "fraction": 0.1}, {}):
-        with pytest.raises(ValueError):
-            select_circuit(GRAPH, scores, **wrong)
 
 
 def planted(strong: list[str], pairs: int = 24, seed: int = 0) -> torch.Tensor:

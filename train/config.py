@@ -83,6 +83,8 @@ class TrackingConfig:
     method: str = "EAP-IG-inputs"
     metric: str = "kl"
     ig_steps: int = 5
+    quadrature: str = "gauss-legendre"
+    kv: str = "grouped"
     batch_size: int = 8
     top_n: int | None = None
     fraction: float | None = 0.05

@@ -1,0 +1,107 @@
+"""Command lines of this package: `key=value` arguments checked against a dataclass.
+
+The dataclass is the schema and the help: each field's `help` says what it is. Nested dataclasses
+give dotted keys, as in the configurations of training runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+T = TypeVar("T")
+REQUIRED = "???"
+
+
+def key(help: str, default: Any = REQUIRED) -> Any:
+    """A field of a command line's dataclass; without a default it must be given."""
+    return field(default=default, metadata={"help": help})
+
+
+def keys(schema: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Every key of a schema with its default and its help."""
+    for entry in fields(schema):
+        factory = entry.default_factory
+        if factory is not MISSING and is_dataclass(factory):
+            yield from keys(factory, f"{prefix}{entry.name}.")
+        else:
+            yield prefix + entry.name, entry.default, entry.metadata["help"]
+
+
+def parse(schema: type[T], arguments: list[str]) -> T:
+    """The dataclass that `key=value` arguments describe.
+
+    Raises:
+        ValueError: an argument is no assignment, its key is unknown (the nearest one is named), its
+            value has the wrong type, or a key that must be given is missing.
+    """
+    known = {name: default for name, default, _ in keys(schema)}
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if not equals:
+            raise ValueError(f"{argument!r} is not key=value")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown key {name!r}; {hint}")
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.from_dotlist(arguments))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ValueError(f"missing: {', '.join(f'{name}=...' for name in missing)}")
+    value = OmegaConf.to_object(config)
+    assert isinstance(value, schema)
+    return value
+
+
+def help_text(schema: Any, usage: str) -> str:
+    """What `--help` prints."""
+    rows = [
+        (name + ("" if default == REQUIRED else f"={'null' if default is None else default}"), text)
+        for name, default, text in keys(schema)
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([usage.strip(), "", *(f"  {name:{width}}  {text}" for name, text in rows)])
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what this process frees, for its own next use, instead of returning it.
+
+    Attribution frees and asks again for the same large blocks; a page that the system took back in
+    between must be faulted in and cleared anew, which cost 9 % of the time of a benchmark on a
+    virtual machine (docs/LOG.md). Does nothing where the C library is another one.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            mallopt(parameter, 2**31 - 1)
+
+
+def main(schema: type[T], usage: str, action: Callable[[T], None]) -> None:
+    """Parse the command line and act; a user's mistake is one line and exit status 1 or 2."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(schema, usage))
+        return
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "httpcore", "urllib3", "filelock"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    keep_freed_memory()
+    try:
+        options = parse(schema, sys.argv[1:])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        action(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,261 @@
+"""Runs in which every edge carries its clean value or an ablated one: circuits, and `exact` scores.
+
+The model runs on the clean prompts. The input of a destination v is
+
+    residual stream + sum over the cut edges u -> v of (ablated output of u - current output of u)
+
+where current is what u writes in this very run, whose inputs are mixtures too. Each q, k and v head
+gets an input of its own: the shared norm and the head's rows of the projection are applied to it,
+and the projection's output is replaced. With no edge cut the model's code runs untouched; with all
+edges cut every input is the ablated one. Biases are nobody's edge and stay.
+
+Ablations: `patch`, the output on the corrupted prompt; `zero`; `mean`, the mean output over the
+clean prompts' tokens.
+
+Shape legend: B pairs, T positions, S sources, D destinations, E edges, d residual width, n
+destinations of one side, R 1 or B: one set of cut edges for all pairs, or one for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from analysis.anatomy import Anatomy, Block, Norm, Projection, anatomy, wide
+from analysis.circuits import Circuit
+from analysis.forward import Hooks, Sources, check_model, run, source_run, ungrouped
+from analysis.metrics import Metric, metric_named
+from analysis.pairs import Batch, Pairs
+from analysis.preserve import preserved
+
+ABLATIONS = ("patch", "zero", "mean")
+RUN_BYTES = 2**29  # of the sources' differences in one run
+
+
+@dataclass(frozen=True)
+class CircuitEvaluation:
+    """The metric of a circuit, of the full model and of the empty circuit, for each pair: [pairs].
+
+    The metric is the loss form of analysis/metrics.py: larger is worse.
+    """
+
+    circuit: torch.Tensor
+    full: torch.Tensor
+    empty: torch.Tensor
+
+    @property
+    def faithfulness(self) -> float:
+        """(m(C) - m(empty)) / (m(full) - m(empty)), of means over pairs; NaN if nothing changes.
+
+        Hanna et al. 2024, arXiv 2403.17806; 1 is the full model, 0 the empty circuit.
+        """
+        circuit, full, empty = (float(m.mean()) for m in (self.circuit, self.full, self.empty))
+        return (circuit - empty) / (full - empty) if full != empty else float("nan")
+
+
+def evaluate_circuit(
+    model: nn.Module,
+    pairs: Pairs,
+    circuit: Circuit,
+    metric: str = "kl",
+    ablation: str = "patch",
+    batch_size: int = 8,
+) -> CircuitEvaluation:
+    """Run the model with the circuit's edges clean and all others ablated.
+
+    Raises:
+        ValueError: unknown metric or ablation, a circuit of another graph, or anything that
+            `attribute` refuses.
+    """
+    return evaluate_circuits(model, pairs, [circuit], metric, ablation, batch_size)[0]
+
+
+def evaluate_circuits(
+    model: nn.Module,
+    pairs: Pairs,
+    circuits: Sequence[Circuit],
+    metric: str = "kl",
+    ablation: str = "patch",
+    batch_size: int = 8,
+) -> list[CircuitEvaluation]:
+    """`evaluate_circuit` for several circuits of one graph, which share the clean runs."""
+    if ablation not in ABLATIONS:
+        raise ValueError(f"unknown ablation {ablation!r}; known: {', '.join(ABLATIONS)}")
+    measure = metric_named(metric)
+    parts = anatomy(model, circuits[0].graph.kv)
+    for circuit in circuits:
+        if circuit.graph.destination_names != parts.graph.destination_names:
+            raise ValueError(f"the circuit is of {circuit.graph}, the model has {parts.graph}")
+    pairs.check_vocabulary(int(parts.embedding.num_embeddings))
+    pairs.check_length(parts.max_tokens)
+    keeps = [circuit.matrix for circuit in circuits]
+    keeps.append(torch.zeros_like(keeps[0]))  # the empty circuit
+    device = next(model.parameters()).device
+    rows = []
+    with preserved(model), torch.no_grad(), ungrouped(parts):
+        check_model(parts, pairs)
+        means = _mean_sources(parts, pairs, batch_size, device) if ablation == "mean" else None
+        for batch in pairs.batches(_rows(parts, pairs, batch_size)):
+            batch = batch.to(device)
+            clean_logits = run(parts, batch.clean, batch)
+            ablated = means or _ablated(parts, batch, ablation)
+            cuts = [(parts.graph.edge_mask & ~keep).to(device) for keep in keeps]
+            logits = [patched_logits(parts, batch, cut[None], ablated) for cut in cuts]
+            values = [measure(x, clean_logits, batch).cpu() for x in (clean_logits, *logits)]
+            rows.append(torch.stack(values))
+    full, *of_circuits, empty = torch.cat(rows, 1)
+    return [CircuitEvaluation(values, full, empty) for values in of_circuits]
+
+
+def exact_scores(
+    parts: Anatomy, batch: Batch, metric: Metric, corrupted: Sources, clean_logits: torch.Tensor
+) -> torch.Tensor:
+    """Metric with one edge carrying its corrupted value, less that of the clean run: [B, S, D].
+
+    One patched run per edge, many edges in one pass; for small models.
+    """
+    graph, n_pairs = parts.graph, len(batch.clean)
+    base = metric(clean_logits, clean_logits, batch)
+    scores = base.new_zeros(n_pairs, graph.n_sources, graph.n_destinations)
+    length, d = batch.clean.shape[1], len(parts.final_norm.gain)
+    count = max(1, RUN_BYTES // (graph.n_sources * n_pairs * length * d * base.element_size()))
+    for edges in graph.edges.split(min(count, 256)):
+        n = len(edges)
+        cut = base.new_zeros(n, n_pairs, graph.n_sources, graph.n_destinations, dtype=torch.bool)
+        cut[torch.arange(n), :, edges[:, 0], edges[:, 1]] = True
+        many = batch.repeat(n)
+        ablated = Sources(
+            corrupted.embedding.repeat(n, 1, 1),
+            [z.repeat(n, 1, 1) for z in corrupted.zr],
+            [m.repeat(n, 1, 1) for m in corrupted.mlp],
+        )
+        with torch.no_grad():
+            logits = patched_logits(parts, many, cut.flatten(0, 1), ablated)
+        change = metric(logits, clean_logits.repeat(n, 1), many).view(n, n_pairs) - base
+        scores[:, edges[:, 0], edges[:, 1]] = change.T
+    return scores
+
+
+def patched_logits(
+    parts: Anatomy, batch: Batch, cut: torch.Tensor, ablated: Sources
+) -> torch.Tensor:
+    """Logits [N, V] of the run on the clean prompts with the edges `cut` [R, S, D] ablated."""
+    with Hooks() as hooks:
+        _Patch(parts, hooks, cut, ablated)
+        return run(parts, batch.clean, batch)
+
+
+class _Patch:
+    """The hooks of one patched run; `delta` [S, B, T, d] is ablated less current, as it comes."""
+
+    def __init__(self, parts: Anatomy, hooks: Hooks, cut: torch.Tensor, ablated: Sources) -> None:
+        self.parts, self.cut, self.ablated = parts, cut, ablated
+        self.delta = torch.empty(0)
+        self._x = torch.empty(0)  # residual stream at the attention of the current layer
+        self._z = torch.empty(0)
+        hooks.input(parts.layers[0], self._start)
+        for index, block in enumerate(parts.blocks):
+            hooks.input(block.attention_norm.module, self._keep_stream)
+            for module, sides in block.readers.items():
+                hooks.output(module, partial(self._project, index=index, sides=sides))
+            hooks.input(block.o_proj, self._keep_z)
+            hooks.output(block.o_proj, partial(self._write_heads, index=index, block=block))
+            mlp = (index + 1) * parts.graph.layer_width - 1
+            hooks.input(block.mlp_norm.module, partial(self._mix, column=mlp))
+            hooks.output(block.mlp_branch, partial(self._write_mlp, index=index))
+        top = parts.graph.n_destinations - 1
+        hooks.input(parts.final_norm.module, partial(self._mix, column=top))
+
+    def _start(self, x: torch.Tensor) -> None:
+        self.delta = wide(x).new_zeros(self.parts.graph.n_sources, *x.shape)
+        self.delta[0] = self.ablated.embedding - wide(x)
+
+    def _keep_stream(self, x: torch.Tensor) -> None:
+        self._x = x
+
+    def _keep_z(self, z: torch.Tensor) -> None:
+        self._z = z
+
+    def _inputs(self, x: torch.Tensor, columns: slice) -> torch.Tensor | None:
+        """Inputs of some destinations, [n, B, T, d], or None if all their edges are clean."""
+        cut = self.cut[..., columns]
+        if not bool(cut.any()):
+            return None
+        weight = cut.to(self.delta.dtype)
+        if len(weight) == 1:
+            mixed = (weight[0].T @ self.delta.flatten(1)).view(-1, *x.shape)
+        else:
+            mixed = torch.einsum("bsn,sbtd->nbtd", weight, self.delta)
+        return mixed.add_(wide(x))
+
+    def _project(self, y: torch.Tensor, index: int, sides: list[Projection]) -> torch.Tensor | None:
+        """Replace the outputs of the heads whose inputs differ from the residual stream."""
+        block, outputs = self.parts.blocks[index], []
+        for side in sides:
+            before = sum(s.width for s in block.sides[: block.sides.index(side)])
+            first = index * self.parts.graph.layer_width + before
+            inputs = self._inputs(self._x, slice(first, first + side.width))
+            if inputs is None:
+                outputs.append(y[..., side.first : side.first + side.width * side.head_dim])
+            else:
+                outputs.append(_apply(block.attention_norm, side, inputs).to(y.dtype))
+        return torch.cat(outputs, -1)
+
+    def _write_heads(self, attention: torch.Tensor, index: int, block: Block) -> None:
+        zr, norm = wide(self._z), block.post_attention_norm
+        zr = zr if norm is None else zr * norm.rstd(attention)
+        dz = (self.ablated.zr[index] - zr).unflatten(-1, (block.n_heads, -1))
+        first = self.parts.graph.head_source(index, 0)
+        heads = torch.einsum("bthe,hed->hbtd", dz, block.W_O)
+        self.delta[first : first + block.n_heads] = heads
+
+    def _write_mlp(self, output: torch.Tensor, index: int) -> None:
+        source = self.parts.graph.mlp_sources(index)
+        self.delta[source] = self.ablated.mlp[index] - wide(output)
+
+    def _mix(self, x: torch.Tensor, column: int) -> torch.Tensor | None:
+        inputs = self._inputs(x, slice(column, column + 1))
+        return None if inputs is None else inputs[0].to(x.dtype)
+
+
+def _apply(norm: Norm, side: Projection, inputs: torch.Tensor) -> torch.Tensor:
+    """Each head's output from its own input [n, B, T, d], its norm included: [B, T, n * e]."""
+    normed = norm.centre(inputs) * norm.rstd(inputs) * norm.gain
+    y = torch.einsum("nbtd,ned->btne", normed, side.weight).flatten(-2)
+    return y if side.offset is None else y + side.offset
+
+
+def _rows(parts: Anatomy, pairs: Pairs, batch_size: int) -> int:
+    """Pairs in one run: at most `batch_size`, and no more than RUN_BYTES of differences."""
+    length = max(len(pair.clean_ids) for pair in pairs)
+    gain = parts.final_norm.gain
+    one = parts.graph.n_sources * length * len(gain) * gain.element_size()
+    return max(1, min(batch_size, RUN_BYTES // one))
+
+
+def _ablated(parts: Anatomy, batch: Batch, ablation: str) -> Sources:
+    if ablation == "patch":
+        seen, _ = source_run(parts, batch.corrupted, batch)
+        return Sources(wide(seen.embedding), list(map(wide, seen.zr)), list(map(wide, seen.mlp)))
+    zero = torch.zeros((), device=batch.clean.device)
+    n_layers = len(parts.blocks)
+    return Sources(zero, [zero] * n_layers, [zero] * n_layers)
+
+
+def _mean_sources(parts: Anatomy, pairs: Pairs, batch_size: int, device: torch.device) -> Sources:
+    """Mean over the tokens of all clean prompts of what each source writes; padding is left out."""
+    totals: list[torch.Tensor] = []
+    n_tokens, n_layers = 0, len(parts.blocks)
+    for batch in pairs.batches(batch_size):
+        batch = batch.to(device)
+        seen, _ = source_run(parts, batch.clean, batch)
+        keep = batch.mask[..., None]
+        sums = [(wide(t) * keep).sum((0, 1)) for t in (seen.embedding, *seen.zr, *seen.mlp)]
+        totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
+        n_tokens += int(batch.mask.sum())
+    embedding, *rest = [total / n_tokens for total in totals]
+    return Sources(embedding, rest[:n_layers], rest[n_layers:])
