@@ -215,14 +215,16 @@ class _Job:
         """
         parts = self.parts
         with Hooks() as hooks, torch.set_grad_enabled(weight is not None):
-            audit = Audit(parts, hooks, int(self.batch.mask[0].sum())) if self.first else None
+            audit = None
+            if self.first and clean_logits is None:
+                audit = Audit(parts, hooks, int(self.batch.mask[0].sum()))
             seen = record_sources(hooks, parts)
             if weight is None:
                 logits = run(parts, ids, self.batch)
             else:
                 sums.weight = weight
                 logits = self._backward(hooks, ids, lambda x: x, clean_logits)
-        if audit is not None and clean_logits is None:
+        if audit is not None:
             audit.verify(seen)
         return seen, logits
 

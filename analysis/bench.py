@@ -13,6 +13,7 @@ medians. Memory is the peak above the weights, each side in a process of its own
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import platform
 import resource
@@ -107,6 +108,8 @@ def sides(options: Options) -> tuple[Callable[[], object], Callable[[], object]]
     """The floor and the attribution, ready to run."""
     import torch
 
+    logging.getLogger("analysis.attribution").setLevel(logging.WARNING)  # it is called many times
+
     from analysis import attribute
     from analysis.metrics import kl
 
@@ -130,9 +133,7 @@ def sides(options: Options) -> tuple[Callable[[], object], Callable[[], object]]
         _synchronize()
 
     def attribution() -> None:
-        attribute(
-            model, pairs, ig_steps=options.steps, kv=options.kv, batch_size=options.batch
-        )  # fmt: skip
+        attribute(model, pairs, ig_steps=options.steps, kv=options.kv, batch_size=options.batch)
         _synchronize()
 
     return floor, attribution

@@ -8,7 +8,8 @@ The path of EAP-IG-inputs runs from the corrupted embedding (alpha 0) to the cle
     gauss-legendre  the m-point Gauss-Legendre rule on [0, 1]
 
 Error of the first two O(1/m), of the midpoint O(1/m^2), of Gauss-Legendre exponential in m where
-the gradient is smooth along the path.
+the gradient is smooth along the path. On real weights and at few steps the midpoint is the most
+accurate (docs/LOG.md).
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class TrackingSettings:
 
     method: str = "EAP-IG-inputs"
     metric: str = "kl"
-    ig_steps: int = 5
-    quadrature: str = "gauss-legendre"
+    ig_steps: int = 6
+    quadrature: str = "midpoint"
     kv: str = "grouped"
     batch_size: int = 8
     top_n: int | None = None

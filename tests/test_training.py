@@ -86,8 +86,10 @@ def test_the_base_record_is_that_of_the_base_model(compose, tiny_dir, tmp_path):
     pairs = Pairs.load(tmp_path / "r" / "pairs.jsonl")
     for step, source in ((0, tiny_dir), (4, tmp_path / "r" / "checkpoint-4")):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-        scores = attribute(model, pairs, ig_steps=2).per_edge
-        found = read_record(tmp_path / "r", step).per_pair
+        record = read_record(tmp_path / "r", step)
+        quadrature = record.settings["quadrature"]
+        scores = attribute(model, pairs, ig_steps=2, quadrature=quadrature).per_edge
+        found = record.per_pair
         assert (found - scores).abs().max() < 1e-5 * scores.abs().max()
 
 
