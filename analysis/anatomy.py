@@ -116,11 +116,15 @@ class Norm:
 
 @dataclass(frozen=True)
 class Projection:
-    """The rows of a linear module that belong to one side (q, k or v) of one layer's attention."""
+    """The rows of a linear module that belong to one side (q, k or v) of one layer's attention.
+
+    first: the first of those rows. column: this side's first destination among the layer's.
+    """
 
     module: nn.Module
     norm: Norm
     first: int
+    column: int
     n_heads: int
     head_dim: int
     repeats: int = 1  # copies of each head: query heads that share it, in the ungrouped graph
@@ -133,6 +137,16 @@ class Projection:
     def width(self) -> int:
         """Destinations of this side."""
         return self.n_heads * self.repeats
+
+    @property
+    def columns(self) -> slice:
+        """This side's destinations among the layer's."""
+        return slice(self.column, self.column + self.width)
+
+    @property
+    def features(self) -> slice:
+        """This side's part of the module's output, once repeated."""
+        return slice(self.first, self.first + self.width * self.head_dim)
 
     def repeat(self, y: torch.Tensor) -> torch.Tensor:
         """One copy per destination: [..., n_heads * e] -> [..., width * e]."""
@@ -306,6 +320,7 @@ def _block(layer: Any, layout: Layout, graph: Graph, head_dim: int, where: str) 
             module=modules[0 if fused else side],
             norm=attention_norm,
             first=sum(counts[:side]) * head_dim if fused else 0,
+            column=(0, graph.n_heads, graph.n_heads + graph.kv_width)[side],
             n_heads=counts[side],
             head_dim=head_dim,
             repeats=repeats[side],

@@ -94,12 +94,9 @@ def attention_gradients(layer: LayerSums, block: slice, out: torch.Tensor) -> No
         return
     norm, g = layer.block.attention_norm, layer.g[:, block].flatten(0, 1)
     heads = out.flatten(1, 2)
-    first = 0
+    by_head = g.unflatten(-1, (layer.width, -1)).transpose(0, 1)
     for side in layer.block.sides:
-        rows, e = slice(first, first + side.width), side.head_dim
-        columns = g[:, first * e : (first + side.width) * e].unflatten(-1, (side.width, e))
-        torch.bmm(columns.transpose(0, 1), side.weight, out=heads[rows])
-        first += side.width
+        torch.bmm(by_head[side.columns], side.weight, out=heads[side.columns])
     x = torch.stack([norm.centre(wide(x[:, block])).flatten(0, 1) for x in layer.x], 1)
     c = torch.stack([c[:, block].flatten(0, 1) for c in layer.c], 2)
     torch.addcmul(torch.bmm(c, x).transpose(0, 1), heads, norm.gain, out=heads)

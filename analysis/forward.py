@@ -175,8 +175,7 @@ class Audit:
             for side, name in zip(block.sides, ("q", "k", "v"), strict=True):
                 expected = torch.einsum("btd,hed->bthe", y, side.weight).flatten(-2)
                 expected = expected if side.offset is None else expected + side.offset
-                columns = slice(side.first, side.first + expected.shape[-1])
-                actual = self._out[side.module][..., columns]
+                actual = self._out[side.module][..., side.features]
                 same(where + f"the {name} projection of the normalised input", actual, expected)
             zr = self._few(seen.zr[index]).unflatten(-1, (block.n_heads, -1))
             heads = torch.einsum("bthe,hed->btd", zr, block.W_O)

@@ -57,14 +57,14 @@ class LayerSums:
     ) -> None:
         """Add the gradient at a side's output y [B, T, width * e], times w, to the last step."""
         e, d, c = side.head_dim, self.x[-1].shape[-1], self.c[-1]
-        first = sum(other.width for other in self.block.sides[: self.block.sides.index(side)])
         if self.g is None:
             self.g = gradient.new_zeros(*c.shape[:2], self.width * e)
-        self.g[..., first * e : (first + side.width) * e].addcmul_(gradient, r, value=w)
+        first, end = side.columns.start * e, side.columns.stop * e
+        self.g[..., first:end].addcmul_(gradient, r, value=w)
         if side.offset is not None:
             y = y - side.offset
         dots = (y * gradient).unflatten(-1, (side.width, e)).sum(-1)
-        c[..., first : first + side.width] = dots.mul_(r.square() * (-w / d))
+        c[..., side.columns] = dots.mul_(r.square() * (-w / d))
 
 
 class GradientSums:
@@ -106,13 +106,12 @@ class GradientSums:
             if not y.requires_grad or index < self.first_attention:
                 return
             # y.detach(), not y: a hook that held y would keep y's own graph alive
-            r, weight, value = self._r, self.weight, wide(y.detach())
+            r, weight, value = self._r, self.weight, y.detach()
 
             def add(gradient: torch.Tensor) -> None:
                 for side in sides:
-                    columns = slice(side.first, side.first + side.width * side.head_dim)
-                    at = value[..., columns], wide(gradient)[..., columns]
-                    layer.add(side, *at, r, weight)
+                    y_side, g_side = (wide(t[..., side.features]) for t in (value, gradient))
+                    layer.add(side, y_side, g_side, r, weight)
 
             y.register_hook(add)
 

@@ -196,11 +196,10 @@ class _Patch:
         """Replace the outputs of the heads whose inputs differ from the residual stream."""
         block, outputs = self.parts.blocks[index], []
         for side in sides:
-            before = sum(s.width for s in block.sides[: block.sides.index(side)])
-            first = index * self.parts.graph.layer_width + before
+            first = index * self.parts.graph.layer_width + side.column
             inputs = self._inputs(self._x, slice(first, first + side.width))
             if inputs is None:
-                outputs.append(y[..., side.first : side.first + side.width * side.head_dim])
+                outputs.append(y[..., side.features])
             else:
                 outputs.append(_apply(block.attention_norm, side, inputs).to(y.dtype))
         return torch.cat(outputs, -1)
