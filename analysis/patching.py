@@ -5,27 +5,28 @@ The model runs on the clean prompts. The input of a destination v is
     residual stream + sum over the cut edges u -> v of (ablated output of u - current output of u)
 
 where current is what u writes in this very run, whose inputs are mixtures too. Each q, k and v head
-gets an input of its own: the shared norm and the head's rows of the projection are applied to it,
-and the projection's output is replaced. With no edge cut the model's code runs untouched; with all
-edges cut every input is the ablated one. Biases are nobody's edge and stay.
+gets an input of its own (those with the same edges cut share it): the shared norm and the head's
+rows of the projection are applied to it, and the projection's output is replaced. With no edge cut
+the model's code runs untouched; with all edges cut every input is the ablated one. Biases are
+nobody's edge and stay.
 
 Ablations: `patch`, the output on the corrupted prompt; `zero`; `mean`, the mean output over the
 clean prompts' tokens.
 
-Shape legend: B pairs, T positions, S sources, D destinations, E edges, d residual width, n
-destinations of one side, R 1 or B: one set of cut edges for all pairs, or one for each.
+Shape legend: B pairs, T positions, S sources, D destinations, d residual width, n destinations of
+one side, R 1 or B: one set of cut edges for all pairs, or one for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
 
-from analysis.anatomy import Anatomy, Block, Norm, Projection, anatomy, wide
+from analysis.anatomy import Anatomy, Block, Projection, anatomy, wide
 from analysis.circuits import Circuit
 from analysis.forward import Hooks, Sources, check_model, run, source_run, ungrouped
 from analysis.metrics import Metric, metric_named
@@ -157,6 +158,7 @@ class _Patch:
         self.delta = torch.empty(0)
         self._x = torch.empty(0)  # residual stream at the attention of the current layer
         self._z = torch.empty(0)
+        graph = parts.graph
         hooks.input(parts.layers[0], self._start)
         for index, block in enumerate(parts.blocks):
             hooks.input(block.attention_norm.module, self._keep_stream)
@@ -164,11 +166,11 @@ class _Patch:
                 hooks.output(module, partial(self._project, index=index, sides=sides))
             hooks.input(block.o_proj, self._keep_z)
             hooks.output(block.o_proj, partial(self._write_heads, index=index, block=block))
-            mlp = (index + 1) * parts.graph.layer_width - 1
-            hooks.input(block.mlp_norm.module, partial(self._mix, column=mlp))
+            column, below = (index + 1) * graph.layer_width - 1, graph.mlp_sources(index)
+            hooks.input(block.mlp_norm.module, partial(self._mix, column=column, n_sources=below))
             hooks.output(block.mlp_branch, partial(self._write_mlp, index=index))
-        top = parts.graph.n_destinations - 1
-        hooks.input(parts.final_norm.module, partial(self._mix, column=top))
+        mix = partial(self._mix, column=graph.n_destinations - 1, n_sources=graph.n_sources)
+        hooks.input(parts.final_norm.module, mix)
 
     def _start(self, x: torch.Tensor) -> None:
         self.delta = wide(x).new_zeros(self.parts.graph.n_sources, *x.shape)
@@ -180,29 +182,39 @@ class _Patch:
     def _keep_z(self, z: torch.Tensor) -> None:
         self._z = z
 
-    def _inputs(self, x: torch.Tensor, columns: slice) -> torch.Tensor | None:
-        """Inputs of some destinations, [n, B, T, d], or None if all their edges are clean."""
-        cut = self.cut[..., columns]
-        if not bool(cut.any()):
-            return None
-        weight = cut.to(self.delta.dtype)
-        if len(weight) == 1:
-            mixed = (weight[0].T @ self.delta.flatten(1)).view(-1, *x.shape)
-        else:
-            mixed = torch.einsum("bsn,sbtd->nbtd", weight, self.delta)
-        return mixed.add_(wide(x))
+    def _inputs(
+        self, x: torch.Tensor, columns: slice, n_sources: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Groups of destinations that read the same: their indices in `columns`, and [B, T, d].
 
-    def _project(self, y: torch.Tensor, index: int, sides: list[Projection]) -> torch.Tensor | None:
+        Destinations all of whose edges are clean are left out.
+        """
+        cut = self.cut[:, :n_sources, columns].permute(2, 0, 1)  # [n, R, S]
+        patterns, group = torch.unique(cut, dim=0, return_inverse=True)
+        weight, delta = patterns.to(self.delta.dtype), self.delta[:n_sources]
+        if weight.shape[1] == 1:
+            mixed = (weight[:, 0] @ delta.flatten(1)).view(-1, *x.shape)
+        else:
+            mixed = torch.einsum("nbs,sbtd->nbtd", weight, delta)
+        for index, pattern in enumerate(patterns):
+            if bool(pattern.any()):
+                yield (group == index).nonzero().flatten(), mixed[index].add_(wide(x))
+
+    def _project(self, y: torch.Tensor, index: int, sides: list[Projection]) -> torch.Tensor:
         """Replace the outputs of the heads whose inputs differ from the residual stream."""
-        block, outputs = self.parts.blocks[index], []
+        graph, norm = self.parts.graph, self.parts.blocks[index].attention_norm
+        out = y.clone()
         for side in sides:
-            first = index * self.parts.graph.layer_width + side.column
-            inputs = self._inputs(self._x, slice(first, first + side.width))
-            if inputs is None:
-                outputs.append(y[..., side.features])
-            else:
-                outputs.append(_apply(block.attention_norm, side, inputs).to(y.dtype))
-        return torch.cat(outputs, -1)
+            first = index * graph.layer_width + side.column
+            columns = slice(first, first + side.width)
+            by_head = out[..., side.features].unflatten(-1, (side.width, side.head_dim))
+            for heads, inputs in self._inputs(self._x, columns, graph.attention_sources(index)):
+                normed = norm.centre(inputs) * norm.rstd(inputs) * norm.gain
+                new = (normed @ side.weight[heads].flatten(0, 1).T).unflatten(-1, (len(heads), -1))
+                if side.offset is not None:
+                    new = new + side.offset.view(side.width, -1)[heads]
+                by_head[..., heads, :] = new.to(y.dtype)
+        return out
 
     def _write_heads(self, attention: torch.Tensor, index: int, block: Block) -> None:
         zr, norm = wide(self._z), block.post_attention_norm
@@ -216,16 +228,10 @@ class _Patch:
         source = self.parts.graph.mlp_sources(index)
         self.delta[source] = self.ablated.mlp[index] - wide(output)
 
-    def _mix(self, x: torch.Tensor, column: int) -> torch.Tensor | None:
-        inputs = self._inputs(x, slice(column, column + 1))
-        return None if inputs is None else inputs[0].to(x.dtype)
-
-
-def _apply(norm: Norm, side: Projection, inputs: torch.Tensor) -> torch.Tensor:
-    """Each head's output from its own input [n, B, T, d], its norm included: [B, T, n * e]."""
-    normed = norm.centre(inputs) * norm.rstd(inputs) * norm.gain
-    y = torch.einsum("nbtd,ned->btne", normed, side.weight).flatten(-2)
-    return y if side.offset is None else y + side.offset
+    def _mix(self, x: torch.Tensor, column: int, n_sources: int) -> torch.Tensor | None:
+        for _, inputs in self._inputs(x, slice(column, column + 1), n_sources):
+            return inputs.to(x.dtype)
+        return None
 
 
 def _rows(parts: Anatomy, pairs: Pairs, batch_size: int) -> int:
