@@ -125,7 +125,7 @@ def table(curves: dict[str, Curve]) -> str:
     """The curves as text for a terminal."""
 
     def cell(estimate: tuple[float, float, float]) -> str:
-        value, low, high = estimate
+        value, low, high = (round(number, 3) + 0.0 for number in estimate)  # no -0.000
         return f"{value:6.3f} [{low:.3f}, {high:.3f}]"
 
     names = list(curves)
