@@ -6,7 +6,6 @@ give dotted keys, as in the configurations of training runs.
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import logging
 import sys
@@ -73,19 +72,6 @@ def help_text(schema: Any, usage: str) -> str:
     return "\n".join([usage.strip(), "", *(f"  {name:{width}}  {text}" for name, text in rows)])
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep what this process frees, for its own next use, instead of returning it.
-
-    Attribution frees and asks again for the same large blocks; a page that the system took back in
-    between must be faulted in and cleared anew, which cost 9 % of the time of a benchmark on a
-    virtual machine (docs/LOG.md). Does nothing where the C library is another one.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            mallopt(parameter, 2**31 - 1)
-
-
 def main(schema: type[T], usage: str, action: Callable[[T], None]) -> None:
     """Parse the command line and act; a user's mistake is one line and exit status 1 or 2."""
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -94,7 +80,6 @@ def main(schema: type[T], usage: str, action: Callable[[T], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("httpx", "httpcore", "urllib3", "filelock"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    keep_freed_memory()
     try:
         options = parse(schema, sys.argv[1:])
     except ValueError as error:

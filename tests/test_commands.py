@@ -31,7 +31,6 @@ def model_dir(tmp_path_factory) -> Path:
 @pytest.fixture
 def run(capsys, monkeypatch):
     """Run a command in this process: exit status, standard output, standard error."""
-    monkeypatch.setattr("analysis.cli.keep_freed_memory", lambda: None)
 
     def command(module: str, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [module, *arguments])
