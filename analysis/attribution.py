@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 METHODS = ("EAP", "EAP-IG-inputs", "EAP-IG-activations", "clean-corrupted", "exact")
 MEMORY_BUDGET = 2**32
 BLOCK_SHARE = 160  # a block of tokens gets this part of the budget, 26 MiB: it stays in the caches
-MOST_STEPS = 8  # that are kept before they are contracted; more would save next to nothing
+MOST_STEPS = 8  # that are kept before they are contracted
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import json
 import logging
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -70,7 +69,6 @@ class Options:
     repeats: int = key("timed runs of each side, after one that is not", 7)
     memory: bool = key("measure peak memory too (builds the model twice more)", True)
     time: bool = key("measure time", True)
-    limit_gib: float = key("address space of the memory measurements; 0: no limit", 0.0)
 
 
 def build(options: Options) -> Any:
@@ -175,9 +173,6 @@ def _status(name: str) -> int:
 def _peak_of(options: Options, side: int, queue: Any) -> None:
     import torch
 
-    if options.limit_gib:
-        limit = int(options.limit_gib * 2**30)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     run = sides(options)[side]
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep what this process frees, for its own next use, instead of returning it.
 
     Attribution frees and asks again for the same large blocks; a page that the system took back in
-    between must be faulted in and cleared anew, which cost up to 9 % of the time on a virtual
-    machine (docs/LOG.md). Blocks above 32 MiB, glibc's own upper bound, are returned as ever. The
+    between must be faulted in and cleared anew, which cost 7 % of the time on a virtual machine
+    (docs/LOG.md). Blocks above 32 MiB, glibc's own upper bound, are returned as ever. The
     process stays as large as it once was. Does nothing where the C library is another one.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
