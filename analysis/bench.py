@@ -1,6 +1,7 @@
-"""Time and memory of attribution against the floor: what the model's own passes cost.
+"""Time and memory of attribution against the floor, and time of the bootstrap.
 
     python -m analysis.bench shape=smollm2-135m tokens=64 batch=4 steps=5
+    python -m analysis.bench part=bootstrap shape=qwen2.5-1.5b batch=64 resamples=1000
 
 The floor is 2 forward passes and `steps` forward-and-backward passes to the embeddings of the plain
 Hugging Face model with frozen weights: same batch, same attention implementation, logits at the
@@ -8,6 +9,9 @@ target positions only. Random weights of a named shape (or any local model's dir
 a CPU, bfloat16 on a GPU. Both are timed in this process, in turns; the ratio is that of the
 medians. Memory is the peak above the weights, each side in a process of its own; its limit is
 1.5 times the floor's plus sources x d x 4 bytes per token.
+
+The bootstrap (analysis/resampling.py) needs no model: random scores of `batch` pairs on the graph
+of the shape.
 """
 
 from __future__ import annotations
@@ -61,11 +65,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Options:
+    part: str = key("attribution or bootstrap", "attribution")
     shape: str = key("a named shape, or a local model's directory", "smollm2-135m")
     batch: int = key("pairs in one pass", 4)
     tokens: int = key("tokens of each pair", 64)
     steps: int = key("points on the path", 5)
     kv: str = key("grouped or ungrouped", "grouped")
+    fraction: float = key("bootstrap: share of the edges in the circuit", 0.05)
+    resamples: int = key("bootstrap: resamples of the pairs", 1000)
     repeats: int = key("timed runs of each side, after one that is not", 7)
     memory: bool = key("measure peak memory too (builds the model twice more)", True)
     time: bool = key("measure time", True)
@@ -204,13 +211,43 @@ def measure_memory(options: Options) -> dict[str, Any]:
     return peaks
 
 
+def bootstrap_seconds(options: Options) -> list[float]:
+    """Seconds of each run of the bootstrap, after one that is not counted."""
+    import torch
+
+    from analysis.circuits import edge_budget
+    from analysis.graph import Graph
+    from analysis.resampling import Selection, resample_heads
+
+    shape = _dimensions(options)
+    graph = Graph(shape["layers"], shape["heads"], shape["kv_heads"], options.kv)
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(options.batch, graph.n_edges, generator=generator)
+    selection = Selection(edge_budget(graph, None, options.fraction))
+    seconds = []
+    for _ in range(options.repeats + 1):
+        started = time.perf_counter()
+        resample_heads(graph, scores, selection, options.resamples, seed=0)
+        seconds.append(time.perf_counter() - started)
+    return seconds[1:]
+
+
 def report(options: Options) -> None:
     """Measure, and print what was measured."""
     import torch
 
+    if options.part not in ("attribution", "bootstrap"):
+        raise ValueError(f"part is {options.part!r}; choose attribution or bootstrap")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     print(f"{device or 'CPU'}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(json.dumps(asdict(options)))
+    if options.part == "bootstrap":
+        runs = bootstrap_seconds(options)
+        print(
+            f"{options.resamples} resamples of {options.batch} pairs: median "
+            f"{statistics.median(runs):.2f} s [{min(runs):.2f}-{max(runs):.2f}, {len(runs)} runs]"
+        )
+        return
     if options.time:
         timed = measure_time(options)
         low, high = timed["ratio_range"]
@@ -238,7 +275,13 @@ def _dimensions(options: Options) -> dict[str, int]:
 
     shape = SHAPES.get(options.shape) or AutoConfig.from_pretrained(options.shape).to_dict()
     layers, heads = shape["num_hidden_layers"], shape["num_attention_heads"]
-    return {"sources": 1 + layers * (heads + 1), "d_model": shape["hidden_size"]}
+    return {
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": shape["num_key_value_heads"],
+        "sources": 1 + layers * (heads + 1),
+        "d_model": shape["hidden_size"],
+    }
 
 
 if __name__ == "__main__":

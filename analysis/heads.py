@@ -1,15 +1,37 @@
-"""How the heads of a checkpoint's circuit differ from those of the base model.
+"""How the heads of one checkpoint's circuit differ from those of another: all definitions.
 
-    emergent   in the checkpoint's circuit, not in the base's     (arXiv 2509.25758)
+Against the base checkpoint a head is (arXiv 2509.25758)
+
+    emergent   in the checkpoint's circuit, not in the base's
     retained   in both
     pruned     in the base's circuit, not in the checkpoint's
 
-These are differences of thresholded sets, so each count comes with two things. The interval is a
-percentile bootstrap: the pairs are resampled with replacement, the same resample for base and
-checkpoint, and both circuits are selected anew. The control (`null`) is the count that two
-independent resamples of the base alone give, that is, what appears when nothing has changed; a
-count whose interval does not clear it can't be told from noise. Set differences are biased upwards
-under resampling, which the control shares. All checkpoints of a run use the same resamples.
+These are differences of thresholded sets of noisy scores: measured again on other pairs they would
+come out otherwise. So there are two sets of each. The *raw* ones are the sets above. A head is
+*called* emergent or pruned only if it is so in the raw sets and
+
+    its inclusion differs from the base beyond a false-discovery rate: the log-margin by which it
+    is in or out (log entry strength - log threshold, analysis/strength.py) is compared between the
+    two, studentised by the paired bootstrap, Benjamini-Hochberg over all heads (heads whose raw
+    state has not changed have p = 1);
+    and it is in that state in at least STABILITY of the resamples.
+
+Further, between any two checkpoints a and b:
+
+    Jaccard            |A and B| / |A or B|                 of head sets (arXiv 2407.10827)
+    turnover           1 - Jaccard
+    excess turnover    turnover less the null: the mean turnover between two resamples of the
+                       pairs at one and the same checkpoint (the mean of a's and b's)
+    weighted overlap   sum min(I_a, I_b) / sum max(I_a, I_b)              (Ruzicka 1958)
+    I                  share of a head in the |score| of the circuit's edges out of heads
+    effect             E = (I_b - I_a) / (I_b + I_a + 1e-6)               (arXiv 2509.25758)
+    rank correlation   Spearman's rho of all heads' entry strengths
+
+Intervals are 95 % bootstraps over pairs. Those of sets are hulls (analysis/intervals.py), and as
+every change that is not called may be noise, the interval of a number of changes reaches down to
+the called ones, and those of retained heads and of Jaccard up to what the called ones would leave.
+
+Shape legend: R resamples, L layers, H heads; row 0 is the estimate.
 """
 
 from __future__ import annotations
@@ -17,86 +39,185 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from scipy import stats
 
-from analysis.circuits import head_mask, select_edges
-from analysis.graph import Graph
+from analysis.intervals import (
+    Estimate,
+    difference_p_values,
+    discoveries,
+    estimate,
+    estimate_of_set,
+    percentile,
+)
 
 COUNTS = ("in_circuit", "emergent", "retained", "pruned")
-INTERVAL = (0.025, 0.975)
+CHANGES = ("emergent", "pruned")
+STABILITY = 0.8
+FDR = 0.05
+_FLOOR = 1e-6  # of the threshold: weaker heads all have the same margin
 
 
-def bootstrap_heads(
-    graph: Graph, per_pair: torch.Tensor, budget: int, resamples: int, seed: int
-) -> torch.Tensor:
-    """Heads of the circuits of resampled pairs: per_pair [pairs, E] -> bool [resamples, L * H].
+@dataclass(frozen=True)
+class Heads:
+    """The heads of one checkpoint under one selection, with resamples: [1+R, L * H] each.
 
-    The r-th resample is the same for every checkpoint that has the same number of pairs and seed.
+    strength and threshold ([1+R]) decide; importance is I of the module's docstring.
     """
-    generator = torch.Generator().manual_seed(seed)
-    n_pairs = len(per_pair)
-    drawn = torch.randint(n_pairs, (resamples, n_pairs), generator=generator)
-    weights = torch.zeros(resamples, n_pairs, dtype=per_pair.dtype)
-    weights.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=per_pair.dtype))
-    chunks = (weights / n_pairs).split(32)  # bounds memory at 32 vectors of E
-    return torch.cat([head_mask(graph, select_edges(graph, w @ per_pair, budget)) for w in chunks])
+
+    strength: torch.Tensor
+    threshold: torch.Tensor
+    importance: torch.Tensor
+    n_pairs: int
+
+    @property
+    def inside(self) -> torch.Tensor:
+        """Membership: bool [1+R, L * H]."""
+        return (self.strength >= self.threshold[:, None]) & (self.strength > 0)
+
+    @property
+    def margin(self) -> torch.Tensor:
+        """Log entry strength less log threshold, at least 0 for the heads inside: [1+R, L * H]."""
+        cut = self.threshold[:, None].double()
+        cut = torch.where(cut > 0, cut, torch.finfo(torch.float32).tiny)
+        ratio = (self.strength.double() / cut).clamp(_FLOOR, 1 / _FLOOR)
+        return ratio.log()
+
+    @property
+    def inclusion(self) -> torch.Tensor:
+        """Share of the resamples in which a head is in the circuit: [L * H]."""
+        return self.inside[1:].double().mean(0)
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A count, its 95 % bootstrap interval, and the mean and 97.5 % point of its null."""
+class Change:
+    """What became of the heads between `before` and `after`.
 
-    value: int
-    low: float
-    high: float
-    null_mean: float | None = None
-    null_high: float | None = None
-
-
-@dataclass(frozen=True)
-class HeadStates:
-    """Heads of one checkpoint against the base: masks bool [L * H] and the counts of each state.
-
-    base_inclusion, inclusion: share of resamples in which a head is in the circuit, [L * H].
+    masks: the raw sets, bool [L * H] by COUNTS.  called: by CHANGES.  null: by CHANGES, the count
+    that two resamples of `before` alone give, as mean and 97.5 % point.  p_value, effect,
+    effect_low, effect_high: [L * H].
     """
 
     masks: dict[str, torch.Tensor]
+    called: dict[str, torch.Tensor]
     counts: dict[str, Estimate]
-    base_inclusion: torch.Tensor
-    inclusion: torch.Tensor
+    null: dict[str, tuple[float, float]]
+    p_value: torch.Tensor
+    inclusion_before: torch.Tensor
+    inclusion_after: torch.Tensor
+    jaccard: Estimate
+    turnover: Estimate
+    null_turnover: float
+    overlap: Estimate
+    rank_correlation: Estimate
+    effect: torch.Tensor
+    effect_low: torch.Tensor
+    effect_high: torch.Tensor
+
+    @property
+    def excess_turnover(self) -> Estimate:
+        """Turnover beyond what resampling the pairs gives at one checkpoint."""
+        return self.turnover.minus(self.null_turnover)
 
 
-def _states(base: torch.Tensor, now: torch.Tensor) -> dict[str, torch.Tensor]:
+def sets(before: torch.Tensor, after: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The raw sets of two memberships [..., L * H], by COUNTS."""
     return {
-        "in_circuit": now,
-        "emergent": now & ~base,
-        "retained": now & base,
-        "pruned": base & ~now,
+        "in_circuit": after,
+        "emergent": after & ~before,
+        "retained": after & before,
+        "pruned": before & ~after,
     }
 
 
-def head_states(
-    base: torch.Tensor, now: torch.Tensor, base_resampled: torch.Tensor, now_resampled: torch.Tensor
-) -> HeadStates:
-    """States and counts from head masks [L * H] and their bootstrap resamples [R, L * H].
+def jaccard(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Overlap of memberships [..., M] -> [...]; 1 for two empty sets."""
+    union = (a | b).sum(-1).double()
+    return torch.where(union > 0, (a & b).sum(-1) / union.clamp_min(1), 1.0)
 
-    At the base itself emergent and pruned are 0 by definition, interval included.
+
+def null_turnover(inside: torch.Tensor) -> float:
+    """Mean turnover between two resamples of one checkpoint: bool [1+R, L * H]."""
+    return float((1 - jaccard(inside[1:], inside[1:].roll(1, 0))).mean())  # neighbours: independent
+
+
+def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Weighted overlap of importances [..., L * H] -> [...]."""
+    return torch.minimum(a, b).sum(-1) / torch.maximum(a, b).sum(-1).clamp_min(1e-12)
+
+
+def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Spearman's rho of rows [R, M] -> [R]; 0 for a constant row."""
+    ranks = [torch.from_numpy(stats.rankdata(x.numpy(), axis=1)) for x in (a, b)]
+    u, v = (rank - rank.mean(1, keepdim=True) for rank in ranks)
+    return (u * v).sum(1) / (u.square().sum(1) * v.square().sum(1)).sqrt().clamp_min(1e-12)
+
+
+def effect(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """E in [-1, 1] of importances of equal shape."""
+    return (after - before) / (after + before + 1e-6)
+
+
+def calls(before: Heads, after: Heads, q: float = FDR) -> tuple[torch.Tensor, torch.Tensor]:
+    """Heads whose change is called, bool [L * H], and their p-values (see the top)."""
+    inside = before.inside, after.inside
+    changed = inside[0][0] != inside[1][0]
+    p = difference_p_values(before.margin, after.margin, min(before.n_pairs, after.n_pairs))
+    p = torch.where(changed, p, torch.ones_like(p))
+    held = (inside[0] == inside[0][0]) & (inside[1] == inside[1][0])
+    return discoveries(p, q) & (held[1:].double().mean(0) >= STABILITY), p
+
+
+def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
+    """Everything about the heads of two checkpoints measured on the same pairs and resamples.
+
+    Raises:
+        ValueError: the tables differ in shape, so they are not of the same graph and resamples.
     """
-    masks = _states(base, now)
-    resampled = _states(base_resampled, now_resampled)
-    null = _states(base_resampled, base_resampled.roll(1, 0))  # neighbours are independent draws
-    counts = {}
+    if before.strength.shape != after.strength.shape:
+        raise ValueError(
+            f"tables of {tuple(before.strength.shape)} and {tuple(after.strength.shape)} resamples "
+            "x heads can't be compared; track both with the same settings"
+        )
+    a, b = before.inside, after.inside
+    found, p = calls(before, after, q)
+    masks = sets(a, b)
+    raw = {name: mask[0] for name, mask in masks.items()}
+    called = {name: raw[name] & found for name in CHANGES}
+    counts, null = {}, {}
     for name in COUNTS:
-        values = resampled[name].sum(1).double()
-        low, high = torch.quantile(values, torch.tensor(INTERVAL, dtype=values.dtype)).tolist()
-        estimate = Estimate(int(masks[name].sum()), low, high)
-        if name in ("emergent", "pruned"):
-            chance = null[name].sum(1).double()
-            high_null = float(torch.quantile(chance, INTERVAL[1]))
-            estimate = Estimate(estimate.value, low, high, float(chance.mean()), high_null)
-        counts[name] = estimate
-    return HeadStates(
-        masks=masks,
+        counts[name] = estimate_of_set(masks[name].sum(1).double(), 0, a.shape[1])
+    for name in CHANGES:
+        counts[name] = _down_to(counts[name], float(called[name].sum()))
+        chance = sets(a[1:], a[1:].roll(1, 0))[name].sum(1).double()
+        null[name] = (float(chance.mean()), float(torch.quantile(chance, 0.975)))
+    union, n_called = float((a[0] | b[0]).sum()), float(found.sum())
+    counts["retained"] = _up_to(counts["retained"], union - n_called)
+    likeness = _up_to(estimate_of_set(jaccard(a, b), 0, 1), 1 - n_called / max(1, union))
+    turnover = Estimate(1 - likeness.value, 1 - likeness.high, 1 - likeness.low)
+    effects = effect(before.importance, after.importance)
+    low, high = percentile(effects)
+    return Change(
+        masks=raw,
+        called=called,
         counts=counts,
-        base_inclusion=base_resampled.double().mean(0),
-        inclusion=now_resampled.double().mean(0),
+        null=null,
+        p_value=p,
+        inclusion_before=before.inclusion,
+        inclusion_after=after.inclusion,
+        jaccard=likeness,
+        turnover=turnover,
+        null_turnover=(null_turnover(a) + null_turnover(b)) / 2,
+        overlap=estimate_of_set(overlap(before.importance, after.importance), 0, 1),
+        rank_correlation=estimate(rank_correlation(before.strength, after.strength)),
+        effect=effects[0],
+        effect_low=low,
+        effect_high=high,
     )
+
+
+def _down_to(count: Estimate, called: float) -> Estimate:
+    return Estimate(count.value, min(count.low, called), count.high)
+
+
+def _up_to(number: Estimate, without_noise: float) -> Estimate:
+    return Estimate(number.value, number.low, max(number.high, without_noise))

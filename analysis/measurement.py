@@ -82,19 +82,20 @@ def load(options: Options) -> tuple[Any, Pairs]:
     if not file.is_file():
         raise ValueError(f"there is no pairs file {file}")
     if not (Path(path) / "adapter_config.json").exists():
-        check_supported(_load(AutoConfig, path).model_type)
-    tokenizer = _load(AutoTokenizer, path) if holds_text(file) else None
+        check_supported(load_part(AutoConfig, path).model_type)
+    tokenizer = load_part(AutoTokenizer, path) if holds_text(file) else None
     pairs = Pairs.load(file, tokenizer)
-    model = _load(AutoModelForCausalLM, path, dtype=getattr(torch, dtype))
+    model = load_part(AutoModelForCausalLM, path, dtype=getattr(torch, dtype))
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), pairs
 
 
-def _load(kind: Any, path: str, **options: Any) -> Any:
+def load_part(kind: Any, path: str, **options: Any) -> Any:
+    """`kind.from_pretrained`, with its failure as one line; ValueError."""
     try:
         return kind.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         what = str(error).strip().splitlines()[0]
-        raise ValueError(f"can't load model.path={path}: {what}") from error
+        raise ValueError(f"can't load {path}: {what}") from error
 
 
 def measure(options: Options, model: Any, pairs: Pairs) -> EdgeScores:

@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from analysis.heads import COUNTS, HeadStates
-from analysis.records import Record
-
 log = logging.getLogger(__name__)
 
 _SECRET = re.compile(r"(^|_)(token|key|secret|password)$", re.IGNORECASE)
@@ -48,7 +45,9 @@ def has_account() -> bool:
 
 
 def resolve_mode(mode: str) -> str:
-    """`auto` -> online with an account, else offline; WANDB_MODE has the last word."""
+    """`auto` -> online with an account, else offline; WANDB_MODE wins, except over `disabled`."""
+    if mode == "disabled":
+        return mode
     asked = os.environ.get("WANDB_MODE", mode)
     return ("online" if has_account() else "offline") if asked == "auto" else asked
 
@@ -97,14 +96,32 @@ class WandbMirror:
         """Where W&B keeps this run, to be given to `wandb sync`."""
         return Path(self._run.dir).parent if self._run is not None else None
 
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Log values at a checkpoint's step."""
+    @property
+    def mode(self) -> str:
+        """`online`, `offline` or `disabled`."""
         if self._run is None:
+            return "disabled"
+        return "offline" if self._run.offline else "online"
+
+    def announce(self) -> None:
+        """Print where the run is and what to type to watch or upload it."""
+        if self.directory is None:
             return
+        print(f"W&B run: {self.directory}")
+        print(f"  watch it in a terminal:  wandb leet {self.directory}")
+        if self.mode == "offline":
+            print(f"  upload it later:         wandb sync {self.directory}", flush=True)
+
+    def log(self, step: int, values: Mapping[str, Any]) -> bool:
+        """Log values at a checkpoint's step; whether W&B took them."""
+        if self._run is None:
+            return False
         try:
             self._run.log({"heads/step": step, **values})
         except Exception as error:  # the mirror may fail soft, whatever W&B raises
             log.warning("W&B did not take the values of step %d: %s", step, error)
+            return False
+        return True
 
     def finish(self) -> None:
         if self._run is not None:
@@ -121,25 +138,3 @@ def _run_id(directory: Path, name: str) -> str:
         safe = re.sub(r"[^A-Za-z0-9_-]", "-", name)[:80]
         path.write_text(f"{safe}-{os.urandom(4).hex()}", encoding="utf-8")
     return path.read_text(encoding="utf-8")
-
-
-def head_values(record: Record, states: HeadStates) -> dict[str, float]:
-    """What a checkpoint logs: `circuit/*`, `heads/*` with `/lo` and `/hi`, and `head/L00H00`."""
-    values: dict[str, float] = {
-        "circuit/edges": record.n_edges,
-        "circuit/completeness_gap": record.completeness_gap,
-        "circuit/metric_corrupted": record.metric_corrupted,
-        "circuit/seconds": record.seconds,
-    }
-    for name in COUNTS:
-        count = states.counts[name]
-        values |= {f"heads/{name}": count.value, f"heads/{name}/lo": count.low}
-        values[f"heads/{name}/hi"] = count.high
-        if count.null_mean is not None and count.null_high is not None:
-            values[f"heads/{name}/null"] = count.null_mean
-            values[f"heads/{name}/null_hi"] = count.null_high
-    shown = states.masks["in_circuit"] | states.masks["pruned"]
-    for index in shown.nonzero().flatten().tolist():
-        layer, head = divmod(index, record.graph.n_heads)
-        values[f"head/L{layer:02}H{head:02}"] = float(record.importance[index])
-    return values

@@ -1,13 +1,16 @@
 """What a run knows about its checkpoints, in local files that are the source of truth.
 
-    RUN/heads/step-000040/record.json                numbers and settings of one checkpoint
-    RUN/heads/step-000040/scores-<hash>.safetensors  its tensors, named by their content
+    RUN/heads/step-000040/record.json                numbers, settings and origin of one checkpoint
+    RUN/heads/step-000040/heads-<hash>.safetensors   its circuit and resampled heads
+    RUN/heads/step-000040/scores-<hash>.safetensors  its per-pair scores [pairs, E]
     RUN/evaluations/step-000040.json                 held-out pass@1
     RUN/metrics.jsonl                                what the trainer logged
 
-A file appears under its name only when it is whole: it is written beside it, flushed to disk and
-renamed. `record.json` names its tensor file and is renamed last, so that a crash leaves the old
-record or the new one, never a mixture. Writing a step again replaces that step alone.
+A record speaks of its checkpoint alone, so a trajectory is the same in whatever order its records
+were written. Tensor files are named by their content. A file appears under its name only when it
+is whole: it is written beside it, flushed to disk and renamed. `record.json` names its tensor files
+and is renamed last, so that a crash leaves the old record or the new one, never a mixture. Writing
+a step again replaces that step alone. Curves and tables need `heads-*`; `scores-*` is the larger.
 """
 
 from __future__ import annotations
@@ -24,10 +27,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from analysis.circuits import head_mask
 from analysis.graph import Graph
+from analysis.heads import Heads
+from analysis.intervals import Estimate, estimate
+from analysis.resampling import Resampled, resample_weights
 
-SCHEMA = 1
+SCHEMA = 2
+COMPARABLE = ("pairs_hash", "settings", "graph")  # what two records must share
+_TENSORS = ("circuit", "mean", "evaluation")
 
 
 @contextmanager
@@ -54,78 +61,152 @@ def write_json(path: Path, value: Any) -> None:
 class Record:
     """The heads of one checkpoint.
 
-    per_pair: scores float [pairs, E];  circuit: bool [E];  importance: float [L * H];
-    bootstrap: heads of resampled circuits, bool [resamples, L * H]
     settings: everything that must be equal for two records to be comparable.
+    origin: what was measured and by what: hashes of weights and adapter, versions.
+    circuit: bool [E];  mean: mean scores float [E];  evaluation: the metric of the circuit, of the
+    full model and of the empty circuit, float [3, pairs];  resampled: analysis/resampling.py.
     """
 
     step: int
     graph: Graph
     pairs_hash: str
     settings: dict[str, Any]
-    model: dict[str, Any]
+    origin: dict[str, Any]
+    selection: dict[str, Any]
     completeness_gap: float
     metric_clean: float
     metric_corrupted: float
+    n_pairs: int
     seconds: float
-    per_pair: torch.Tensor
     circuit: torch.Tensor
-    importance: torch.Tensor
-    bootstrap: torch.Tensor
+    mean: torch.Tensor
+    evaluation: torch.Tensor
+    resampled: Resampled
 
     @property
-    def heads(self) -> torch.Tensor:
+    def heads(self) -> Heads:
+        """The heads of the circuit, with their resamples."""
+        r = self.resampled
+        strength = r.strength if self.selection["tau"] is None else r.signed
+        return Heads(strength, r.threshold, r.importance, self.n_pairs)
+
+    @property
+    def in_circuit(self) -> torch.Tensor:
         """Heads in the circuit: bool [L * H]."""
-        return head_mask(self.graph, self.circuit)
+        return self.heads.inside[0]
+
+    @property
+    def importance(self) -> torch.Tensor:
+        """Share of each head in the circuit: float [L * H]."""
+        return self.resampled.importance[0]
 
     @property
     def n_edges(self) -> int:
         return int(self.circuit.sum())
 
+    def faithfulness(self) -> Estimate:
+        """Of the circuit (analysis/patching.py), with a bootstrap interval over pairs."""
+        s = self.settings
+        weights = resample_weights(self.n_pairs, s["resamples"], s["seed"]).double()
+        circuit, full, empty = (weights @ self.evaluation.T.double()).T
+        return estimate((circuit - empty) / (full - empty))
 
-_TENSORS = ("per_pair", "circuit", "importance", "bootstrap")
+    def depths(self) -> torch.Tensor:
+        """Mean number of layers that the circuit's edges out of a head span; NaN outside: [L * H].
+
+        An edge into the MLP of the head's own layer spans 0, one into the logits the layers left.
+        """
+        graph = self.graph
+        source, destination = graph.edges[self.circuit].T
+        reached = (destination // graph.layer_width).clamp_max(graph.n_layers)
+        span = (reached - (source - 1).clamp_min(0) // (graph.n_heads + 1)).double()
+        total = torch.zeros(2, graph.n_sources, dtype=torch.float64)
+        total.index_add_(1, source, torch.stack([span, torch.ones_like(span)]))
+        return (total[0] / total[1])[graph.head_sources]
 
 
 def record_dir(run: Path, step: int) -> Path:
     return run / "heads" / f"step-{step:06d}"
 
 
-def write_record(run: Path, record: Record) -> Path:
-    """Write or replace the record of one step; the path of its JSON file."""
+def write_record(run: Path, record: Record, per_pair: torch.Tensor) -> Path:
+    """Write or replace the record of one step and its scores [pairs, E]; the path of its JSON."""
     directory = record_dir(run, record.step)
-    blob = save({name: getattr(record, name).contiguous() for name in _TENSORS})
-    tensors = f"scores-{hashlib.sha256(blob).hexdigest()[:16]}.safetensors"
-    with atomic_write(directory / tensors) as draft:
-        draft.write_bytes(blob)
-    values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in _TENSORS}
-    summary = {"edges": record.n_edges, "heads": record.graph.names_of(record.heads)}
-    content = {**values, "graph": asdict(record.graph), "circuit": summary, "tensors": tensors}
+    heads = {name: getattr(record, name) for name in _TENSORS} | vars(record.resampled)
+    files = {}
+    for kind, tensors in (("heads", heads), ("scores", {"per_pair": per_pair.float()})):
+        blob = save({name: value.contiguous() for name, value in tensors.items()})
+        files[kind] = f"{kind}-{hashlib.sha256(blob).hexdigest()[:16]}.safetensors"
+        with atomic_write(directory / files[kind]) as draft:
+            draft.write_bytes(blob)
+    left_out = (*_TENSORS, "resampled")
+    values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in left_out}
+    content = {
+        **values,
+        "graph": asdict(record.graph),
+        "circuit": {
+            "edges": record.n_edges,
+            "heads": record.graph.names_of(record.in_circuit),
+            "faithfulness": asdict(record.faithfulness()),
+        },
+        "tensors": files,
+    }
     write_json(directory / "record.json", {"schema": SCHEMA, **content})
-    for stale in directory.glob("scores-*.safetensors"):
-        if stale.name != tensors:
+    for stale in directory.glob("*.safetensors"):
+        if stale.name not in files.values():
             stale.unlink()
     return directory / "record.json"
+
+
+def _content(run: Path, step: int) -> dict[str, Any] | None:
+    path = record_dir(run, step) / "record.json"
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if content["schema"] != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {content['schema']} and this version reads {SCHEMA}; use the "
+            "version that wrote it, or track its checkpoint again (python -m analysis.track)"
+        )
+    return content
+
+
+def _tensors(run: Path, step: int, content: dict[str, Any], kind: str) -> dict[str, torch.Tensor]:
+    path = record_dir(run, step) / content["tensors"][kind]
+    if not path.exists():
+        raise ValueError(f"record.json names {path}, which is missing; track this step again")
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors names its errors in a class of its own
+        raise ValueError(f"{path} is damaged ({error}); track this step again") from error
 
 
 def read_record(run: Path, step: int) -> Record | None:
     """The record of a step, or None if there is none.
 
     Raises:
-        ValueError: the record was written by a newer schema, or its tensors are missing or damaged.
+        ValueError: the record is of another schema, or its tensors are missing or damaged.
     """
-    path = record_dir(run, step) / "record.json"
-    if not path.exists():
+    content = _content(run, step)
+    if content is None:
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["schema"] > SCHEMA:
-        raise ValueError(f"{path} has schema {content['schema']}; this version reads {SCHEMA}")
-    tensors = path.parent / content["tensors"]
-    if not tensors.exists():
-        raise ValueError(f"{path} names {tensors.name}, which is missing; track this step again")
-    loaded: dict[str, Any] = load_file(tensors)
-    wanted = {f.name for f in fields(Record)} - set(_TENSORS)
+    loaded: dict[str, Any] = _tensors(run, step, content, "heads")
+    own: dict[str, Any] = {name: loaded.pop(name) for name in _TENSORS}
+    wanted = {f.name for f in fields(Record)} - set(own) - {"graph", "resampled"}
     values = {name: content[name] for name in wanted}
-    return Record(**{**values, "graph": Graph(**content["graph"])}, **loaded)
+    return Record(**values, **own, graph=Graph(**content["graph"]), resampled=Resampled(**loaded))
+
+
+def read_scores(run: Path, step: int) -> torch.Tensor:
+    """The per-pair scores of a recorded step: float [pairs, E].
+
+    Raises:
+        ValueError: there is no such record, or it can't be read.
+    """
+    content = _content(run, step)
+    if content is None:
+        raise ValueError(f"{run} has no record of step {step}")
+    return _tensors(run, step, content, "scores")["per_pair"]
 
 
 def recorded_steps(directory: Path) -> list[int]:
@@ -149,11 +230,12 @@ def read_records(run: Path) -> list[Record]:
 
 def check_comparable(a: Record, b: Record) -> None:
     """Raise ValueError, naming the difference, unless two records measure the same thing."""
-    for what in ("pairs_hash", "settings", "graph"):
+    for what in COMPARABLE:
         if getattr(a, what) != getattr(b, what):
             raise ValueError(
                 f"the records of steps {a.step} and {b.step} differ in {what} "
-                f"({getattr(a, what)} and {getattr(b, what)}), so their heads can't be compared"
+                f"({getattr(a, what)} and {getattr(b, what)}), so their heads can't be compared; "
+                "track both checkpoints again on the same pairs with the same settings"
             )
 
 

@@ -1,29 +1,42 @@
 """One checkpoint -> one record. Knows models, pairs and files, but no trainer.
 
-A callback calls `HeadTracker.track` with the live model; a post-hoc command or a sidecar can call
-it with a model loaded from a checkpoint and gets the same record.
+A callback calls `HeadTracker.track` with the live model; `python -m analysis.track` calls it with a
+model loaded from a checkpoint and gets the same record.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import nn
 
-from analysis.anatomy import base_model
 from analysis.attribution import attribute, check_settings
-from analysis.circuits import edge_budget, head_importance, select_edges
-from analysis.heads import HeadStates, bootstrap_heads, head_states
+from analysis.circuits import Circuit, edge_budget
+from analysis.graph import Graph
+from analysis.origin import describe
 from analysis.pairs import Pairs
+from analysis.patching import CircuitEvaluation, evaluate_circuit
 from analysis.records import Record, read_record, write_json, write_record
+from analysis.resampling import Selection, resample_heads, select
+
+log = logging.getLogger(__name__)
+
+RESOLUTION = 1.05  # the smallest faithful circuit is found up to this factor in edges
 
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """How circuits are found. One of `top_n` (edges) and `fraction` (of all edges) is given.
+    """How circuits are found.
+
+    One of three sizes is given: `top_n` edges, a `fraction` of all edges, or `faithful`, the
+    faithfulness that the smallest circuit has to reach (by bisection, anew at each checkpoint).
+    `tau` keeps of these edges those whose signed score is at least that, in units of the metric.
 
     Raises:
         ValueError: a value is unknown or out of range, or plain EAP is asked for with the KL
@@ -38,7 +51,9 @@ class TrackingSettings:
     batch_size: int = 8
     top_n: int | None = None
     fraction: float | None = 0.05
-    resamples: int = 200
+    faithful: float | None = None
+    tau: float | None = None
+    resamples: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,8 +65,16 @@ class TrackingSettings:
             raise ValueError(f"tracking: {error}") from error
         if self.method == "EAP" and self.metric == "kl":
             raise ValueError("EAP with kl scores every edge 0; use EAP-IG-inputs, or logit_diff")
-        if (self.top_n is None) == (self.fraction is None):
-            raise ValueError("give exactly one of tracking.top_n and tracking.fraction")
+        sizes = {name: getattr(self, name) for name in ("top_n", "fraction", "faithful")}
+        if sum(size is not None for size in sizes.values()) != 1:
+            given = ", ".join(f"tracking.{name}={size}" for name, size in sizes.items())
+            raise ValueError(
+                f"give exactly one size of the circuit and set the others null: {given}"
+            )
+        if self.faithful is not None and not 0 < self.faithful < 1:
+            raise ValueError(f"tracking.faithful must lie in (0, 1), not {self.faithful}")
+        if self.tau is not None and self.tau <= 0:
+            raise ValueError(f"tracking.tau must be above 0 (or null), not {self.tau}")
         if self.resamples < 2:
             raise ValueError(
                 f"tracking.resamples is {self.resamples}; an interval needs at least 2"
@@ -81,7 +104,7 @@ def freeze_pairs(run: Path, pairs: Pairs) -> Pairs:
 
 
 class HeadTracker:
-    """Tracks the heads of one run: `track` makes a record, `states` compares it with the base."""
+    """Tracks the heads of one run: `track` makes the record of a checkpoint."""
 
     def __init__(self, run: Path, pairs: Pairs, settings: TrackingSettings) -> None:
         self.run = run
@@ -106,44 +129,71 @@ class HeadTracker:
             s.batch_size,
             show_progress,
         )
-        graph, per_pair = scores.graph, scores.per_edge
-        budget = edge_budget(graph, s.top_n, s.fraction)
-        circuit = select_edges(graph, per_pair.mean(0), budget)
+        graph, per_pair = scores.graph, scores.per_edge.float()
+        mean = per_pair.mean(0)
+
+        def evaluate(circuit: torch.Tensor) -> CircuitEvaluation:
+            parts = Circuit(graph, circuit)
+            return evaluate_circuit(model, self.pairs, parts, s.metric, batch_size=s.batch_size)
+
+        if s.faithful is None:
+            size = edge_budget(graph, s.top_n, s.fraction)
+        else:
+            size = smallest_faithful(graph, mean, s.faithful, s.tau, evaluate)
+        selection = Selection(size, s.tau)
+        circuit = select(graph, mean, selection)
+        if not circuit.any():
+            log.warning(
+                "the circuit of step %d is empty: no path of edges from the input to the logits%s",
+                step,
+                "" if s.tau is None else f" with scores of at least tracking.tau={s.tau}",
+            )
+        found = evaluate(circuit)
         record = Record(
             step=step,
             graph=graph,
             pairs_hash=self.pairs.hash,
             settings={k: v for k, v in asdict(s).items() if k != "batch_size"},
-            model=_describe(model),
+            origin=describe(model, self.run),
+            selection=asdict(selection),
             completeness_gap=scores.completeness_gap,
             metric_clean=float(scores.metric_clean.mean()),
             metric_corrupted=float(scores.metric_corrupted.mean()),
-            per_pair=per_pair.float(),
+            n_pairs=len(self.pairs),
             circuit=circuit,
-            importance=head_importance(graph, per_pair, circuit).float(),
-            bootstrap=bootstrap_heads(graph, per_pair, budget, s.resamples, s.seed),
+            mean=mean,
+            evaluation=torch.stack([found.circuit, found.full, found.empty]).float(),
+            resampled=resample_heads(
+                graph, per_pair, selection, s.resamples, s.seed, show_progress
+            ),
             seconds=time.perf_counter() - started,
         )
-        write_record(self.run, record)
+        write_record(self.run, record, per_pair)
         return record
 
-    def states(self, record: Record) -> HeadStates:
-        """Head states of a record against the base, which must have been tracked.
 
-        Raises:
-            ValueError: there is no record of step 0.
-        """
-        base = read_record(self.run, 0)
-        if base is None:
-            raise ValueError(f"{self.run} has no record of step 0, the base; track the base first")
-        return head_states(base.heads, record.heads, base.bootstrap, record.bootstrap)
+def smallest_faithful(
+    graph: Graph,
+    mean: torch.Tensor,
+    target: float,
+    tau: float | None,
+    evaluate: Callable[[torch.Tensor], CircuitEvaluation],
+) -> int:
+    """How many top edges reach a faithfulness, up to a factor of RESOLUTION, by bisection on log n.
 
+    Faithfulness need not rise with every edge, so smaller circuits that reach it by luck may exist.
+    If even all edges (those of at least tau) do not reach it, all are taken, with a warning.
+    """
 
-def _describe(model: nn.Module) -> dict[str, Any]:
-    inner = base_model(model)
-    return {
-        "type": inner.config.model_type,
-        "path": str(getattr(inner.config, "_name_or_path", "")),
-        "dtype": str(next(inner.parameters()).dtype).removeprefix("torch."),
-        "adapter": inner is not model,
-    }
+    def reaches(size: int) -> bool:
+        return evaluate(select(graph, mean, Selection(size, tau))).faithfulness >= target
+
+    low, high = 1, graph.n_edges
+    if not reaches(high):
+        log.warning("no circuit reaches a faithfulness of %s; all edges are taken", target)
+        return high
+    while high > low * RESOLUTION and high > low + 1:
+        middle = round(math.sqrt(low * high))
+        middle = min(max(middle, low + 1), high - 1)
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    return high

@@ -115,7 +115,7 @@ def test_help_is_instant_and_imports_nothing_heavy(module):
     done = run_code(code)
     assert done.returncode == 0, done.stderr
     if module.startswith("train"):
-        assert "  tracking: default, none\n" in done.stdout
+        assert "  tracking: faithful, fraction, none, paper\n" in done.stdout
         assert re.search(r"  experiment: paper/gsm8k \(grpo\), .*tiny \(grpo, sft\)", done.stdout)
 
 
@@ -128,7 +128,7 @@ MISTAKES = [
     (["data.source=algebra"], "unknown problem generator 'algebra'"),
     (["data.options.term=3"], "arithmetic has no option"),
     (["tracking.method=EAP"], "EAP with kl scores every edge 0"),
-    (["tracking.top_n=10"], "exactly one of tracking.top_n and tracking.fraction"),
+    (["tracking.top_n=10"], "exactly one size of the circuit"),
     (["resume=yes"], "resume is 'yes'; choose one of: never, auto"),
     (["peft=lora", "peft.args.rank=4"], "peft.args.rank is not an argument of LoraConfig"),
     (["pairs=file", "pairs.path=none.jsonl"], "pairs.path is 'none.jsonl', which is not a file"),

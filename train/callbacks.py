@@ -1,4 +1,4 @@
-"""What headlab hangs on a trainer: manifests, head tracking, held-out evaluation, local metrics.
+"""What headlab hangs on a trainer: manifests, tracking, evaluation, metrics, and what shows them.
 
 The callbacks see the live, unwrapped model. The main process does the work and the others wait, so
 that a checkpoint is read by nobody before it is whole and no rank runs ahead.
@@ -16,8 +16,9 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from analysis.evaluate import Sampling, evaluate
-from analysis.monitor import WandbMirror, head_values
+from analysis.present import present
 from analysis.prompts import Prompting
+from analysis.publish import Publisher
 from analysis.records import append_metrics, read_evaluations, write_evaluation
 from analysis.tasks import Problem
 from analysis.tracker import HeadTracker
@@ -90,11 +91,8 @@ class HeadTrackingCallback(CheckpointCallback):
     Ranks other than the main one have no tracker.
     """
 
-    def __init__(
-        self, tracker: HeadTracker | None, mirror: WandbMirror, on_error: str = "warn"
-    ) -> None:
+    def __init__(self, tracker: HeadTracker | None, on_error: str = "warn") -> None:
         self._tracker = tracker
-        self.mirror = mirror
         self.on_error = on_error
 
     @property
@@ -107,8 +105,7 @@ class HeadTrackingCallback(CheckpointCallback):
 
     def observe(self, step: int, model: Any, tokenizer: Any) -> None:
         try:
-            record = self.tracker.track(model, step)
-            self.mirror.log(step, head_values(record, self.tracker.states(record)))
+            self.tracker.track(model, step)
         except Exception:
             if self.on_error == "raise":
                 raise
@@ -125,14 +122,12 @@ class HeldOutCallback(CheckpointCallback):
         prompting: Prompting,
         sampling: Sampling,
         seed: int,
-        mirror: WandbMirror,
     ) -> None:
         self.run = run
         self.problems = problems
         self.prompting = prompting
         self.sampling = sampling
         self.seed = seed
-        self.mirror = mirror
 
     def is_done(self, step: int) -> bool:
         return step in read_evaluations(self.run)
@@ -140,5 +135,16 @@ class HeldOutCallback(CheckpointCallback):
     def observe(self, step: int, model: Any, tokenizer: Any) -> None:
         score = evaluate(model, tokenizer, self.problems, self.prompting, self.sampling, self.seed)
         write_evaluation(self.run, step, score.to_json())
-        values = {"": score.pass_at_1, "/lo": score.low, "/hi": score.high}
-        self.mirror.log(step, {f"eval/pass@1{end}": value for end, value in values.items()})
+
+
+class PresentCallback(TrainerCallback):
+    """After the others, on the main process: W&B and the report get what is new in the records."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.publisher = publisher
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        present(self.publisher)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        present(self.publisher)

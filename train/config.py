@@ -88,8 +88,12 @@ class TrackingConfig:
     batch_size: int = 8
     top_n: int | None = None
     fraction: float | None = 0.05
-    resamples: int = 200
+    faithful: float | None = None
+    tau: float | None = None
+    resamples: int = 1000
     seed: int = 0
+    fdr: float = 0.05
+    hysteresis: int = 2
     on_error: str = "warn"
 
 
@@ -111,6 +115,7 @@ class EvaluationConfig:
 class LoggerConfig:
     wandb_mode: str = "auto"
     wandb_project: str = "headlab"
+    max_head_curves: int = 200
 
 
 @dataclass
@@ -168,6 +173,14 @@ def check(cfg: DictConfig) -> None:
         )
     if cfg.model.recipe is not None:
         one_of("model.recipe", cfg.model.recipe, RECIPES)
+    if not 0 < cfg.tracking.fdr < 1:
+        raise ValueError(f"tracking.fdr must lie in (0, 1), not {cfg.tracking.fdr}")
+    if cfg.tracking.hysteresis < 1:
+        raise ValueError(f"tracking.hysteresis must be at least 1, not {cfg.tracking.hysteresis}")
+    if cfg.logger.max_head_curves < 0:
+        raise ValueError(
+            f"logger.max_head_curves must be 0 or more, not {cfg.logger.max_head_curves}"
+        )
     if not 0 <= cfg.data.worked_share <= 1:
         raise ValueError(f"data.worked_share must lie in [0, 1], not {cfg.data.worked_share}")
     if cfg.pairs.kind == "file" and not Path(cfg.pairs.path or "").is_file():

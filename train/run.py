@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from analysis.evaluate import Sampling
 from analysis.monitor import WandbMirror, redact
 from analysis.pairs import Pairs
+from analysis.publish import Publisher
 from analysis.records import atomic_write
 from analysis.tasks import Problem
 from analysis.tracker import HeadTracker, TrackingSettings
@@ -106,33 +107,32 @@ def _trainer(plan: Plan, setup: Setup) -> Any:
     return GRPOTrainer(**shared, reward_funcs=plan.rewards)
 
 
-def _callbacks(plan: Plan, setup: Setup, mirror: WandbMirror, main: bool) -> list[Any]:
-    """Manifests come first: a checkpoint is declared whole before anything reads it."""
-    from train.callbacks import HeadTrackingCallback, HeldOutCallback, LocalMetrics
+def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[Any]:
+    """Manifests come first: a checkpoint is declared whole before anything reads it.
+
+    The publisher is the main process's; the others have none and only keep pace.
+    """
+    from train.callbacks import (
+        HeadTrackingCallback,
+        HeldOutCallback,
+        LocalMetrics,
+        PresentCallback,
+    )
 
     cfg = plan.cfg
     found: list[Any] = [LocalMetrics(plan.run)]
     if plan.tracking is not None and setup.pairs is not None:
-        tracker = HeadTracker(plan.run, setup.pairs, plan.tracking) if main else None
-        found.append(HeadTrackingCallback(tracker, mirror, cfg.tracking.on_error))
+        tracker = HeadTracker(plan.run, setup.pairs, plan.tracking) if publisher else None
+        found.append(HeadTrackingCallback(tracker, cfg.tracking.on_error))
     if plan.problems:
         e = cfg.evaluation
         sampling = Sampling(e.samples, e.temperature, e.top_p, e.max_new_tokens, e.batch_size)
         found.append(
-            HeldOutCallback(plan.run, plan.problems, prompting(cfg.data), sampling, e.seed, mirror)
+            HeldOutCallback(plan.run, plan.problems, prompting(cfg.data), sampling, e.seed)
         )
+    if publisher and len(found) > 1:
+        found.append(PresentCallback(publisher))
     return found
-
-
-def _start_mirror(cfg: DictConfig, run: Path) -> WandbMirror:
-    mirror = WandbMirror.start(
-        run, cfg.name, cfg.logger.wandb_project, cfg.logger.wandb_mode, plain(cfg)
-    )
-    if mirror.directory is not None:
-        print(f"W&B run: {mirror.directory}")
-        print(f"  watch it in a terminal:  wandb leet {mirror.directory}")
-        print(f"  upload it:               wandb sync {mirror.directory}", flush=True)
-    return mirror
 
 
 def assemble(plan: Plan) -> Setup:
@@ -171,23 +171,28 @@ def execute(plan: Plan, setup: Setup) -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; the trainer's stays
     main = PartialState().is_main_process
-    mirror = WandbMirror(None)
+    publisher = None
     if main:
         with atomic_write(plan.run / "config.yaml") as draft:
             draft.write_text(yaml.safe_dump(redact(plain(plan.cfg)), sort_keys=False))
-        mirror = _start_mirror(plan.cfg, plan.run)
+        logger = plan.cfg.logger
+        mirror = WandbMirror.start(
+            plan.run, plan.cfg.name, logger.wandb_project, logger.wandb_mode, plain(plan.cfg)
+        )
+        mirror.announce()
         if mirror.directory is not None:
             plan.args.report_to = ["wandb"]
-    callbacks = _callbacks(plan, setup, mirror, main)
+        publisher = Publisher(plan.run, mirror, logger.max_head_curves)
+    callbacks = _callbacks(plan, setup, publisher)
     if plan.checkpoint is not None and is_finished(plan.checkpoint, plan.args):
         if main:
             _catch_up(plan, plan.checkpoint, setup.tokenizer, callbacks)
     else:
         _train(plan, setup, callbacks)
-    if main:
+    if publisher:
         if plan.tracking is not None or plan.problems:
-            _conclude(plan)
-        mirror.finish()
+            _conclude(plan, publisher)
+        publisher.mirror.finish()
 
 
 def _train(plan: Plan, setup: Setup, callbacks: list[Any]) -> None:
@@ -225,13 +230,14 @@ def _catch_up(plan: Plan, checkpoint: Path, tokenizer: Any, callbacks: list[Any]
             observer.observe(step, model, tokenizer)
 
 
-def _conclude(plan: Plan) -> None:
-    """Print the table of checkpoints and write the report."""
-    from analysis.report import write_report
+def _conclude(plan: Plan, publisher: Publisher) -> None:
+    """Print the table of checkpoints; what a stop has left unpublished is made up."""
+    from analysis.present import present
     from analysis.table import checkpoint_rows, format_table, signal_name
 
+    present(publisher)
     print(format_table(checkpoint_rows(plan.run), signal_name(plan.run)))
-    print(f"report: {write_report([plan.run], plan.run / 'report.html')}", flush=True)
+    print(f"report: {plan.run / 'report.html'}", flush=True)
 
 
 def run_or_exit(cfg: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""Circuits by hand, head states with planted truth, records that survive crashes."""
+"""Circuits by hand, records that survive crashes, pairs files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import json
 
 import pytest
 import torch
+from planted import World, make_record
 
-from analysis.circuits import head_importance, prune, select_edges
+from analysis.circuits import prune
 from analysis.graph import Graph
-from analysis.heads import bootstrap_heads, head_states
-from analysis.monitor import WandbMirror, head_values, redact
 from analysis.pairs import Pair, Pairs
 from analysis.records import (
-    Record,
     append_metrics,
     atomic_write,
     read_metrics,
     read_record,
     read_records,
+    read_scores,
     recorded_steps,
     write_evaluation,
     write_record,
@@ -26,6 +25,13 @@ from analysis.records import (
 from analysis.tracker import freeze_pairs
 
 GRAPH = Graph(n_layers=2, n_heads=4, n_kv_heads=2)
+A, B = (World(seed).scores(8)[0] for seed in (0, 1))
+
+
+def write(run, step, scores, **changes):
+    record = make_record(step, scores, 20, **changes)
+    write_record(run, record, scores)
+    return record
 
 
 def edges_named(*names: str) -> torch.Tensor:
@@ -65,74 +71,41 @@ def test_prune_removes_dead_ends_and_keeps_shared_heads():
     assert torch.equal(kept, expected)
 
 
-def planted(strong: list[str], pairs: int = 24, seed: int = 0) -> torch.Tensor:
-    """Per-pair scores in which some heads carry strong edges in every pair, over noise."""
-    generator = torch.Generator().manual_seed(seed)
-    scores = 0.02 * torch.randn(pairs, GRAPH.n_edges, generator=generator)
-    for head in strong:
-        chosen = edges_named(f"input->{head}<q>", f"{head}->logits")
-        scores[:, chosen] += 1 + 0.1 * torch.randn(pairs, 2, generator=generator)
-    return scores
-
-
-def make_record(step: int, strong: list[str], seed: int = 0, **changes) -> Record:
-    scores = planted(strong, seed=seed)
-    circuit = select_edges(GRAPH, scores.mean(0), 2 * len(strong))
-    values = {
-        "step": step, "graph": GRAPH, "pairs_hash": "h", "settings": {"metric": "kl"},
-        "model": {}, "completeness_gap": 0.1, "metric_clean": 0.0, "metric_corrupted": 1.0,
-        "seconds": 1.0, "per_pair": scores, "circuit": circuit,
-        "importance": head_importance(GRAPH, scores, circuit),
-        "bootstrap": bootstrap_heads(GRAPH, scores, 2 * len(strong), 100, 0),
-    }  # fmt: skip
-    return Record(**{**values, **changes})
-
-
-def test_planted_heads_are_found_with_their_intervals():
-    base = make_record(0, ["a0.h0", "a0.h1", "a1.h2"])
-    now = make_record(5, ["a0.h0", "a1.h2", "a1.h3"], seed=1)
-    states = head_states(base.heads, now.heads, base.bootstrap, now.bootstrap)
-    named = {name: GRAPH.names_of(mask) for name, mask in states.masks.items()}
-    assert named["emergent"] == ["a1.h3"]
-    assert named["pruned"] == ["a0.h1"]
-    assert named["retained"] == ["a0.h0", "a1.h2"]
-    emergent = states.counts["emergent"]
-    assert (emergent.value, emergent.low, emergent.high) == (1, 1, 1)
-    assert emergent.null_high == 0  # planted heads are in every resample of the base
-    assert states.inclusion[GRAPH.head_names.index("a1.h3")] == 1
-    assert states.base_inclusion[GRAPH.head_names.index("a1.h3")] == 0
-    assert now.importance.sum() == pytest.approx(1)
-
-
-def test_without_a_change_emergence_stays_within_the_null():
-    """Two noisy measurements of the same thing: the raw count is explained by the control."""
-    scores = torch.randn(16, GRAPH.n_edges, generator=torch.Generator().manual_seed(0))
-    resampled = bootstrap_heads(GRAPH, scores, 12, 4000, 0)
-    circuit = select_edges(GRAPH, scores.mean(0), 12)
-    base = make_record(0, ["a0.h0"], circuit=circuit, bootstrap=resampled)
-    states = head_states(base.heads, base.heads, resampled, resampled)
-    assert states.counts["emergent"].value == 0
-    other = bootstrap_heads(GRAPH, scores, 12, 4000, seed=1)
-    again = head_states(base.heads, other[0], resampled, other).counts["emergent"]
-    independent = float((other & ~resampled).sum(1).double().mean())
-    assert again.null_mean == pytest.approx(independent, rel=0.1)
-    assert again.null_high >= 1
-
-
 def test_records_round_trip_and_replace(tmp_path):
-    first, second = make_record(0, ["a0.h0"]), make_record(10, ["a0.h1"])
-    write_record(tmp_path, second)
-    write_record(tmp_path, first)  # out of order
+    write(tmp_path, 10, B)  # out of order
+    first = write(tmp_path, 0, A)
     assert [r.step for r in read_records(tmp_path)] == [0, 10]
+    again = read_record(tmp_path, 0)
+    assert torch.equal(again.resampled.strength, first.resampled.strength)
+    assert torch.equal(again.circuit, first.circuit)
+    assert torch.equal(read_scores(tmp_path, 0), A)
     before = (tmp_path / "heads" / "step-000000" / "record.json").read_bytes()
-    write_record(tmp_path, make_record(10, ["a1.h3"]))
-    again = read_record(tmp_path, 10)
-    assert GRAPH.names_of(again.heads) == ["a1.h3"]
-    assert len(list((tmp_path / "heads" / "step-000010").glob("*.safetensors"))) == 1
+    replaced = write(tmp_path, 10, A)
+    assert torch.equal(read_record(tmp_path, 10).in_circuit, replaced.in_circuit)
+    assert len(list((tmp_path / "heads" / "step-000010").glob("*.safetensors"))) == 2
     assert (tmp_path / "heads" / "step-000000" / "record.json").read_bytes() == before
     saved = json.loads((tmp_path / "heads" / "step-000010" / "record.json").read_text())
-    assert saved["schema"] == 1
-    assert saved["circuit"] == {"edges": 2, "heads": ["a1.h3"]}
+    assert saved["schema"] == 2
+    assert saved["circuit"]["heads"] == replaced.graph.names_of(replaced.in_circuit)
+    assert saved["circuit"]["faithfulness"]["value"] == pytest.approx(0.8)
+
+
+def test_records_of_another_schema_or_damaged_are_refused(tmp_path):
+    write(tmp_path, 0, A)
+    path = tmp_path / "heads" / "step-000000" / "record.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"schema": 2', '"schema": 1'))
+    with pytest.raises(ValueError, match="has schema 1 and this version reads 2.*analysis.track"):
+        read_record(tmp_path, 0)
+    path.write_text(whole)
+    scores, heads = (next(path.parent.glob(f"{kind}-*")) for kind in ("scores", "heads"))
+    scores.unlink()
+    read_record(tmp_path, 0)  # curves need no scores
+    with pytest.raises(ValueError, match="which is missing; track this step again"):
+        read_scores(tmp_path, 0)
+    heads.write_bytes(heads.read_bytes()[:50])
+    with pytest.raises(ValueError, match="is damaged .*track this step again"):
+        read_record(tmp_path, 0)
 
 
 @pytest.mark.parametrize("crash_at", ["tensors", "json", "rename"])
@@ -141,7 +114,7 @@ def test_a_crash_while_writing_leaves_the_old_record(tmp_path, monkeypatch, cras
 
     from analysis import records
 
-    write_record(tmp_path, make_record(10, ["a0.h0"]))
+    old = write(tmp_path, 10, A)
 
     def crash(*args, **kwargs):
         raise KeyboardInterrupt
@@ -158,19 +131,20 @@ def test_a_crash_while_writing_leaves_the_old_record(tmp_path, monkeypatch, cras
 
         monkeypatch.setattr(type(tmp_path), "replace", only_tensors)
     with pytest.raises(KeyboardInterrupt):
-        write_record(tmp_path, make_record(10, ["a1.h3"]))
+        write(tmp_path, 10, B)
     with pytest.raises(KeyboardInterrupt):
-        write_record(tmp_path, make_record(20, ["a1.h3"]))
+        write(tmp_path, 20, B)
     monkeypatch.undo()
     assert [r.step for r in read_records(tmp_path)] == [10]
-    assert GRAPH.names_of(read_record(tmp_path, 10).heads) == ["a0.h0"]
+    assert torch.equal(read_record(tmp_path, 10).circuit, old.circuit)
+    assert torch.equal(read_scores(tmp_path, 10), A)
     assert not list(tmp_path.rglob("*.partial"))
-    write_record(tmp_path, make_record(10, ["a1.h3"]))
-    assert GRAPH.names_of(read_record(tmp_path, 10).heads) == ["a1.h3"]
+    new = write(tmp_path, 10, B)
+    assert torch.equal(read_record(tmp_path, 10).circuit, new.circuit)
 
 
 def test_leftovers_of_a_killed_writer_are_passed_over(tmp_path):
-    write_record(tmp_path, make_record(0, ["a0.h0"]))
+    write(tmp_path, 0, A)
     half = tmp_path / "heads" / "step-000010"
     half.mkdir()
     (half / ".record.json.99.partial").write_text('{"schema": 1, "ste')
@@ -181,8 +155,8 @@ def test_leftovers_of_a_killed_writer_are_passed_over(tmp_path):
 
 
 def test_incomparable_records_are_refused(tmp_path):
-    write_record(tmp_path, make_record(0, ["a0.h0"]))
-    write_record(tmp_path, make_record(10, ["a0.h0"], pairs_hash="other"))
+    write(tmp_path, 0, A)
+    write(tmp_path, 10, A, pairs_hash="other")
     with pytest.raises(ValueError, match="steps 0 and 10 differ in pairs_hash"):
         read_records(tmp_path)
 
@@ -233,38 +207,3 @@ def test_malformed_pairs_are_named_by_line(tmp_path, line, message):
     path.write_text('{"clean_ids": [1], "corrupted_ids": [2]}\n' + line + "\n")
     with pytest.raises(ValueError, match=message):
         Pairs.load(path)
-
-
-def test_secrets_are_redacted():
-    config = {"hub_token": "abc", "tokenizer": "t", "a": [{"api_key": "k"}], "key": None}
-    masked = {"hub_token": "<redacted>", "tokenizer": "t", "a": [{"api_key": "<redacted>"}]}
-    assert redact(config) == {**masked, "key": None}
-
-
-def test_a_wandb_that_always_fails_stops_nothing(tmp_path, monkeypatch):
-    import wandb
-
-    def broken(*args, **kwargs):
-        raise OSError("no W&B today")
-
-    monkeypatch.setattr(wandb, "init", broken)
-    mirror = WandbMirror.start(tmp_path, "x", "p", "offline", {})
-    mirror.log(0, {"heads/emergent": 1})
-    mirror.finish()
-
-    class Broken:
-        log = finish = broken
-
-    failing = WandbMirror(Broken())
-    failing.log(0, {})
-    failing.finish()
-
-
-def test_logged_names():
-    base, now = make_record(0, ["a0.h0"]), make_record(5, ["a1.h3"])
-    states = head_states(base.heads, now.heads, base.bootstrap, now.bootstrap)
-    values = head_values(now, states)
-    assert values["heads/emergent"] == 1
-    assert values["heads/emergent/lo"] <= 1 <= values["heads/emergent/hi"]
-    assert values["head/L01H03"] == pytest.approx(1)
-    assert values["head/L00H00"] == 0  # pruned

@@ -1,0 +1,33 @@
+"""Bring what shows a run up to date with its records: trajectory.json, report.html, W&B."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from analysis.publish import Publisher
+
+log = logging.getLogger(__name__)
+
+
+def present(publisher: Publisher) -> None:
+    """Publish what is new and write trajectory.json and report.html of the publisher's run.
+
+    Never raises: what fails is logged, and the records, which are the truth, are written already.
+    """
+    from analysis.records import read_evaluations
+    from analysis.report import write_report
+    from analysis.table import tracked_points
+    from analysis.trajectory import write_trajectory
+
+    run = publisher.run
+    try:
+        points = tracked_points(run)
+        publisher.update(points)
+        if points:
+            write_trajectory(run / "trajectory.json", points)
+        if points or read_evaluations(run):
+            write_report([run], run / "report.html")
+    except Exception:
+        log.exception("the report of %s could not be written; its records are safe", run)

@@ -1,0 +1,220 @@
+"""Mirror to W&B what the local files of a run hold and W&B has not got yet.
+
+    python -m analysis.publish run=runs/my-run
+
+A training run does this itself after each checkpoint. The command is for what was left out: a run
+that was offline, a W&B that failed, checkpoints tracked afterwards. It uploads the offline files
+of the run that were never uploaded (as `wandb sync` does; they hold the trainer's own curves too),
+then logs every checkpoint that is missing. RUN/wandb-published.json says what W&B was given, by the
+content of the record, so that a record that was replaced is logged again, and nothing else twice.
+
+Every row carries `heads/step`, the step metric of all groups, so late rows land at their step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.cli import key, main
+
+if TYPE_CHECKING:
+    from analysis.intervals import Estimate
+    from analysis.monitor import WandbMirror
+    from analysis.trajectory import Point
+
+log = logging.getLogger(__name__)
+
+MAX_HEAD_CURVES = 200
+
+
+@dataclass
+class Options:
+    run: str = key("directory of the run")
+    project: str | None = key("W&B project; default: the one in the run's configuration", None)
+    mode: str = key("online (needs an account), or offline: into a new offline run", "online")
+
+
+def _with_ends(name: str, estimate: Estimate) -> dict[str, float]:
+    values = {name: estimate.value, f"{name}/lo": estimate.low, f"{name}/hi": estimate.high}
+    return {key: value for key, value in values.items() if math.isfinite(value)}
+
+
+def curve_heads(points: Sequence[Point], most: int) -> list[int]:
+    """Heads that get a curve: every head ever in a circuit, in order of appearance, at most `most`.
+
+    Heads of one checkpoint are ordered by importance there, so that a later checkpoint never takes
+    a curve away.
+    """
+    found: dict[int, None] = {}
+    for point in points:
+        importance = point.record.importance
+        inside = point.masks["in_circuit"].nonzero().flatten().tolist()
+        found.update(dict.fromkeys(sorted(inside, key=lambda head: -float(importance[head]))))
+    return list(found)[:most]
+
+
+def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[str, float]:
+    """What the last of some points logs: `circuit/*`, `heads/*` (`/lo`, `/hi`), `head/L00H00`."""
+    point = points[-1]
+    record, change, turn = point.record, point.change, point.turn
+    values: dict[str, float] = {
+        "circuit/edges": record.n_edges,
+        "circuit/completeness_gap": record.completeness_gap,
+        "circuit/metric_corrupted": record.metric_corrupted,
+        "circuit/seconds": record.seconds,
+        **_with_ends("circuit/heads", point.counts["in_circuit"]),
+        **_with_ends("circuit/faithfulness", record.faithfulness()),
+        **_with_ends("heads/jaccard", change.jaccard),
+        **_with_ends("heads/overlap", change.overlap),
+        **_with_ends("heads/rank_correlation", change.rank_correlation),
+    }
+    for name in ("emergent", "retained", "pruned", "transient"):
+        values |= _with_ends(f"heads/{name}", point.counts[name])
+    for name, (mean, high) in change.null.items():
+        values |= {f"heads/{name}/null": mean, f"heads/{name}/null_hi": high}
+        values[f"heads/{name}/called"] = int(change.called[name].sum())
+    for name, mask in point.settled.items():
+        values[f"heads/{name}/settled"] = int(mask.sum())
+    if turn is not None:
+        values |= _with_ends("heads/turnover", turn.turnover)
+        values |= _with_ends("heads/excess_turnover", turn.excess_turnover)
+    shown = curve_heads(points, most)
+    values |= {"head/curves": len(shown), "head/curves_cap": most}
+    for index in shown:
+        layer, head = divmod(index, record.graph.n_heads)
+        values[f"head/L{layer:02}H{head:02}"] = float(record.importance[index])
+    return values
+
+
+def _digest(*paths: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+
+
+class Publisher:
+    """Gives a mirror what it is missing of one run. It writes no record, so it can lose none."""
+
+    def __init__(self, run: Path, mirror: WandbMirror, most: int = MAX_HEAD_CURVES) -> None:
+        self.run = run
+        self.mirror = mirror
+        self.most = most
+        self._path = run / "wandb-published.json"
+
+    def _published(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except json.JSONDecodeError:
+            log.warning("%s is damaged; everything is given to W&B again", self._path)
+            return {}
+        return found
+
+    def update(self, points: Sequence[Point]) -> list[int]:
+        """Log every checkpoint and evaluation that the mirror has not got; the steps logged."""
+        from analysis.records import read_evaluations, record_dir, write_json
+
+        if self.mirror.mode == "disabled":
+            return []
+        everything = self._published()
+        done = everything.setdefault(self.mirror.mode, {})
+        todo: list[tuple[int, str, str, dict[str, Any]]] = []
+        for count, point in enumerate(points, start=1):
+            name = f"heads/{point.step}"
+            digest = _digest(record_dir(self.run, point.step) / "record.json")
+            if done.get(name) != digest:
+                values: dict[str, Any] = dict(head_values(points[:count], self.most))
+                todo.append((point.step, name, digest, values))
+        if todo and points:
+            todo[-1][3].update(media(points))
+        for step, score in read_evaluations(self.run).items():
+            name = f"eval/{step}"
+            digest = hashlib.sha256(json.dumps(score, sort_keys=True).encode()).hexdigest()[:16]
+            if done.get(name) != digest:
+                ends = {"": "pass_at_1", "/lo": "low", "/hi": "high"}
+                values = {f"eval/pass@1{end}": score[what] for end, what in ends.items()}
+                todo.append((step, name, digest, values))
+        logged = []
+        for step, name, digest, values in sorted(todo, key=lambda entry: entry[0]):
+            if self.mirror.log(step, values):
+                done[name] = digest
+                logged.append(step)
+        if logged:
+            write_json(self._path, everything)
+        return logged
+
+
+def media(points: Sequence[Point]) -> dict[str, Any]:
+    """The map of heads, the cohort chart and the table of heads at the last of some points."""
+    try:
+        import wandb
+
+        from analysis.pictures import cohort_picture, head_map_picture
+        from analysis.table import HEAD_TITLES, head_rows
+
+        return {
+            "heads/map": wandb.Image(head_map_picture(points[-1])),
+            "heads/cohorts": wandb.Image(cohort_picture(points)),
+            "heads/table": wandb.Table(columns=list(HEAD_TITLES), data=head_rows(points)),
+        }
+    except Exception as error:  # the mirror may fail soft, whatever W&B raises
+        log.warning("W&B did not take the pictures of step %d: %s", points[-1].step, error)
+        return {}
+
+
+def upload_offline(run: Path) -> Iterable[Path]:
+    """Upload the offline files of a run that W&B has never got, oldest first; those uploaded."""
+    for directory in sorted(run.glob("wandb/offline-run-*")):
+        if list(directory.glob("*.wandb.synced")) or not list(directory.glob("*.wandb")):
+            continue
+        command = [sys.executable, "-m", "wandb", "sync", str(directory)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            detail = (done.stderr or done.stdout).strip().splitlines()[-1:]
+            raise ValueError(f"wandb sync {directory} failed: {' '.join(detail)}")
+        yield directory
+
+
+def act(options: Options) -> None:
+    """Upload offline files, then log what is missing."""
+    from analysis.monitor import WandbMirror, has_account
+    from analysis.table import read_config, tracked_points
+
+    run = Path(options.run)
+    config = read_config(run)
+    logger = config.get("logger") or {}
+    if options.mode not in ("online", "offline"):
+        raise ValueError(f"mode is {options.mode!r}; choose online or offline")
+    points = tracked_points(run)
+    if options.mode == "online":
+        if not has_account():
+            raise ValueError(
+                "there is no W&B account on this machine; run `wandb login`, or set WANDB_API_KEY, "
+                "or write an offline run with mode=offline"
+            )
+        for directory in upload_offline(run):
+            print(f"uploaded {directory}")
+    project = options.project or logger.get("wandb_project") or "headlab"
+    mirror = WandbMirror.start(run, config.get("name", run.name), project, options.mode, config)
+    if mirror.directory is None:
+        raise ValueError("W&B could not be started (see above); the local records are complete")
+    publisher = Publisher(run, mirror, logger.get("max_head_curves", MAX_HEAD_CURVES))
+    steps = publisher.update(points)
+    where = mirror.directory
+    mirror.finish()
+    if not steps:
+        print("nothing was missing")
+        return
+    print(f"logged {len(steps)} rows, steps {min(steps)} to {max(steps)}, to {where}")
+
+
+if __name__ == "__main__":
+    main(Options, __doc__ or "", act)
