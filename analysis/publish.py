@@ -86,6 +86,7 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
         values[f"heads/{name}/settled"] = int(mask.sum())
     if turn is not None:
         values |= _with_ends("heads/turnover", turn.turnover)
+        values |= _with_ends("heads/overlap_previous", turn.overlap)
         values |= _with_ends("heads/excess_turnover", turn.excess_turnover)
     shown = curve_heads(points, most)
     values |= {"head/curves": len(shown), "head/curves_cap": most}

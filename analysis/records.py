@@ -181,6 +181,19 @@ def _tensors(run: Path, step: int, content: dict[str, Any], kind: str) -> dict[s
         raise ValueError(f"{path} is damaged ({error}); track this step again") from error
 
 
+def is_recorded(run: Path, step: int) -> bool:
+    """Whether a step has a record with all its files.
+
+    Raises:
+        ValueError: the record is of another schema.
+    """
+    content = _content(run, step)
+    directory = record_dir(run, step)
+    return content is not None and all(
+        (directory / name).exists() for name in content["tensors"].values()
+    )
+
+
 def read_record(run: Path, step: int) -> Record | None:
     """The record of a step, or None if there is none.
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from analysis.graph import short_head_name
 from analysis.heads import FDR
-from analysis.intervals import Association, Estimate
+from analysis.intervals import Association, Estimate, estimate
 from analysis.records import COMPARABLE, read_evaluations, read_metrics, read_records
 from analysis.trajectory import HYSTERESIS, Point, associations, ever_in_circuit, trajectory
 
@@ -260,11 +261,16 @@ def head_rows(points: Sequence[Point]) -> list[list[str]]:
             f"{float(change.p_value[index]):.2g}",
             *(f"{x:.4f}" for x in shares),
             f"{ends[0]:.2f} [{ends[1]:.2f}, {ends[2]:.2f}]",
-            *(str(int(degree[0, index])) for degree in (r.in_degree, r.out_degree)),
+            *(_format_degree(degree[:, index]) for degree in (r.in_degree, r.out_degree)),
             "-" if depths[index].isnan() else f"{float(depths[index]):.1f}",
         ]
         found.append((ranks.index(state), -shares[1], index, cells))
     return [cells for *_, cells in sorted(found)]
+
+
+def _format_degree(degree: torch.Tensor) -> str:
+    """`3 [1-5]`."""
+    return format_estimate(estimate(degree.double()))
 
 
 def head_cells(run: Run) -> list[list[str]]:

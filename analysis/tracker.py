@@ -22,7 +22,7 @@ from analysis.graph import Graph
 from analysis.origin import describe
 from analysis.pairs import Pairs
 from analysis.patching import CircuitEvaluation, evaluate_circuit
-from analysis.records import Record, read_record, write_json, write_record
+from analysis.records import Record, is_recorded, write_json, write_record
 from analysis.resampling import Selection, resample_heads, select
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class HeadTracker:
         self.settings = settings
 
     def is_tracked(self, step: int) -> bool:
-        return read_record(self.run, step) is not None
+        return is_recorded(self.run, step)
 
     def track(self, model: nn.Module, step: int, show_progress: bool = True) -> Record:
         """Find the circuit of a model and write its record; the model is left as it was."""

@@ -199,6 +199,21 @@ def test_tracking_keys_are_the_settings_of_the_tracker():
         assert schema[setting.name] == setting.default, setting.name
 
 
+@pytest.mark.parametrize(
+    ("preset", "wanted"),
+    [
+        ("fraction", {"fraction": 0.05, "top_n": None, "faithful": None, "tau": None}),
+        ("paper", {"top_n": 5000, "tau": 0.1, "metric": "logit_diff", "kv": "ungrouped"}),
+        ("faithful", {"faithful": 0.8, "fraction": None}),
+    ],
+)
+def test_presets_of_the_circuit(compose, preset, wanted):
+    from train.build import tracking_settings
+
+    settings = dataclasses.asdict(tracking_settings(compose("sft", f"tracking={preset}")))
+    assert {name: settings[name] for name in wanted} == wanted
+
+
 def test_analysis_never_imports_train():
     for path in (CONF.parent / "analysis").glob("*.py"):
         assert not re.search(

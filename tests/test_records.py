@@ -14,6 +14,7 @@ from analysis.pairs import Pair, Pairs
 from analysis.records import (
     append_metrics,
     atomic_write,
+    is_recorded,
     read_metrics,
     read_record,
     read_records,
@@ -99,8 +100,10 @@ def test_records_of_another_schema_or_damaged_are_refused(tmp_path):
         read_record(tmp_path, 0)
     path.write_text(whole)
     scores, heads = (next(path.parent.glob(f"{kind}-*")) for kind in ("scores", "heads"))
+    assert is_recorded(tmp_path, 0)
     scores.unlink()
-    read_record(tmp_path, 0)  # curves need no scores
+    assert not is_recorded(tmp_path, 0)  # so it is tracked again,
+    read_record(tmp_path, 0)  # and until then the curves, which need no scores, are there
     with pytest.raises(ValueError, match="which is missing; track this step again"):
         read_scores(tmp_path, 0)
     heads.write_bytes(heads.read_bytes()[:50])
