@@ -23,7 +23,7 @@ def present(publisher: Publisher) -> None:
 
     run = publisher.run
     try:
-        points = tracked_points(run)
+        points = tracked_points(run, publisher.known)
         publisher.update(points)
         if points:
             write_trajectory(run / "trajectory.json", points)

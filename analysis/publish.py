@@ -29,7 +29,7 @@ from analysis.cli import key, main
 if TYPE_CHECKING:
     from analysis.intervals import Estimate
     from analysis.monitor import WandbMirror
-    from analysis.trajectory import Point
+    from analysis.trajectory import Known, Point
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ class Publisher:
         self.run = run
         self.mirror = mirror
         self.most = most
+        self.known: Known = {}
         self._path = run / "wandb-published.json"
 
     def _published(self) -> dict[str, Any]:

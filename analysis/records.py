@@ -65,6 +65,7 @@ class Record:
     origin: what was measured and by what: hashes of weights and adapter, versions.
     circuit: bool [E];  mean: mean scores float [E];  evaluation: the metric of the circuit, of the
     full model and of the empty circuit, float [3, pairs];  resampled: analysis/resampling.py.
+    digest: of circuit and resamples, as read from a file; empty for a record just made.
     """
 
     step: int
@@ -82,6 +83,7 @@ class Record:
     mean: torch.Tensor
     evaluation: torch.Tensor
     resampled: Resampled
+    digest: str = ""
 
     @property
     def heads(self) -> Heads:
@@ -139,7 +141,7 @@ def write_record(run: Path, record: Record, per_pair: torch.Tensor) -> Path:
         files[kind] = f"{kind}-{hashlib.sha256(blob).hexdigest()[:16]}.safetensors"
         with atomic_write(directory / files[kind]) as draft:
             draft.write_bytes(blob)
-    left_out = (*_TENSORS, "resampled")
+    left_out = (*_TENSORS, "resampled", "digest")
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in left_out}
     content = {
         **values,
@@ -205,8 +207,9 @@ def read_record(run: Path, step: int) -> Record | None:
         return None
     loaded: dict[str, Any] = _tensors(run, step, content, "heads")
     own: dict[str, Any] = {name: loaded.pop(name) for name in _TENSORS}
-    wanted = {f.name for f in fields(Record)} - set(own) - {"graph", "resampled"}
+    wanted = {f.name for f in fields(Record)} - set(own) - {"graph", "resampled", "digest"}
     values = {name: content[name] for name in wanted}
+    values["digest"] = content["tensors"]["heads"]
     return Record(**values, **own, graph=Graph(**content["graph"]), resampled=Resampled(**loaded))
 
 

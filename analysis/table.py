@@ -22,7 +22,7 @@ from analysis.graph import short_head_name
 from analysis.heads import FDR
 from analysis.intervals import Association, Estimate, estimate
 from analysis.records import COMPARABLE, read_evaluations, read_metrics, read_records
-from analysis.trajectory import HYSTERESIS, Point, associations, ever_in_circuit, trajectory
+from analysis.trajectory import HYSTERESIS, Known, Point, associations, ever_in_circuit, trajectory
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +71,18 @@ def signal_name(run: Path) -> str | None:
     return SIGNALS[read_config(run)["train"]["kind"]]
 
 
-def tracked_points(run: Path) -> list[Point]:
-    """The trajectory of a run; no points, with a warning, if the base is not among its records."""
+def tracked_points(run: Path, known: Known | None = None) -> list[Point]:
+    """The trajectory of a run; no points, with a warning, if the base is not among its records.
+
+    known: see `trajectory`.
+    """
     records = read_records(run)
     if records and records[0].step != 0:
         log.warning("%s has no record of step 0, the base; no head's state is known", run)
         return []
     tracking = read_config(run).get("tracking") or {}
     how = {"q": tracking.get("fdr", FDR), "hysteresis": tracking.get("hysteresis", HYSTERESIS)}
-    return trajectory(records, **how) if records else []
+    return trajectory(records, **how, known=known) if records else []
 
 
 def checkpoint_rows(run: Path, points: Sequence[Point] | None = None) -> list[Row]:

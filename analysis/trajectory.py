@@ -81,10 +81,19 @@ class Point:
         return [short_head_name(name) for name in self.record.graph.names_of(mask)]
 
 
+Known = dict[tuple[Any, ...], tuple[Change, Change | None, list[Setting]]]
+
+
 def trajectory(
-    records: Sequence[Record], q: float = FDR, hysteresis: int = HYSTERESIS
+    records: Sequence[Record],
+    q: float = FDR,
+    hysteresis: int = HYSTERESIS,
+    known: Known | None = None,
 ) -> list[Point]:
     """The points of comparable records, by step.
+
+    known: what was computed for these records before, which is taken as it is, and added to; a run
+        that adds one checkpoint at a time computes each of them once.
 
     Raises:
         ValueError: there is no record of step 0, or hysteresis is below 1.
@@ -104,9 +113,16 @@ def trajectory(
     points: list[Point] = []
     for record in ordered:
         heads = record.heads
-        change = compare(base_heads, heads, q)
-        previous = points[-1].record.heads if points else None
-        turn = None if previous is None else compare(previous, heads, q)
+        previous = points[-1].record if points else None
+        key = (base.digest, record.digest, previous.digest if previous else None, q)
+        if known is None or not all(key[:2]) or key not in known:
+            turn = None if previous is None else compare(previous.heads, heads, q)
+            found = compare(base_heads, heads, q), turn, sensitivity(base, record, q)
+            if known is not None:
+                known[key] = found
+        else:
+            found = known[key]
+        change, turn, settings = found
         inside = heads.inside
         transients = ever & ~base_inside & ~inside
         ever = ever | inside
@@ -131,7 +147,7 @@ def trajectory(
                 counts={**change.counts, "transient": count},
                 first=first,
                 first_settled=first_settled,
-                sensitivity=sensitivity(base, record, q),
+                sensitivity=settings,
             )
         )
     return points

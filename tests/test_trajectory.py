@@ -110,6 +110,26 @@ def test_trajectory_does_not_depend_on_the_order_of_writing(tmp_path: Path) -> N
     assert content[0]["origin"]["model"]["weights"] == "w0"
 
 
+def test_what_is_known_is_not_computed_again(tmp_path: Path, monkeypatch: Any) -> None:
+    from analysis import trajectory as module
+
+    run = run_with(tmp_path / "r", some_records("bm"))
+    known: module.Known = {}
+    first = tracked_points(run, known)
+    calls = []
+    original = module.compare
+    monkeypatch.setattr(module, "compare", lambda *a: calls.append(1) or original(*a))
+    again = tracked_points(run, known)
+    assert not calls
+    assert again[1].change is first[1].change
+    write_record(run, make_record(20, BASE, 40), torch.zeros(8, 1))
+    assert len(tracked_points(run, known)) == 3
+    assert len(calls) == 2  # the new one against the base and against the one before
+    write_record(run, make_record(0, MOVED, 40), torch.zeros(8, 1))  # another base: all anew
+    changed = tracked_points(run, known)
+    assert changed[1].change.counts["emergent"].value == 0
+
+
 def test_without_the_base_there_is_no_trajectory(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no record of step 0, the base"):
         trajectory(some_records("bm")[1:])
