@@ -21,7 +21,9 @@ Further, between any two checkpoints a and b:
     Jaccard            |A and B| / |A or B|                 of head sets (arXiv 2407.10827)
     turnover           1 - Jaccard
     excess turnover    turnover less the null: the mean turnover between two resamples of the
-                       pairs at one and the same checkpoint (the mean of a's and b's)
+                       pairs at one and the same checkpoint (the mean of a's and b's). Two
+                       checkpoints are measured on the same pairs and share their noise, so where
+                       nothing moves this is below 0; above 0 is a cautious verdict
     weighted overlap   sum min(I_a, I_b) / sum max(I_a, I_b)              (Ruzicka 1958)
     I                  share of a head in the |score| of the circuit's edges out of heads
     effect             E = (I_b - I_a) / (I_b + I_a + 1e-6)               (arXiv 2509.25758)
@@ -39,7 +41,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 
 from analysis.intervals import (
     Estimate,
@@ -48,6 +49,7 @@ from analysis.intervals import (
     estimate,
     estimate_of_set,
     percentile,
+    spearman,
 )
 
 COUNTS = ("in_circuit", "emergent", "retained", "pruned")
@@ -145,13 +147,6 @@ def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.minimum(a, b).sum(-1) / torch.maximum(a, b).sum(-1).clamp_min(1e-12)
 
 
-def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Spearman's rho of rows [R, M] -> [R]; 0 for a constant row."""
-    ranks = [torch.from_numpy(stats.rankdata(x.numpy(), axis=1)) for x in (a, b)]
-    u, v = (rank - rank.mean(1, keepdim=True) for rank in ranks)
-    return (u * v).sum(1) / (u.square().sum(1) * v.square().sum(1)).sqrt().clamp_min(1e-12)
-
-
 def effect(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """E in [-1, 1] of importances of equal shape."""
     return (after - before) / (after + before + 1e-6)
@@ -195,6 +190,7 @@ def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
     likeness = _up_to(estimate_of_set(jaccard(a, b), 0, 1), 1 - n_called / max(1, union))
     turnover = Estimate(1 - likeness.value, 1 - likeness.high, 1 - likeness.low)
     effects = effect(before.importance, after.importance)
+    correlation = torch.from_numpy(spearman(before.strength.numpy(), after.strength.numpy()))
     low, high = percentile(effects)
     return Change(
         masks=raw,
@@ -208,7 +204,7 @@ def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
         turnover=turnover,
         null_turnover=(null_turnover(a) + null_turnover(b)) / 2,
         overlap=estimate_of_set(overlap(before.importance, after.importance), 0, 1),
-        rank_correlation=estimate(rank_correlation(before.strength, after.strength)),
+        rank_correlation=estimate(correlation),
         effect=effects[0],
         effect_low=low,
         effect_high=high,

@@ -68,6 +68,14 @@ def discoveries(p_values: torch.Tensor, q: float) -> torch.Tensor:
     return torch.from_numpy(stats.false_discovery_control(p_values.numpy()) <= q)
 
 
+def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's rho of each row of [rows, n] with its counterpart; NaN if one is constant."""
+    u, v = (stats.rankdata(x, axis=1) - (x.shape[1] + 1) / 2 for x in (a, b))
+    with np.errstate(invalid="ignore"):
+        found: np.ndarray = (u * v).sum(1) / np.sqrt((u**2).sum(1) * (v**2).sum(1))
+    return found
+
+
 @dataclass(frozen=True)
 class Association:
     """Spearman's rho of two series with its interval and p-value; NaN where undefined."""
@@ -93,17 +101,11 @@ def association(
         return nothing
     a, b = np.asarray(x, float), np.asarray(y, float)
 
-    def rho(u: np.ndarray, v: np.ndarray) -> float:
-        if np.ptp(u) == 0 or np.ptp(v) == 0:
-            return np.nan
-        return float(stats.spearmanr(u, v).statistic)
-
-    value = rho(a, b)
-    shifted = np.array([rho(a, np.roll(b, shift)) for shift in range(n)])
+    value = float(stats.spearmanr(a, b).statistic)
+    shifted = spearman(np.tile(a, (n, 1)), np.stack([np.roll(b, shift) for shift in range(n)]))
     p_value = float(np.mean(np.abs(shifted) >= abs(value) - 1e-12))
     generator, length = np.random.default_rng(seed), max(1, round(n ** (1 / 3)))
     starts = generator.integers(n, size=(resamples, -(-n // length)))
     draws = ((starts[:, :, None] + np.arange(length)) % n).reshape(resamples, -1)[:, :n]
-    spread = np.array([rho(a[rows], b[rows]) for rows in draws])
-    low, high = np.nanquantile(spread, LEVELS)
+    low, high = np.nanquantile(spearman(a[draws], b[draws]), LEVELS)
     return Association(Estimate(value, float(low), float(high)), p_value, n)

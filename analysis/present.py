@@ -28,6 +28,6 @@ def present(publisher: Publisher) -> None:
         if points:
             write_trajectory(run / "trajectory.json", points)
         if points or read_evaluations(run):
-            write_report([run], run / "report.html")
+            write_report([run], run / "report.html", publisher.known)
     except Exception:
         log.exception("the report of %s could not be written; its records are safe", run)

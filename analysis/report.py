@@ -1,7 +1,8 @@
 """One page about one run or several: which heads emerged, were retained and were pruned, and when.
 
 The page is a single HTML file that needs no network: plotly.js is written into it. It is a pure
-function of the run directories, so the same files give the same page.
+function of the run directories and of the code, so the same files give the same page. The charts
+are in analysis/figures.py.
 
     python -m analysis.report runs/my-sft                       # -> runs/my-sft/report.html
     python -m analysis.report runs/my-sft runs/my-grpo --out compare.html
@@ -10,7 +11,8 @@ function of the run directories, so the same files give the same page.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,247 +20,239 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from analysis.heads import HeadStates
     from analysis.records import Record
     from analysis.table import Run
-
-RED, BLUE, BROWN, INK, GREY = "#d62f2f", "#1f6fd6", "#8a5a12", "#1f2933", "#8a929b"
-LILAC, PURPLE, GREEN = "#c3b5e3", "#6b4fb3", "#1b7f5c"
-COLOURS = {"in_circuit": INK, "retained": RED, "emergent": BLUE, "pruned": BROWN}
-MARKS = {"retained": "circle-open", "emergent": "star", "pruned": "x-thin"}
+    from analysis.trajectory import Known
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2933; background: #fbfbf9;
-       max-width: 1000px; margin: 2rem auto; padding: 0 1rem; }
+       max-width: 1240px; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
 h2 { margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1rem; } h3 { margin: 1.6rem 0 0; }
-table { border-collapse: collapse; background: #fff; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; background: #fff; font-variant-numeric: tabular-nums;
+        font-size: 13px; }
 th, td { border: 1px solid #e2e2dd; padding: .2rem .6rem; text-align: right; }
 th { background: #f2f2ee; position: sticky; top: 0; } .scroll { max-height: 32rem; overflow: auto; }
+th[role] { cursor: pointer; } td, th { white-space: nowrap; }
 pre { background: #fff; border: 1px solid #e2e2dd; padding: .8rem; overflow: auto; }
+input { font: inherit; width: 20rem; margin: .4rem 0; padding: .2rem .5rem; }
 .note { color: #5b6570; font-size: .88rem; } summary { cursor: pointer; }
 """
 
+SCRIPT = """
+for (const box of document.querySelectorAll("input[data-table]")) {
+  const table = document.getElementById(box.dataset.table), body = table.tBodies[0];
+  box.addEventListener("input", () => {
+    const words = box.value.toLowerCase().split(" ");
+    for (const row of body.rows) {
+      const text = Array.from(row.cells, cell => cell.textContent).join(" ").toLowerCase();
+      row.hidden = !words.every(word => text.includes(word));
+    }
+  });
+  for (const title of table.tHead.rows[0].cells) {
+    title.setAttribute("role", "button");
+    let sign = -1;
+    title.addEventListener("click", () => {
+      sign = -sign;
+      const key = row => row.cells[title.cellIndex].textContent;
+      const order = (x, y) =>
+        parseFloat(x) - parseFloat(y) || x.localeCompare(y, "en", {numeric: true});
+      body.append(...Array.from(body.rows).sort((a, b) => sign * order(key(a), key(b))));
+    });
+  }
+}
+"""
+
+ASSOCIATION = """Spearman's rho over the checkpoints after the base, with a 95 % block bootstrap. p
+is the share of circular shifts of one series against the other that correlate as strongly, so it is
+at least 1/n, whatever the data. Curves that do not vary are left out."""
+INCLUSION = "with inclusion at base → final (* called)"
 GUIDE = """
 <p>A <em>circuit</em> is the set of strongest edges between attention heads, MLPs, embedding and
-logits on a fixed set of prompt pairs. Against the circuit of the base, the first checkpoint, a head
-is <b>emergent</b> if it is in the checkpoint's circuit but not in the base's, <b>retained</b> (a
-base head) if it is in both, and <b>pruned</b> if it is in the base's only. L3H2 is head 2 of layer
-3, both counted from 0.</p>
-<p>These are differences of thresholded sets, so every count has a sampling error. The
-<b>interval</b> is a 95 % bootstrap: the pairs are resampled, alike for base and checkpoint, and
-both circuits are selected anew. Set differences are biased upwards under resampling, so a count can
-lie below its own interval. <b>Chance</b> is the count that two independent resamples of the base
-alone give, with nothing changed; it shares that bias, and a count whose interval does not lie above
-it may be noise. <b>Inclusion</b> is the share of resamples in which a head is in the circuit.
-<b>Importance</b> is a head's share of the attribution that leaves heads along the circuit's
-edges.</p>
+logits on a fixed set of prompt pairs. Against the circuit of the base, step 0, a head is
+<b>emergent</b> if it is in the checkpoint's circuit but not in the base's, <b>retained</b> if it is
+in both, <b>pruned</b> if it is in the base's only, and <b>transient</b> if it is in neither but was
+emergent before. L3H2 is head 2 of layer 3, both counted from 0.</p>
+<p>These are differences of thresholded sets of noisy scores: measured on other pairs they would
+come out otherwise. So beside the <b>raw</b> counts there are stricter ones. A head is <b>called</b>
+(a star in lists, a filled mark on the map) if its inclusion differs from the base beyond a
+false-discovery rate and holds in 80 % of the resamples. It is <b>settled</b> from the second
+checkpoint in a row that calls it (or as <code>tracking.hysteresis</code> says). <b>Intervals</b>
+are 95 % bootstraps over the pairs. <b>By chance</b> is what two resamples of the base alone give,
+with nothing changed.</p>
+<p><b>Excess turnover</b> is the share of heads exchanged since the checkpoint before (1 − Jaccard),
+less what resampling the pairs at one checkpoint gives: if its interval lies above 0, the circuit
+has moved.
+<b>Inclusion</b> is the share of resamples in which a head is in the circuit, <b>importance</b> I
+its share of the attribution that leaves heads along the circuit's edges, <b>effect</b> E =
+(I − I<sub>base</sub>) / (I + I<sub>base</sub>), and <b>weighted overlap</b> the sum of the smaller
+importances over the sum of the larger ones. <b>Faithfulness</b> is 1 if the circuit alone does what
+the model does and 0 if it does no better than no circuit. The <b>completeness gap</b> is the
+share of the metric's change between the prompts of a pair that the scores leave unexplained.</p>
 """
 
 
-def html_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """An HTML table of plain text."""
+def html_table(heading: Sequence[str], lines: Sequence[Sequence[str]], name: str = "") -> str:
+    """An HTML table of plain text; with a name it is sorted by clicks and has a search box."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
     rows = ["".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines]
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{head}</tr>\n{body}</table></div>'
+    box = f'<input type="search" data-table="{name}" placeholder="search: L3H2, emergent, ...">'
+    return (
+        f'{box if name else ""}<div class="scroll"><table{f" id={name}" if name else ""}>'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+    )
 
 
 def summary(run: Run) -> str:
     """What became of the heads of a run, in sentences."""
-    from analysis.table import above_chance, format_interval, with_inclusion
+    from analysis.heads import CHANGES
+    from analysis.table import format_estimate, with_inclusion
 
-    if len(run.records) < 2:
+    points = run.points
+    if len(points) < 2:
         return f"<p>In <b>{escape(run.label)}</b> no checkpoint after the base was tracked.</p>"
-    base, (last, states) = run.records[0].step, run.tracked[-1]
-    emergent = states.counts["emergent"]
-    verdict = "more than chance" if above_chance(emergent) else "not distinguishable from chance"
-    found = {
-        state: f"{count.value} (interval {format_interval(count)})"
-        for state, count in states.counts.items()
+    last = points[-1]
+    counts = {name: format_estimate(count) for name, count in last.counts.items()}
+    inside = counts.pop("in_circuit")
+    chance = " and ".join(
+        f"{mean:.1f} {name} (97.5 % point {high:.0f})"
+        for name, (mean, high) in last.change.null.items()
+    )
+    called, settled = (
+        " and ".join(f"{int(masks[name].sum())} {name}" for name in CHANGES)
+        for masks in (last.change.called, last.settled)
+    )
+    verdict = f"Called, that is beyond noise of the pairs: <b>{called}</b>."
+    if not any(mask.any() for mask in last.change.called.values()):
+        verdict = (
+            "No head is called: <b>no change of the circuit's heads is distinguishable from noise "
+            "of the pairs</b>."
+        )
+    lists = {f"{name.capitalize()}, {INCLUSION}": with_inclusion(run, name) for name in CHANGES}
+    for name in ("retained", "transient"):
+        lists[name.capitalize()] = ", ".join(run.final_heads(name)) or "none"
+    for name in CHANGES:
+        lists[f"Settled {name}"] = ", ".join(last.names(last.settled[name])) or "none"
+    items = "".join(f"<li>{title}: {heads}.</li>" for title, heads in lists.items())
+    return f"""<p>In <b>{escape(run.label)}</b>, at step {last.step} against the base (step
+    {points[0].step}), {inside} heads are in the circuit, raw counts with 95 % intervals:
+    {", ".join(f"{count} {name}" for name, count in counts.items())}. By chance, two resamples of
+    the base alone give {chance}. {verdict} Settled: {settled}.</p>
+    <ul>{items}</ul>"""
+
+
+def association_table(run: Run) -> str:
+    """How the loss or reward goes along with each curve."""
+    found = run.associations if len(run.points) > 1 else {}
+    rows = []
+    for name, a in found.items():
+        if not math.isnan(a.p_value):
+            rho = f"{a.rho.value:.2f} [{a.rho.low:.2f}, {a.rho.high:.2f}]"
+            rows.append([name.replace("_", " "), rho, f"{a.p_value:.2g}", str(a.n)])
+    if not rows:
+        return (
+            '<p class="note">There are too few checkpoints, or nothing varies, so the '
+            f"{run.signal_name} can't be correlated with the heads.</p>"
+        )
+    table = html_table(("curve", f"rho with the {run.signal_name}", "p", "n"), rows)
+    return f'{table}<p class="note">{ASSOCIATION}</p>'
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def traceability(run: Run) -> str:
+    """What was measured, with what and by what: hashes, versions and settings."""
+    import yaml
+
+    from analysis.heads import FDR
+    from analysis.records import SCHEMA
+    from analysis.trajectory import HYSTERESIS
+
+    def cells(record: Record) -> list[str]:
+        model, code = (record.origin.get(part) or {} for part in ("model", "code"))
+        name = _pairs({k: model[k] for k in ("path", "type", "dtype") if k in model})
+        hashes = [str(model.get(part) or "-") for part in ("weights", "adapter")]
+        config = str(record.origin.get("config") or "-")
+        ours = {key: code[key] for key in ("headlab", "commit") if key in code}
+        others = {key: value for key, value in code.items() if key not in ours}
+        versions = [_pairs(ours), _pairs(record.selection), name, _pairs(others)]
+        return [str(record.step), *hashes, config, *versions]
+
+    config = yaml.safe_load(run.config_text)
+    tracking = config.get("tracking") or {}
+    records = [point.record for point in run.points]
+    hashes = ("weights", "adapter", "configuration")
+    titles = ("step", *hashes, "code", "selection", "model", "libraries")
+    shared = {
+        "pairs": f"{records[0].pairs_hash} ({records[0].n_pairs} pairs)",
+        "settings": _pairs(records[0].settings),
+        "graph": str(records[0].graph),
+        "schema of the records": str(SCHEMA),
+        "calls": f"false-discovery rate {tracking.get('fdr', FDR)}, hysteresis "
+        f"{tracking.get('hysteresis', HYSTERESIS)} checkpoints",
+        "seed of the training": str(config.get("seed", "-")),
     }
-    return f"""<p>In <b>{escape(run.label)}</b>, from step {base} to step {last.step}, the number of
-    heads that emerged is {found["emergent"]}. Two resamples of step {base} alone give
-    {emergent.null_mean:.1f} on average and up to {emergent.null_high:.0f} in 97.5 % of draws, so
-    this is <b>{verdict}</b>. Retained: {found["retained"]}; pruned: {found["pruned"]}.</p>
-    <ul><li>Emergent, with inclusion at base → final: {with_inclusion(run, "emergent")}.</li>
-    <li>Retained: {", ".join(run.final_heads("retained")) or "none"}.</li>
-    <li>Pruned, with inclusion at base → final: {with_inclusion(run, "pruned")}.</li></ul>"""
+    lines = "".join(f"<li>{key}: {escape(value)}</li>" for key, value in shared.items())
+    return f"{html_table(titles, [cells(record) for record in records])}<ul>{lines}</ul>"
 
 
-def _band(figure: Figure, row: int, steps: list[int], ends: list[list[float]], colour: str) -> None:
-    """Fill between two lines, `ends` (low, high)."""
-    figure.add_scatter(
-        x=steps + steps[::-1], y=ends[1] + ends[0][::-1], fill="toself", fillcolor=colour, row=row,
-        line_width=0, opacity=0.15, hoverinfo="skip", showlegend=False, col=1, mode="lines",
-    )  # fmt: skip
+def checkpoint_table(run: Run) -> str:
+    """The table that a terminal shows, with its legend."""
+    from analysis.table import SHOWN, legend, table_cells
 
-
-def _draw_counts(figure: Figure, run: Run, row: int, names: tuple[str, ...]) -> None:
-    """Lines with interval bands; behind the emergent heads their chance level."""
-    place: dict[str, Any] = {"row": row, "col": 1, "legend": f"legend{row}"}
-    steps = [record.step for record in run.records]
-    if "emergent" in names:
-        chance = run.tracked[0][1].counts["emergent"]
-        mean, high = ([float(x or 0)] * len(steps) for x in (chance.null_mean, chance.null_high))
-        _band(figure, row, steps, [[0.0] * len(steps), high], GREY)
-        dotted = {"color": GREY, "dash": "dot"}
-        title = "chance, to 97.5 %"
-        figure.add_scatter(x=steps, y=mean, mode="lines", name=title, line=dotted, **place)
-    for name in names:
-        counts = [states.counts[name] for _, states in run.tracked]
-        ends = [[count.low for count in counts], [count.high for count in counts]]
-        _band(figure, row, steps, ends, COLOURS[name])
-        figure.add_scatter(
-            x=steps, y=[c.value for c in counts], mode="lines+markers", name=name.replace("_", " "),
-            line={"color": COLOURS[name], "dash": "dash" if name == "retained" else "solid"},
-            customdata=list(zip(*ends, strict=True)),
-            hovertemplate="%{y} [%{customdata[0]:.1f}-%{customdata[1]:.1f}]", **place,
-        )  # fmt: skip
-    figure.update_yaxes(title_text="heads", rangemode="tozero", row=row, col=1)
-
-
-def _draw_signal(figure: Figure, run: Run, row: int) -> None:
-    """The loss or reward as logged, and its mean since the checkpoint before."""
-    place: dict[str, Any] = {"row": row, "col": 1, "legend": f"legend{row}"}
-    means = [(checkpoint.step, checkpoint.signal) for checkpoint in run.rows]
-    curves = (("logged", "lines", LILAC, run.logged), ("mean", "markers", PURPLE, means))
-    for name, mode, colour, points in curves:
-        steps, values = zip(*points, strict=True)
-        figure.add_scatter(x=steps, y=values, mode=mode, name=name, marker_color=colour, **place)
-    figure.update_yaxes(title_text=run.signal_name, row=row, col=1)
-
-
-def _draw_scores(figure: Figure, run: Run, row: int) -> None:
-    """Held-out pass@1 with its interval."""
-    scored = [(r.step, r.evaluation) for r in run.rows if r.evaluation is not None]
-    upper = [e["high"] - e["pass_at_1"] for _, e in scored]
-    lower = [e["pass_at_1"] - e["low"] for _, e in scored]
-    figure.add_scatter(
-        x=[step for step, _ in scored], y=[e["pass_at_1"] for _, e in scored], name="held-out",
-        error_y={"array": upper, "arrayminus": lower, "thickness": 1}, mode="lines+markers",
-        marker_color=GREEN, legend=f"legend{row}", row=row, col=1,
-    )  # fmt: skip
-    figure.update_yaxes(title_text="pass@1", row=row, col=1)
-
-
-def trajectory(run: Run) -> Figure:
-    """Counts of heads, loss or reward, and pass@1 over checkpoints, one panel under another."""
-    from functools import partial
-
-    from plotly.subplots import make_subplots
-
-    kinds = (("in_circuit", "retained"), ("emergent", "pruned")) if run.records else ()
-    panels: list[Any] = [partial(_draw_counts, names=names) for names in kinds]
-    if run.logged:
-        panels.append(_draw_signal)
-    if any(row.evaluation is not None for row in run.rows):
-        panels.append(_draw_scores)
-    figure = make_subplots(rows=len(panels), shared_xaxes=True, vertical_spacing=0.04)
-    for row, draw in enumerate(panels, start=1):
-        draw(figure, run, row)
-        top = figure.get_subplot(row, 1).yaxis.domain[1]
-        figure.update_layout({f"legend{row}": {"y": top, "yanchor": "top", "x": 1.01}})
-    figure.update_xaxes(title_text="step", row=len(panels), col=1)
-    figure.update_layout(height=180 * len(panels) + 60, margin={"l": 60, "r": 10, "t": 10, "b": 40})
-    return figure.update_layout(template="plotly_white", hovermode="x unified")
-
-
-def head_map(run: Run) -> Figure:
-    """Layers x heads: colour is importance, marks are states, the slider selects a checkpoint."""
-    from plotly.graph_objects import Figure
-
-    graph, last = run.records[0].graph, len(run.records) - 1
-    highest = max(float(record.importance.max()) for record in run.records)
-    figure, steps = Figure(), []
-    for index, (record, states) in enumerate(run.tracked):
-        _draw_map(figure, record, states, highest, visible=index == last)
-        visible = [i == index for i in range(last + 1) for _ in ("cells", *MARKS)] + [True]
-        steps.append({"method": "restyle", "args": ["visible", visible], "label": str(record.step)})
-    outline = {"symbol": "square-open", "size": 12, "color": "black"}
-    figure.add_scatter(x=[None], y=[None], mode="markers", marker=outline, name="in final circuit")
-    for place in run.records[-1].heads.nonzero().flatten().tolist():
-        y, x = divmod(place, graph.n_heads)
-        square = {"x0": x - 0.48, "x1": x + 0.48, "y0": y - 0.48, "y1": y + 0.48}
-        figure.add_shape(**square, line={"width": 1.5, "color": "black"})
-    axes: dict[str, Any] = {"dtick": 1, "showgrid": False, "zeroline": False}
-    figure.update_xaxes(title_text="head", range=[-0.52, graph.n_heads - 0.48], **axes)
-    figure.update_yaxes(title_text="layer", range=[-0.52, graph.n_layers - 0.48], **axes)
-    title = {"prefix": "checkpoint "}
-    slider = {"active": last, "steps": steps, "pad": {"t": 50}, "currentvalue": title}
-    return figure.update_layout(
-        template="plotly_white", height=26 * graph.n_layers + 260, sliders=[slider],
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        margin={"l": 60, "r": 10, "t": 40, "b": 10},
-    )  # fmt: skip
-
-
-def _draw_map(
-    figure: Figure, record: Record, states: HeadStates, top: float, visible: bool
-) -> None:
-    """One checkpoint of the map: the coloured cells, then one trace of marks for each state."""
-    from analysis.graph import short_head_name
-    from analysis.table import head_state
-
-    width = record.graph.n_heads
-    hover = [
-        f"{short_head_name(name)}: {head_state(states, i) or 'in neither circuit'}<br>inclusion "
-        f"{states.inclusion[i]:.2f}<br>importance {record.importance[i]:.4f}"
-        for i, name in enumerate(record.graph.head_names)
-    ]
-    figure.add_heatmap(
-        z=record.importance.view(-1, width).tolist(), zmin=0, zmax=top, visible=visible,
-        text=[hover[start : start + width] for start in range(0, len(hover), width)],
-        hovertemplate="%{text}<extra></extra>", xgap=2, ygap=2,
-        colorscale=[[0, "#f2f2ee"], [1, "#f0a830"]], colorbar_title="importance",
-        colorbar_lenmode="pixels", colorbar_len=min(200, 26 * record.graph.n_layers + 60),
-        colorbar_y=1, colorbar_yanchor="top",
-    )  # fmt: skip
-    for state, symbol in MARKS.items():
-        places = states.masks[state].nonzero().flatten().tolist()
-        figure.add_scatter(
-            x=[place % width for place in places] or [None],
-            y=[place // width for place in places] or [None],
-            marker={"symbol": symbol, "color": COLOURS[state], "size": 10},
-            marker_line={"width": 0 if state == "emergent" else 2, "color": COLOURS[state]},
-            mode="markers", visible=visible, hoverinfo="skip",
-            name="retained (base head)" if state == "retained" else state,
-        )  # fmt: skip
+    counts = (name.replace("_", " ") for name in SHOWN)
+    titles = ("checkpoint", f"mean {run.signal_name or 'signal'}", "held-out pass@1 %", *counts)
+    notes = "<br>".join(escape(note) for note in legend(run.rows))
+    table = html_table((*titles, "called"), table_cells(run.rows))
+    return f'{table}<p class="note">{notes}</p>'
 
 
 def section(run: Run, name: str) -> str:
-    """Everything about one run; `name` begins the ids of its figures."""
-    from analysis.table import HEAD_TITLES, head_cells, legend, table_cells, table_titles
+    """Everything about one run; `name` begins the ids of its figures and tables."""
+    from analysis import figures
+    from analysis.table import HEAD_TITLES, head_cells
 
     def embed(figure: Figure, part: str) -> str:
         how: dict[str, Any] = {"include_plotlyjs": False, "full_html": False}
         config = {"displayModeBar": False, "responsive": True}
         return str(figure.to_html(**how, config=config, div_id=f"{name}-{part}"))
 
-    notes = "<br>".join(escape(note) for note in legend(run.rows))
-    curves = embed(trajectory(run), "trajectory")
-    parts = [f"<h2>{escape(run.label)}</h2>\n<h3>Over the checkpoints</h3>{curves}"]
-    if run.records:
-        parts.append(f"<h3>Heads at each checkpoint</h3>{embed(head_map(run), 'map')}")
-    checkpoints = html_table(table_titles(run.signal_name), table_cells(run.rows))
-    parts.append(f'<h3>Checkpoints</h3>{checkpoints}<p class="note">{notes}</p>')
-    if run.records:
-        parts.append(f"<h3>Heads</h3>{html_table(HEAD_TITLES, head_cells(run))}")
+    parts = {"Over the checkpoints": embed(figures.trajectory_chart(run), "trajectory")}
+    if run.points:
+        parts["Cohorts"] = embed(figures.cohort_chart(run), "cohorts")
+        parts["Heads at each checkpoint"] = embed(figures.head_map(run), "map")
+        final = f"Sensitivity of the counts at step {run.points[-1].step}"
+        parts[final] = embed(figures.sensitivity_chart(run), "sensitivity")
+        parts["Faithfulness"] = embed(figures.faithfulness_chart(run), "faithfulness")
+    parts["Checkpoints"] = checkpoint_table(run)
+    if run.points and run.signal_name:
+        parts[f"The {run.signal_name} and the heads"] = association_table(run)
+    if run.points:
+        parts["Heads"] = html_table(HEAD_TITLES, head_cells(run), f"{name}-heads")
+        parts["Where the numbers come from"] = traceability(run)
     config = f"<summary>config.yaml</summary><pre>{escape(run.config_text)}</pre>"
-    return "\n".join([*parts, f"<h3>Configuration</h3><details>{config}</details>"])
+    parts["Configuration"] = f"<details>{config}</details>"
+    body = "\n".join(f"<h3>{title}</h3>{part}" for title, part in parts.items())
+    return f"<h2>{escape(run.label)}</h2>\n{body}"
 
 
-def write_report(runs: list[Path], out: Path) -> Path:
+def write_report(runs: list[Path], out: Path, known: Known | None = None) -> Path:
     """Write the page about some runs, whole or not at all; the path it was written to.
+
+    known: see `analysis.trajectory.trajectory`.
 
     Raises:
         ValueError: a directory holds no run, or a run has no checkpoint yet.
     """
     from plotly.offline import get_plotlyjs
 
+    from analysis.origin import code_version
     from analysis.records import atomic_write
     from analysis.table import comparison, read_runs
 
-    loaded = read_runs(runs)
+    loaded = read_runs(runs, known)
     title = escape("headlab: " + " and ".join(run.label for run in loaded))
     shared = "".join(f"<li>{escape(line)}</li>" for line in comparison(loaded))
     page = f"""<!doctype html>
@@ -269,7 +263,8 @@ def write_report(runs: list[Path], out: Path) -> Path:
 {f"<p>Between the runs:</p><ul>{shared}</ul>" if shared else ""}
 <h3>How to read this</h3>{GUIDE}
 {"".join(section(run, f"run{index}") for index, run in enumerate(loaded))}
-</body></html>
+<p class="note">Page written by {escape(_pairs(code_version()))}.</p>
+<script>{SCRIPT}</script></body></html>
 """
     with atomic_write(out) as draft:
         draft.write_text(page, encoding="utf-8")

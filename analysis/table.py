@@ -152,8 +152,11 @@ def with_inclusion(run: Run, state: str) -> str:
     return ", ".join(cells) or "none"
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read runs from their directories (see `checkpoint_rows` for what it raises)."""
+def read_runs(paths: Sequence[Path], known: Known | None = None) -> list[Run]:
+    """Read runs from their directories (see `checkpoint_rows` for what it raises).
+
+    known: see `analysis.trajectory.trajectory`.
+    """
     names = [str(read_config(path).get("name", path.name)) for path in paths]
     runs = []
     for path, name in zip(paths, names, strict=True):
@@ -163,7 +166,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
             label=name if names.count(name) == 1 else f"{name} ({path})",
             signal_name=signal,
             config_text=(path / "config.yaml").read_text(encoding="utf-8"),
-            rows=checkpoint_rows(path),
+            rows=checkpoint_rows(path, tracked_points(path, known)),
             logged=[(step, values[signal]) for step, values in metrics if signal in values],
         )
         runs.append(run)

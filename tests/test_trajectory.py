@@ -154,6 +154,7 @@ def test_curves_and_their_association_with_the_signal() -> None:
     assert got["emergent"].rho.value == pytest.approx(1)
     assert got["emergent"].n == 7
     assert got["emergent"].p_value >= 1 / 7
+    assert associations(points[:1], [None]) == {}
 
 
 def test_head_rows_say_where_each_head_came_from() -> None:
