@@ -120,6 +120,14 @@ class Publisher:
             return {}
         return found
 
+    def adopt_offline(self) -> None:
+        """Count what offline runs were given as given online: they have been uploaded."""
+        from analysis.records import write_json
+
+        everything = self._published()
+        everything["online"] = {**everything.get("online", {}), **everything.get("offline", {})}
+        write_json(self._path, everything)
+
     def update(self, points: Sequence[Point]) -> list[int]:
         """Log every checkpoint and evaluation that the mirror has not got; the steps logged."""
         from analysis.records import read_evaluations, record_dir, write_json
@@ -204,6 +212,8 @@ def act(options: Options) -> None:
             )
         for directory in upload_offline(run):
             print(f"uploaded {directory}")
+        if list(run.glob("wandb/offline-run-*")):
+            Publisher(run, WandbMirror(None)).adopt_offline()
     project = options.project or logger.get("wandb_project") or "headlab"
     mirror = WandbMirror.start(run, config.get("name", run.name), project, options.mode, config)
     if mirror.directory is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +172,10 @@ def test_head_rows_say_where_each_head_came_from() -> None:
 class FakeRun:
     """Takes what W&B would be given."""
 
-    offline = True
-
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.offline = True
+        self.dir = ""
 
     def log(self, values: dict[str, Any]) -> None:
         self.rows.append(values)
@@ -231,6 +232,38 @@ def test_only_what_is_missing_is_published(tmp_path: Path) -> None:
     assert {"heads/map", "heads/cohorts", "heads/table"} <= fake.rows[-1].keys()
     (run / "wandb-published.json").write_text("{")  # damaged: everything again, nothing lost
     assert len(again.update(tracked_points(run))) == 4
+
+
+def test_an_uploaded_offline_run_is_not_logged_again(tmp_path: Path, monkeypatch: Any) -> None:
+    """Online: offline files go up as `wandb sync` does it, then only what they did not hold."""
+    from analysis import publish
+    from analysis.cli import parse
+
+    records = some_records("bmm")
+    run = run_with(tmp_path / "r", records[:2])
+    Publisher(run, WandbMirror(FakeRun())).update(tracked_points(run))  # an offline run
+    offline = run / "wandb" / "offline-run-1-x"
+    offline.mkdir(parents=True)
+    (offline / "run-x.wandb").write_bytes(b"")
+    write_record(run, records[2], torch.zeros(8, 1))
+    synced = []
+
+    def sync(command: list[str], **kwargs: Any) -> Any:
+        synced.append(command[-1])
+        (offline / "run-x.wandb.synced").write_bytes(b"")
+        return subprocess.CompletedProcess(command, 0)
+
+    fake = FakeRun()
+    fake.offline, fake.dir = False, str(run / "wandb" / "run-1-x" / "files")
+    monkeypatch.setattr(publish.subprocess, "run", sync)
+    monkeypatch.setattr(WandbMirror, "start", lambda *a: WandbMirror(fake))
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    options = parse(publish.Options, [f"run={run}"])
+    publish.act(options)
+    assert synced == [str(offline)]
+    assert [row["heads/step"] for row in fake.rows] == [20]
+    publish.act(options)
+    assert len(synced) == len(fake.rows) == 1
 
 
 def test_a_wandb_that_always_fails_stops_nothing(tmp_path: Path, monkeypatch: Any) -> None:
