@@ -1,10 +1,10 @@
-# make demo | demo-real | test | test-slow | lint | clean
+# make demo | demo-real | test | test-slow | browser | lint | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-real test test-slow lint clean
+.PHONY: demo demo-real test test-slow browser lint clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Chromium, for the tests of the report page; without a browser they are skipped. Debian, as root.
+browser:
+	command -v chromium || apt-get install -y chromium || (apt-get update && apt-get install -y chromium)
 
 lint: $(READY)
 	$(BIN)/ruff check .
