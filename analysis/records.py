@@ -160,6 +160,21 @@ def write_record(run: Path, record: Record, per_pair: torch.Tensor) -> Path:
     return directory / "record.json"
 
 
+def write_invalid(run: Path, step: int, reason: str, origin: dict[str, Any]) -> None:
+    """Write or replace the record of a step whose model can't be measured; it has no circuit."""
+    directory = record_dir(run, step)
+    content = {"schema": SCHEMA, "step": step, "invalid": reason, "origin": origin, "tensors": {}}
+    write_json(directory / "record.json", content)
+    for stale in directory.glob("*.safetensors"):
+        stale.unlink()
+
+
+def invalid_steps(run: Path) -> dict[int, str]:
+    """Steps whose record is invalid, with the reason."""
+    found = {step: _content(run, step) for step in recorded_steps(run / "heads")}
+    return {step: c["invalid"] for step, c in found.items() if c is not None and "invalid" in c}
+
+
 def _content(run: Path, step: int) -> dict[str, Any] | None:
     path = record_dir(run, step) / "record.json"
     if not path.exists():
@@ -184,7 +199,7 @@ def _tensors(run: Path, step: int, content: dict[str, Any], kind: str) -> dict[s
 
 
 def is_recorded(run: Path, step: int) -> bool:
-    """Whether a step has a record with all its files.
+    """Whether a step has a record, valid or not, with all its files.
 
     Raises:
         ValueError: the record is of another schema.
@@ -197,13 +212,13 @@ def is_recorded(run: Path, step: int) -> bool:
 
 
 def read_record(run: Path, step: int) -> Record | None:
-    """The record of a step, or None if there is none.
+    """The record of a step, or None if there is none, or an invalid one.
 
     Raises:
         ValueError: the record is of another schema, or its tensors are missing or damaged.
     """
     content = _content(run, step)
-    if content is None:
+    if content is None or "invalid" in content:
         return None
     loaded: dict[str, Any] = _tensors(run, step, content, "heads")
     own: dict[str, Any] = {name: loaded.pop(name) for name in _TENSORS}
@@ -220,8 +235,8 @@ def read_scores(run: Path, step: int) -> torch.Tensor:
         ValueError: there is no such record, or it can't be read.
     """
     content = _content(run, step)
-    if content is None:
-        raise ValueError(f"{run} has no record of step {step}")
+    if content is None or "invalid" in content:
+        raise ValueError(f"{run} has no valid record of step {step}")
     return _tensors(run, step, content, "scores")["per_pair"]
 
 

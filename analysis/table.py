@@ -21,7 +21,13 @@ import yaml
 from analysis.graph import short_head_name
 from analysis.heads import FDR
 from analysis.intervals import Association, Estimate, estimate
-from analysis.records import COMPARABLE, read_evaluations, read_metrics, read_records
+from analysis.records import (
+    COMPARABLE,
+    invalid_steps,
+    read_evaluations,
+    read_metrics,
+    read_records,
+)
 from analysis.trajectory import HYSTERESIS, Known, Point, associations, ever_in_circuit, trajectory
 
 log = logging.getLogger(__name__)
@@ -38,6 +44,7 @@ HEAD_TITLES = (
 class Row:
     """One checkpoint.
 
+    invalid: why the checkpoint could not be measured.
     signal: mean of the loss or reward logged after the previous checkpoint, up to this one; None
         if there was none. evaluation: held-out pass@1 as written. point: heads against the base.
     """
@@ -46,6 +53,7 @@ class Row:
     signal: float | None
     evaluation: dict[str, Any] | None
     point: Point | None
+    invalid: str | None = None
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -96,7 +104,8 @@ def checkpoint_rows(run: Path, points: Sequence[Point] | None = None) -> list[Ro
     name = signal_name(run)
     measured = {p.step: p for p in (tracked_points(run) if points is None else points)}
     evaluations, metrics = read_evaluations(run), read_metrics(run)
-    steps = sorted({*measured, *evaluations})
+    broken = invalid_steps(run)
+    steps = sorted({*measured, *evaluations, *broken})
     if not steps:
         raise ValueError(
             f"{run} has neither heads/step-* nor evaluations/step-*; wait for a checkpoint, "
@@ -106,7 +115,7 @@ def checkpoint_rows(run: Path, points: Sequence[Point] | None = None) -> list[Ro
     for previous, step in zip([0, *steps], steps, strict=False):
         logged = [v[name] for s, v in metrics.items() if previous < s <= step and name in v]
         signal = math.fsum(logged) / len(logged) if logged else None
-        rows.append(Row(step, signal, evaluations.get(step), measured.get(step)))
+        rows.append(Row(step, signal, evaluations.get(step), measured.get(step), broken.get(step)))
     return rows
 
 
@@ -230,6 +239,12 @@ def format_called(point: Point) -> str:
 SHOWN = ("in_circuit", "emergent", "pruned")
 
 
+def _count_cells(row: Row) -> list[str]:
+    if row.point is None:
+        return ["-" if row.invalid is None else "invalid", *("-" for _ in SHOWN[1:])]
+    return [format_estimate(row.point.counts[name]) for name in SHOWN]
+
+
 def table_cells(rows: list[Row]) -> list[list[str]]:
     """The table without its heading, as text; `-` stands for what was not measured."""
     return [
@@ -237,7 +252,7 @@ def table_cells(rows: list[Row]) -> list[list[str]]:
             str(row.step),
             "-" if row.signal is None else f"{row.signal:.3f}",
             "-" if row.evaluation is None else format_score(row.evaluation),
-            *("-" if row.point is None else format_estimate(row.point.counts[c]) for c in SHOWN),
+            *_count_cells(row),
             "-" if row.point is None else format_called(row.point),
         ]
         for row in rows
@@ -285,7 +300,7 @@ def head_cells(run: Run) -> list[list[str]]:
 
 
 def legend(rows: list[Row]) -> list[str]:
-    """What the brackets and columns of a table mean."""
+    """What the brackets and columns of a table mean, and what is wrong with invalid checkpoints."""
     lines = ["[low-high]: 95 % bootstrap interval, over pairs (heads) or problems (pass@1)."]
     if base := next((row.point for row in rows if row.point is not None), None):
         chance = " and ".join(
@@ -296,6 +311,7 @@ def legend(rows: list[Row]) -> list[str]:
             "called: emergent (+) and pruned (-) heads beyond the run's false-discovery rate."
         )
         lines.append(f"By chance, two resamples of step {base.step} give {chance}.")
+    lines += [f"invalid: at step {row.step} {row.invalid}." for row in rows if row.invalid]
     return lines
 
 

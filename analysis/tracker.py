@@ -6,12 +6,14 @@ model loaded from a checkpoint and gets the same record.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -22,10 +24,11 @@ from analysis.graph import Graph
 from analysis.origin import describe
 from analysis.pairs import Pairs
 from analysis.patching import CircuitEvaluation, evaluate_circuit
-from analysis.records import Record, is_recorded, write_json, write_record
+from analysis.records import Record, is_recorded, write_invalid, write_json, write_record
 from analysis.resampling import Selection, resample_heads, select
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 RESOLUTION = 1.05  # the smallest faithful circuit is found up to this factor in edges
 
@@ -110,31 +113,46 @@ class HeadTracker:
         self.run = run
         self.pairs = freeze_pairs(run, pairs)
         self.settings = settings
+        self._batch_size = settings.batch_size  # lowered where memory runs out
 
     def is_tracked(self, step: int) -> bool:
         return is_recorded(self.run, step)
 
-    def track(self, model: nn.Module, step: int, show_progress: bool = True) -> Record:
-        """Find the circuit of a model and write its record; the model is left as it was."""
+    def track(self, model: nn.Module, step: int, show_progress: bool = True) -> Record | None:
+        """Find the circuit of a model and write its record; the model is left as it was.
+
+        None, with a warning and a record marked invalid, if the model's weights or its scores are
+        not finite. Where memory runs out, the batch is halved, which does not change the result.
+        """
         started = time.perf_counter()
         s = self.settings
-        scores = attribute(
-            model,
-            self.pairs,
-            s.method,
-            s.metric,
-            s.ig_steps,
-            s.quadrature,
-            s.kv,
-            s.batch_size,
-            show_progress,
+        if broken := not_finite(model):
+            self._invalid(model, step, f"{broken} is not finite")
+            return None
+        scores = self._halving(
+            lambda batch_size: attribute(
+                model,
+                self.pairs,
+                s.method,
+                s.metric,
+                s.ig_steps,
+                s.quadrature,
+                s.kv,
+                batch_size,
+                show_progress,
+            )
         )
+        if not scores.per_edge.isfinite().all():
+            self._invalid(model, step, "the scores of some edges are not finite")
+            return None
         graph, per_pair = scores.graph, scores.per_edge.float()
         mean = per_pair.mean(0)
 
         def evaluate(circuit: torch.Tensor) -> CircuitEvaluation:
             parts = Circuit(graph, circuit)
-            return evaluate_circuit(model, self.pairs, parts, s.metric, batch_size=s.batch_size)
+            return self._halving(
+                lambda size: evaluate_circuit(model, self.pairs, parts, s.metric, batch_size=size)
+            )
 
         if s.faithful is None:
             size = edge_budget(graph, s.top_n, s.fraction)
@@ -170,6 +188,37 @@ class HeadTracker:
         )
         write_record(self.run, record, per_pair)
         return record
+
+    def _halving(self, measure: Callable[[int], T]) -> T:
+        """`measure(batch size)`, with the batch halved as long as memory runs out."""
+        while True:
+            try:
+                return measure(self._batch_size)
+            except RuntimeError as error:
+                if not out_of_memory(error) or self._batch_size == 1:
+                    raise
+            self._batch_size //= 2
+            log.warning("out of memory; going on with batches of %d pairs", self._batch_size)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _invalid(self, model: nn.Module, step: int, reason: str) -> None:
+        log.warning("step %d has no circuit: %s; its record is marked invalid", step, reason)
+        write_invalid(self.run, step, reason, describe(model, self.run))
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed, on a GPU or on the CPU, whose error has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """Name of a parameter with a NaN or an infinity, or None."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.detach().isfinite().all()):
+            return name
+    return None
 
 
 def smallest_faithful(

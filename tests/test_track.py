@@ -17,6 +17,7 @@ from conftest import random_pairs, tiny_model
 
 from analysis.cli import parse
 from analysis.measurement import load_part
+from analysis.monitor import WandbMirror
 from analysis.origin import code_version, weight_hashes
 from analysis.records import read_record, read_records, read_scores
 from analysis.track import Options, act, find_checkpoints
@@ -170,6 +171,77 @@ def test_an_empty_circuit_is_said(tmp_path, caplog):
     )
     assert record.n_edges == 0
     assert "with scores of at least tracking.tau=1000000.0" in caplog.text
+
+
+def test_a_model_with_nan_weights_gets_an_invalid_record(tmp_path, caplog):
+    """No crash and no made-up circuit; the checkpoints around it are compared as ever."""
+    from analysis.present import present
+    from analysis.publish import Publisher
+    from analysis.table import checkpoint_rows, format_table, tracked_points
+
+    run_dir = tmp_path / "r"
+    settings = TrackingSettings(resamples=10, ig_steps=2)
+    tracker = HeadTracker(run_dir, random_pairs(4), settings)
+    (run_dir / "config.yaml").write_text("name: r\ntrain:\n  kind: track\n")
+    model = tiny_model("qwen2", torch.float32)
+    tracker.track(model, 0, show_progress=False)
+    weight = model.model.layers[1].self_attn.o_proj.weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight[0, 0] = torch.nan
+    assert tracker.track(model, 5, show_progress=False) is None
+    assert "model.layers.1.self_attn.o_proj.weight is not finite" in caplog.text
+    with torch.no_grad():
+        weight.copy_(kept * 1.5)
+    tracker.track(model, 10, show_progress=False)
+    assert tracker.is_tracked(5)
+    assert [point.step for point in tracked_points(run_dir)] == [0, 10]
+    text = format_table(checkpoint_rows(run_dir), None)
+    assert "invalid: at step 5 model.layers.1.self_attn.o_proj.weight is not finite" in " ".join(
+        text.split()
+    )
+    present(Publisher(run_dir, WandbMirror(None)))
+    assert "invalid: at step 5" in (run_dir / "report.html").read_text()
+    with pytest.raises(ValueError, match="has no valid record of step 5"):
+        read_scores(run_dir, 5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path, monkeypatch, caplog, error):
+    from analysis import tracker as module
+
+    original, sizes = module.attribute, []
+
+    def small_machine(model, pairs, method, metric, steps, quadrature, kv, batch_size, progress):
+        sizes.append(batch_size)
+        if batch_size > 2:
+            raise error
+        return original(model, pairs, method, metric, steps, quadrature, kv, batch_size, progress)
+
+    settings = TrackingSettings(resamples=5, ig_steps=2, batch_size=8)
+    model = tiny_model("qwen2", torch.float32)
+    HeadTracker(tmp_path / "a", random_pairs(5), settings).track(model, 0, show_progress=False)
+    monkeypatch.setattr(module, "attribute", small_machine)
+    poor = HeadTracker(tmp_path / "b", random_pairs(5), settings)
+    poor.track(model, 0, show_progress=False)
+    poor.track(model, 1, show_progress=False)
+    assert sizes == [8, 4, 2, 2]  # what was learned is kept
+    assert "going on with batches of 2 pairs" in caplog.text
+    a, b = (read_scores(tmp_path / name, 0) for name in "ab")
+    assert (a - b).abs().max() <= 1e-6 * a.abs().max()
+
+    def hopeless(*args):
+        raise error
+
+    monkeypatch.setattr(module, "attribute", hopeless)
+    with pytest.raises(RuntimeError):
+        poor.track(model, 2, show_progress=False)
 
 
 def test_hashes_tell_weights_and_adapters_apart(tmp_path):
