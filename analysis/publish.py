@@ -20,7 +20,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_HEAD_CURVES = 200
+ENDS = {"": "pass_at_1", "/lo": "low", "/hi": "high"}
 
 
 @dataclass
@@ -96,8 +97,19 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
     return values
 
 
-def _digest(*paths: Path) -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row for W&B: of the first `count` points, or, if that is None, of given values."""
+
+    step: int
+    name: str
+    digest: str
+    count: int | None
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 class Publisher:
@@ -128,35 +140,39 @@ class Publisher:
         everything["online"] = {**everything.get("online", {}), **everything.get("offline", {})}
         write_json(self._path, everything)
 
+    def missing(self, points: Sequence[Point], mode: str) -> list[Entry]:
+        """What W&B has not got in a mode (online or offline), by step."""
+        from analysis.records import read_evaluations, record_dir
+
+        done = self._published().get(mode, {})
+        found = []
+        for count, point in enumerate(points, start=1):
+            content = (record_dir(self.run, point.step) / "record.json").read_bytes()
+            found.append(Entry(point.step, f"heads/{point.step}", _digest(content), count))
+        for step, score in read_evaluations(self.run).items():
+            content = json.dumps(score, sort_keys=True).encode()
+            values = {f"eval/pass@1{end}": score[what] for end, what in ENDS.items()}
+            found.append(Entry(step, f"eval/{step}", _digest(content), None, values))
+        kept = [entry for entry in found if done.get(entry.name) != entry.digest]
+        return sorted(kept, key=lambda entry: entry.step)
+
     def update(self, points: Sequence[Point]) -> list[int]:
         """Log every checkpoint and evaluation that the mirror has not got; the steps logged."""
-        from analysis.records import read_evaluations, record_dir, write_json
+        from analysis.records import write_json
 
         if self.mirror.mode == "disabled":
             return []
+        logged = []
         everything = self._published()
         done = everything.setdefault(self.mirror.mode, {})
-        todo: list[tuple[int, str, str, dict[str, Any]]] = []
-        for count, point in enumerate(points, start=1):
-            name = f"heads/{point.step}"
-            digest = _digest(record_dir(self.run, point.step) / "record.json")
-            if done.get(name) != digest:
-                values: dict[str, Any] = dict(head_values(points[:count], self.most))
-                todo.append((point.step, name, digest, values))
-        if todo and points:
-            todo[-1][3].update(media(points))
-        for step, score in read_evaluations(self.run).items():
-            name = f"eval/{step}"
-            digest = hashlib.sha256(json.dumps(score, sort_keys=True).encode()).hexdigest()[:16]
-            if done.get(name) != digest:
-                ends = {"": "pass_at_1", "/lo": "low", "/hi": "high"}
-                values = {f"eval/pass@1{end}": score[what] for end, what in ends.items()}
-                todo.append((step, name, digest, values))
-        logged = []
-        for step, name, digest, values in sorted(todo, key=lambda entry: entry[0]):
-            if self.mirror.log(step, values):
-                done[name] = digest
-                logged.append(step)
+        for entry in self.missing(points, self.mirror.mode):
+            values = entry.values
+            if entry.count is not None:
+                so_far = points[: entry.count]
+                values = {**head_values(so_far, self.most), **media(so_far)}
+            if self.mirror.log(entry.step, values):
+                done[entry.name] = entry.digest
+                logged.append(entry.step)
         if logged:
             write_json(self._path, everything)
         return logged
@@ -214,6 +230,9 @@ def act(options: Options) -> None:
             print(f"uploaded {directory}")
         if list(run.glob("wandb/offline-run-*")):
             Publisher(run, WandbMirror(None)).adopt_offline()
+    if not Publisher(run, WandbMirror(None)).missing(points, options.mode):
+        print("nothing is missing")
+        return
     project = options.project or logger.get("wandb_project") or "headlab"
     mirror = WandbMirror.start(run, config.get("name", run.name), project, options.mode, config)
     if mirror.directory is None:
@@ -223,8 +242,7 @@ def act(options: Options) -> None:
     where = mirror.directory
     mirror.finish()
     if not steps:
-        print("nothing was missing")
-        return
+        raise ValueError("W&B took nothing (see above); the local records are complete")
     print(f"logged {len(steps)} rows, steps {min(steps)} to {max(steps)}, to {where}")
 
 

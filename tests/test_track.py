@@ -129,6 +129,10 @@ def test_command_line_with_wandb_offline(tmp_path):
         [*again, "mode=offline"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert "logged 3 rows, steps 0 to 2" in done.stdout, done.stderr
+    done = subprocess.run(
+        [*again, "mode=offline"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "nothing is missing\n"
     wrong = [*command[:4], "base=./nowhere", *command[5:]]
     done = subprocess.run(wrong, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stderr.strip() == "error: there is no directory ./nowhere"

@@ -229,7 +229,9 @@ def test_only_what_is_missing_is_published(tmp_path: Path) -> None:
     assert fake.rows[-1]["heads/emergent"] == 0
     assert [row["heads/step"] for row in fake.rows] == [0, 0, 20, 10, 20]
     assert sum("eval/pass@1" in row for row in fake.rows) == 1
-    assert {"heads/map", "heads/cohorts", "heads/table"} <= fake.rows[-1].keys()
+    for row in fake.rows:
+        pictures = {"heads/map", "heads/cohorts", "heads/table"}
+        assert pictures <= row.keys() or "eval/pass@1" in row
     (run / "wandb-published.json").write_text("{")  # damaged: everything again, nothing lost
     assert len(again.update(tracked_points(run))) == 4
 
