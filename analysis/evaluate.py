@@ -79,6 +79,7 @@ def sample_completions(
                 max_new_tokens=sampling.max_new_tokens,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
+                synced_gpus=False,  # one rank alone may generate, with whole weights
                 **how,
             )
             for row in output[:, batch.input_ids.shape[1] :].tolist():

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def present(publisher: Publisher) -> None:
-    """Publish what is new and write trajectory.json and report.html of the publisher's run.
+def present(publisher: Publisher, page: bool = True) -> None:
+    """Publish what is new and, with `page`, write trajectory.json and report.html of the run.
 
     Never raises: what fails is logged, and the records, which are the truth, are written already.
     """
@@ -25,6 +25,8 @@ def present(publisher: Publisher) -> None:
     try:
         points = tracked_points(run, publisher.known)
         publisher.update(points)
+        if not page:
+            return
         if points:
             write_trajectory(run / "trajectory.json", points)
         if points or read_evaluations(run):

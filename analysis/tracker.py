@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from analysis.attribution import attribute, check_settings
+from analysis import ranks
+from analysis.anatomy import anatomy
+from analysis.attribution import EdgeScores, attribute, check_settings
 from analysis.circuits import Circuit, edge_budget
 from analysis.graph import Graph
 from analysis.origin import describe
@@ -107,11 +109,14 @@ def freeze_pairs(run: Path, pairs: Pairs) -> Pairs:
 
 
 class HeadTracker:
-    """Tracks the heads of one run: `track` makes the record of a checkpoint."""
+    """Tracks the heads of one run: `track` makes the record of a checkpoint.
+
+    In a distributed run every rank has a tracker, with the same pairs, and rank 0 alone writes.
+    """
 
     def __init__(self, run: Path, pairs: Pairs, settings: TrackingSettings) -> None:
         self.run = run
-        self.pairs = freeze_pairs(run, pairs)
+        self.pairs = freeze_pairs(run, pairs) if ranks.rank() == 0 else pairs
         self.settings = settings
         self._batch_size = settings.batch_size  # lowered where memory runs out
 
@@ -121,6 +126,9 @@ class HeadTracker:
     def track(self, model: nn.Module, step: int, show_progress: bool = True) -> Record | None:
         """Find the circuit of a model and write its record; the model is left as it was.
 
+        To be called by all ranks of a distributed run, with the same whole weights: they share the
+        pairs, and the record is that of one process to float tolerance. Returned on rank 0.
+
         None, with a warning and a record marked invalid, if the model's weights or its scores are
         not finite. Where memory runs out, the batch is halved, which does not change the result.
         """
@@ -129,30 +137,14 @@ class HeadTracker:
         if broken := not_finite(model):
             self._invalid(model, step, f"{broken} is not finite")
             return None
-        scores = self._halving(
-            lambda batch_size: attribute(
-                model,
-                self.pairs,
-                s.method,
-                s.metric,
-                s.ig_steps,
-                s.quadrature,
-                s.kv,
-                batch_size,
-                show_progress,
-            )
-        )
+        scores = self._attribute(model, show_progress and ranks.rank() == 0)
         if not scores.per_edge.isfinite().all():
             self._invalid(model, step, "the scores of some edges are not finite")
             return None
-        graph, per_pair = scores.graph, scores.per_edge.float()
-        mean = per_pair.mean(0)
+        graph, mean = scores.graph, scores.per_edge.float().mean(0)
 
         def evaluate(circuit: torch.Tensor) -> CircuitEvaluation:
-            parts = Circuit(graph, circuit)
-            return self._halving(
-                lambda size: evaluate_circuit(model, self.pairs, parts, s.metric, batch_size=size)
-            )
+            return self._evaluate(model, Circuit(graph, circuit))
 
         if s.faithful is None:
             size = edge_budget(graph, s.top_n, s.fraction)
@@ -160,34 +152,100 @@ class HeadTracker:
             size = smallest_faithful(graph, mean, s.faithful, s.tau, evaluate)
         selection = Selection(size, s.tau)
         circuit = select(graph, mean, selection)
+        found = evaluate(circuit)
+
+        def write() -> Record | None:
+            if ranks.rank() != 0:
+                return None
+            return self._write(
+                step, scores, selection, circuit, found, describe(model, self.run), started
+            )
+
+        return ranks.together(write)
+
+    def _write(
+        self,
+        step: int,
+        scores: EdgeScores,
+        selection: Selection,
+        circuit: torch.Tensor,
+        found: CircuitEvaluation,
+        origin: dict[str, Any],
+        started: float,
+    ) -> Record:
+        """Resample, and write the record of a step whose measuring began at `started`."""
+        s = self.settings
+        graph, per_pair = scores.graph, scores.per_edge.float()
         if not circuit.any():
             log.warning(
                 "the circuit of step %d is empty: no path of edges from the input to the logits%s",
                 step,
                 "" if s.tau is None else f" with scores of at least tracking.tau={s.tau}",
             )
-        found = evaluate(circuit)
         record = Record(
             step=step,
             graph=graph,
             pairs_hash=self.pairs.hash,
             settings={k: v for k, v in asdict(s).items() if k != "batch_size"},
-            origin=describe(model, self.run),
+            origin=origin,
             selection=asdict(selection),
             completeness_gap=scores.completeness_gap,
             metric_clean=float(scores.metric_clean.mean()),
             metric_corrupted=float(scores.metric_corrupted.mean()),
             n_pairs=len(self.pairs),
             circuit=circuit,
-            mean=mean,
+            mean=per_pair.mean(0),
             evaluation=torch.stack([found.circuit, found.full, found.empty]).float(),
-            resampled=resample_heads(
-                graph, per_pair, selection, s.resamples, s.seed, show_progress
-            ),
+            resampled=resample_heads(graph, per_pair, selection, s.resamples, s.seed),
             seconds=time.perf_counter() - started,
         )
         write_record(self.run, record, per_pair)
         return record
+
+    def _attribute(self, model: nn.Module, show_progress: bool) -> EdgeScores:
+        """The scores of all pairs, each of which one rank has computed."""
+        s = self.settings
+        graph = anatomy(model, s.kv).graph
+
+        def measure(pairs: Pairs, batch_size: int) -> list[torch.Tensor]:
+            scores = attribute(
+                model, pairs, s.method, s.metric, s.ig_steps, s.quadrature, s.kv, batch_size,
+                show_progress,
+            )  # fmt: skip
+            return [scores.per_edge, scores.metric_clean, scores.metric_corrupted]
+
+        per_edge, clean, corrupted = self._shared(measure, [graph.n_edges, 1, 1])
+        per_pair = per_edge.new_zeros(len(self.pairs), *graph.edge_mask.shape)
+        per_pair[:, graph.edge_mask] = per_edge
+        return EdgeScores(graph, per_pair, clean.squeeze(1), corrupted.squeeze(1))
+
+    def _evaluate(self, model: nn.Module, circuit: Circuit) -> CircuitEvaluation:
+        """What the circuit keeps of the metric, pair by pair."""
+
+        def measure(pairs: Pairs, batch_size: int) -> list[torch.Tensor]:
+            found = evaluate_circuit(
+                model, pairs, circuit, self.settings.metric, batch_size=batch_size
+            )
+            return [found.circuit, found.full, found.empty]
+
+        found = self._shared(measure, [1, 1, 1])
+        return CircuitEvaluation(*(values.squeeze(1) for values in found))
+
+    def _shared(
+        self, measure: Callable[[Pairs, int], list[torch.Tensor]], widths: list[int]
+    ) -> list[torch.Tensor]:
+        """`measure(pairs, batch size)`, of which each rank does some pairs: [pairs, width] each."""
+        rows = ranks.my_rows(len(self.pairs))
+
+        def mine() -> torch.Tensor:
+            if not rows:
+                return torch.empty(0, sum(widths), dtype=torch.float64)
+            share = Pairs([self.pairs[row] for row in rows])
+            found = self._halving(lambda size: measure(share, size))
+            return torch.cat([x.reshape(len(rows), -1).double() for x in found], 1)
+
+        measured = ranks.together(mine)
+        return list(ranks.all_rows(measured, len(self.pairs)).split(widths, 1))
 
     def _halving(self, measure: Callable[[int], T]) -> T:
         """`measure(batch size)`, with the batch halved as long as memory runs out."""
@@ -204,8 +262,9 @@ class HeadTracker:
                 torch.cuda.empty_cache()
 
     def _invalid(self, model: nn.Module, step: int, reason: str) -> None:
-        log.warning("step %d has no circuit: %s; its record is marked invalid", step, reason)
-        write_invalid(self.run, step, reason, describe(model, self.run))
+        if ranks.rank() == 0:
+            log.warning("step %d has no circuit: %s; its record is marked invalid", step, reason)
+            write_invalid(self.run, step, reason, describe(model, self.run))
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -10,6 +10,7 @@ import difflib
 import logging
 import os
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from analysis.tasks import Problem, generate
 from analysis.tracker import TrackingSettings
 from train.config import plain
 from train.data import is_generator, load_problems, prompting
+from train.sharding import check_config
 
 log = logging.getLogger(__name__)
 
@@ -50,19 +52,30 @@ def training_args(cfg: DictConfig) -> Any:
         on_cpu = {"use_cpu": True, "bf16": False}
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed's import warns of it
     values = {**on_cpu, "output_dir": str(cfg.run_dir), "run_name": cfg.name, "seed": cfg.seed}
-    if cfg.deepspeed.config is not None:
-        values["deepspeed"] = plain(cfg.deepspeed.config)
+    config = plain(cfg.deepspeed)["config"]
+    if config is not None:
+        check_config(config)
+        values["deepspeed"] = config
     values |= plain(cfg.train.args)
+    values["model_init_kwargs"] = {
+        "use_safetensors": True, **(values.get("model_init_kwargs") or {})
+    }  # fmt: skip
     args = construct(SFTConfig if cfg.train.kind == "sft" else GRPOConfig, values, "train.args")
-    if cfg.train.kind == "grpo":
-        cycle = args.steps_per_generation * args.num_iterations
-        cycle = max(1, cycle // args.gradient_accumulation_steps)
-        if args.save_strategy == "steps" and args.save_steps % cycle:
-            log.warning(
-                "save_steps (%s) is not a multiple of the generation cycle (%d steps): a run "
-                "resumed from such a checkpoint does not repeat exactly", args.save_steps, cycle,
-            )  # fmt: skip
+    cycle = generation_cycle(args)
+    if args.save_strategy == "steps" and args.save_steps % cycle:
+        log.warning(
+            "save_steps (%s) is not a multiple of the generation cycle (%d steps): a run resumed "
+            "from such a checkpoint does not repeat exactly", args.save_steps, cycle,
+        )  # fmt: skip
     return args
+
+
+def generation_cycle(args: Any) -> int:
+    """Steps that GRPO takes with one generation of completions; 1 for SFT."""
+    if not hasattr(args, "steps_per_generation"):
+        return 1
+    cycle = args.steps_per_generation * args.num_iterations
+    return int(max(1, cycle // args.gradient_accumulation_steps))
 
 
 def tracking_settings(cfg: DictConfig) -> TrackingSettings | None:
@@ -87,7 +100,11 @@ def held_out_problems(cfg: DictConfig) -> list[Problem]:
     return generate(source, e.size, e.seed, "held_out", plain(options), distinct=True)
 
 
-def check_model(path: str) -> None:
+def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> None:
+    """Raise ValueError if a model can't be had, or can't be tracked and is to be.
+
+    `options` are those of its loading (train.args.model_init_kwargs).
+    """
     from transformers import AutoConfig
 
     from analysis.anatomy import check_supported
@@ -99,7 +116,14 @@ def check_model(path: str) -> None:
             f"model.path {path!r} is neither a model directory here nor a model on the hub that "
             f"can be reached now ({str(error).splitlines()[0]})"
         ) from error
+    if not tracked:
+        return
     check_supported(config.model_type)
+    if getattr(config, "quantization_config", None) or (options or {}).get("quantization_config"):
+        raise ValueError(
+            f"{path} is to be loaded quantised, and head tracking reads dense weights; train "
+            "without quantization (LoRA on a bfloat16 base), or with tracking=none"
+        )
 
 
 def peft_config(cfg: DictConfig) -> Any:

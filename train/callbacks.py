@@ -1,28 +1,32 @@
-"""What headlab hangs on a trainer: manifests, tracking, evaluation, metrics, and what shows them.
+"""What headlab hangs on a trainer to look at the model: tracking, evaluation, and what shows them.
 
-The callbacks see the live, unwrapped model. The main process does the work and the others wait, so
-that a checkpoint is read by nobody before it is whole and no rank runs ahead.
+The callbacks see the live, unwrapped model, with whole weights under every way of sharding. All
+ranks come to each observation and leave it together, so that none runs ahead.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from analysis import ranks
 from analysis.evaluate import Sampling, evaluate
+from analysis.loading import Base
 from analysis.present import present
 from analysis.prompts import Prompting
 from analysis.publish import Publisher
-from analysis.records import append_metrics, read_evaluations, write_evaluation
+from analysis.records import read_evaluations, write_evaluation
 from analysis.tasks import Problem
 from analysis.tracker import HeadTracker
-from train.checkpoints import write_manifest
+from train.interrupt import Interrupt
+from train.schedule import Budget, Schedule
+from train.sharding import unsharded_loading, whole_weights
 
 log = logging.getLogger(__name__)
 
@@ -36,84 +40,143 @@ class Progress(ProgressCallback):
             self.training_bar.set_postfix(shown)
 
 
-class LocalMetrics(TrainerCallback):
-    """Writes what the trainer logs to RUN/metrics.jsonl, and each checkpoint's manifest."""
-
-    def __init__(self, run: Path) -> None:
-        self.run = run
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero and logs:
-            numbers = {k: v for k, v in logs.items() if isinstance(v, int | float)}
-            append_metrics(self.run, state.global_step, numbers)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        distributed = PartialState()
-        distributed.wait_for_everyone()  # every rank has written its part
-        if state.is_world_process_zero:
-            write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-        distributed.wait_for_everyone()
-
-
 class CheckpointCallback(TrainerCallback):
-    """Calls `observe(step, model, tokenizer)` on the main process at step 0 and at each save.
+    """Calls `observe(step, model, tokenizer)` on all ranks at step 0 and at each save.
 
     A resumed run observes the checkpoint it starts from as well, if `is_done` says that its result
-    is missing, because the run may have been stopped between saving and observing.
+    is missing, because the run may have been stopped between saving and observing. What a stop by
+    SIGTERM leaves out is made up in that way.
+
+    `start`: the step of the checkpoint resumed from, or None if it was saved for an interruption.
     """
+
+    def __init__(self, interrupt: Interrupt, start: int | None) -> None:
+        self.interrupt = interrupt
+        self.start = start
+        self.trainer: Any = None
 
     def is_done(self, step: int) -> bool:
         raise NotImplementedError
 
+    def is_wanted(self, step: int, last: int) -> bool:
+        """Whether the checkpoint of a step is observed."""
+        return True
+
+    def is_regular(self, step: int) -> bool:
+        """Whether the step that a run starts from is one that an unbroken run would observe."""
+        return step == self.start
+
     def observe(self, step: int, model: Any, tokenizer: Any) -> None:
         raise NotImplementedError
+
+    def look(self, state: Any, model: Any, tokenizer: Any) -> None:
+        """Observe the live model, with its weights whole."""
+        with whole_weights(self.trainer):
+            self.observe(state.global_step, model, tokenizer)
+        ranks.wait_for_all()
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None,
         **kwargs: Any,
     ) -> None:  # fmt: skip
-        if state.is_world_process_zero and not self.is_done(state.global_step):
-            self.observe(state.global_step, model, processing_class)
-        PartialState().wait_for_everyone()
+        step = state.global_step
+        wanted = self.is_regular(step) and self.is_wanted(step, state.max_steps)
+        if wanted and not ranks.main_decides(lambda: self.is_done(step)):
+            self.look(state, model, processing_class)
 
     def on_save(
         self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None,
         **kwargs: Any,
     ) -> None:  # fmt: skip
-        if state.is_world_process_zero:
-            self.observe(state.global_step, model, processing_class)
-        PartialState().wait_for_everyone()
+        wanted = self.is_wanted(state.global_step, state.max_steps)
+        if wanted and not self.interrupt.stopping:
+            self.look(state, model, processing_class)
 
 
 class HeadTrackingCallback(CheckpointCallback):
-    """Tracks the heads of the live model; with on_error=warn a failure is logged, no more.
+    """Tracks the heads of the live model, or of a copy of each checkpoint (where=checkpoint).
 
-    Ranks other than the main one have no tracker.
+    With where=sidecar it only sees to it that the steps of the schedule are saved. With
+    on_error=warn a failure is logged, no more.
     """
 
-    def __init__(self, tracker: HeadTracker | None, on_error: str = "warn") -> None:
-        self._tracker = tracker
+    def __init__(
+        self,
+        tracker: HeadTracker,
+        where: str,
+        schedule: Schedule,
+        budget: float | None,
+        on_error: str,
+        interrupt: Interrupt,
+        start: int | None,
+    ) -> None:
+        super().__init__(interrupt, start)
+        self.tracker = tracker
+        self.where = where
+        self.schedule = schedule
+        self.budget = Budget(budget)
         self.on_error = on_error
-
-    @property
-    def tracker(self) -> HeadTracker:
-        assert self._tracker is not None, "only the main process tracks"
-        return self._tracker
 
     def is_done(self, step: int) -> bool:
         return self.tracker.is_tracked(step)
 
+    def is_wanted(self, step: int, last: int) -> bool:
+        if self.where == "sidecar" or not self.schedule.includes(step, last):
+            return False
+        return step in (0, last) or ranks.main_decides(lambda: self.budget.allows(step))
+
+    def is_regular(self, step: int) -> bool:
+        return super().is_regular(step) or self.schedule.is_due(step)
+
+    def look(self, state: Any, model: Any, tokenizer: Any) -> None:
+        if self.where == "inline":
+            super().look(state, model, tokenizer)
+        else:
+            self.observe(state.global_step, None, tokenizer)
+
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
+        step, last = state.global_step, state.max_steps
+        if control.should_save or not (self.schedule.is_due(step) or step == last):
+            return  # what is saved is tracked after it is saved
+        if self.where != "inline":
+            control.should_save = True
+        elif self.is_wanted(step, last):
+            self.look(state, model, processing_class)
+
     def observe(self, step: int, model: Any, tokenizer: Any) -> None:
+        started = time.monotonic()
         try:
+            if model is None:
+                model = self._copy(step)
             self.tracker.track(model, step)
         except Exception:
             if self.on_error == "raise":
                 raise
-            log.exception("head tracking failed at step %d; the checkpoint is safe", step)
+            if ranks.rank() == 0:
+                log.exception("head tracking failed at step %d; the checkpoint is safe", step)
+        self.budget.add(time.monotonic() - started)
+
+    def _copy(self, step: int) -> Any:
+        """The model of a checkpoint, read back from its files."""
+        import torch
+
+        run = self.tracker.run
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+
+        def load() -> Any:
+            base = Base.read(run)
+            assert base is not None, "written when training began"
+            with unsharded_loading():
+                return base.load(run / f"checkpoint-{step}" if step else None, device)
+
+        return ranks.together(load)
 
 
 class HeldOutCallback(CheckpointCallback):
-    """Measures pass@1 on held-out problems."""
+    """Measures pass@1 on held-out problems, on rank 0."""
 
     def __init__(
         self,
@@ -122,7 +185,10 @@ class HeldOutCallback(CheckpointCallback):
         prompting: Prompting,
         sampling: Sampling,
         seed: int,
+        interrupt: Interrupt,
+        start: int | None,
     ) -> None:
+        super().__init__(interrupt, start)
         self.run = run
         self.problems = problems
         self.prompting = prompting
@@ -133,18 +199,26 @@ class HeldOutCallback(CheckpointCallback):
         return step in read_evaluations(self.run)
 
     def observe(self, step: int, model: Any, tokenizer: Any) -> None:
-        score = evaluate(model, tokenizer, self.problems, self.prompting, self.sampling, self.seed)
-        write_evaluation(self.run, step, score.to_json())
+        def measure() -> None:
+            if ranks.rank() == 0:
+                score = evaluate(
+                    model, tokenizer, self.problems, self.prompting, self.sampling, self.seed
+                )
+                write_evaluation(self.run, step, score.to_json())
+
+        ranks.together(measure)
 
 
 class PresentCallback(TrainerCallback):
     """After the others, on the main process: W&B and the report get what is new in the records."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, page: bool) -> None:
+        """`page`: write the report as well; with a sidecar that is the sidecar's."""
         self.publisher = publisher
+        self.page = page
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        present(self.publisher)
+        present(self.publisher, self.page)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        present(self.publisher)
+        present(self.publisher, self.page)

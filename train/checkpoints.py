@@ -1,9 +1,15 @@
-"""Which checkpoints are complete: a manifest, written last, names their files and sizes."""
+"""Which checkpoints are complete: a manifest, written last, names their files and sizes.
+
+A checkpoint of an interrupted run says so in its manifest: it is there to resume from, is never
+tracked, and goes when the next one is complete.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +18,48 @@ from analysis.records import write_json
 log = logging.getLogger(__name__)
 
 MANIFEST = "headlab.json"
+WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 
 
-def write_manifest(checkpoint: Path) -> None:
+def write_manifest(checkpoint: Path, interrupted: bool = False) -> None:
     """Declare a checkpoint complete."""
     files = {
         str(path.relative_to(checkpoint)): path.stat().st_size
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
-    write_json(checkpoint / MANIFEST, {"schema": 1, "files": files})
+    content = {"schema": 1, "interrupted": interrupted, "files": files}
+    write_json(checkpoint / MANIFEST, content)
+
+
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    """The content of a manifest; empty if there is none that can be read."""
+    try:
+        found: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return {}
+    return found
 
 
 def is_complete(checkpoint: Path) -> bool:
     """Whether a checkpoint has a manifest and every file that it names, at its size."""
-    manifest = checkpoint / MANIFEST
-    if not manifest.exists():
+    manifest = _manifest(checkpoint)
+    try:
+        return bool(manifest) and all(
+            (checkpoint / name).stat().st_size == size for name, size in manifest["files"].items()
+        )
+    except FileNotFoundError:
         return False
-    files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    return all(
-        (checkpoint / name).is_file() and (checkpoint / name).stat().st_size == size
-        for name, size in files.items()
-    )
+
+
+def is_interrupted(checkpoint: Path) -> bool:
+    """Whether a checkpoint was saved because its run was asked to stop."""
+    return bool(_manifest(checkpoint).get("interrupted"))
+
+
+def has_weights(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds weights, or an adapter, in safetensors."""
+    return any(next(checkpoint.glob(pattern), None) is not None for pattern in WEIGHTS)
 
 
 def is_finished(checkpoint: Path, args: Any) -> bool:
@@ -48,10 +74,39 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoint directories of a run, complete or not, by step."""
+    found = [p for p in run.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=step_of)
+
+
 def last_complete(run: Path) -> Path | None:
     """The newest complete checkpoint of a run; incomplete ones are passed over with a message."""
-    for checkpoint in sorted(run.glob("checkpoint-*"), key=step_of, reverse=True):
+    for checkpoint in reversed(checkpoints(run)):
         if is_complete(checkpoint):
             return checkpoint
         log.warning("%s is incomplete (its saving was interrupted); it is passed over", checkpoint)
     return None
+
+
+def discard(checkpoint: Path) -> None:
+    """Remove a checkpoint, its manifest first, so that it is never half there and complete."""
+    (checkpoint / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
+
+
+def tidy(run: Path, keep: int | None, may_go: Callable[[int], bool], best: str | None) -> None:
+    """Remove what a newly complete checkpoint makes superfluous.
+
+    Checkpoints of interruptions before it go. Of the others the newest `keep` stay (None: all), the
+    best one, and those whose step `may_go` denies (they are still to be tracked).
+    """
+    complete = [c for c in checkpoints(run) if is_complete(c)]
+    for checkpoint in complete[:-1]:
+        if is_interrupted(checkpoint):
+            discard(checkpoint)
+    regular = [c for c in complete if not is_interrupted(c)]
+    for checkpoint in regular[:-keep] if keep else []:
+        is_best = best is not None and Path(best).resolve() == checkpoint.resolve()
+        if not is_best and may_go(step_of(checkpoint)):
+            discard(checkpoint)

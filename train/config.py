@@ -14,7 +14,10 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from train.schedule import Schedule
+
 RECIPES = ("tiny_random", "tiny_base", "smollm2")
+WHERE = ("inline", "checkpoint", "sidecar")
 
 
 @dataclass
@@ -94,6 +97,9 @@ class TrackingConfig:
     seed: int = 0
     fdr: float = 0.05
     hysteresis: int = 2
+    where: str = "inline"
+    schedule: Any = "saves"
+    budget: float | None = None
     on_error: str = "warn"
 
 
@@ -120,8 +126,20 @@ class LoggerConfig:
 
 @dataclass
 class ResourcesConfig:
-    processes: int = 1
+    kind: str = "local"
+    nodes: int = 1
+    gpus: int | None = None  # of each node, as are processes, cpus and threads of each process
+    processes: int | None = None
+    cpus: int | None = None
+    time: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    sbatch: list[str] = field(default_factory=list)
+    setup: list[str] = field(default_factory=list)
     threads: int | None = None
+    port: int | None = None
+    preflight: bool = True
+    dry_run: bool = False
 
 
 @dataclass
@@ -154,6 +172,32 @@ def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{key} is {value!r}; choose one of: {', '.join(allowed)}")
 
 
+def check_resources(resources: DictConfig) -> None:
+    """That the numbers of nodes, GPUs and processes go together.
+
+    Raises:
+        ValueError: with the key, the offending value, and the mend.
+    """
+    r = resources
+    one_of("resources.kind", r.kind, ("local", "slurm"))
+    lowest = {"nodes": 1, "gpus": 0, "processes": 1, "cpus": 1, "threads": 1, "port": 1}
+    for key, low in lowest.items():
+        if r[key] is not None and r[key] < low:
+            raise ValueError(f"resources.{key} must be at least {low}, not {r[key]}")
+    if r.kind == "local" and r.nodes > 1:
+        raise ValueError(
+            f"resources.nodes is {r.nodes}, and resources=local is one machine; for several: "
+            "resources=slurm"
+        )
+    if r.kind == "slurm" and r.gpus is None:
+        raise ValueError("resources=slurm needs resources.gpus, the GPUs of each node (0: CPU)")
+    if r.gpus and r.processes is not None and r.gpus != r.processes:
+        raise ValueError(
+            f"resources.gpus is {r.gpus} and resources.processes {r.processes}, and each process "
+            "uses one GPU; leave resources.processes out"
+        )
+
+
 def check(cfg: DictConfig) -> None:
     """The checks that need no heavy import.
 
@@ -165,6 +209,16 @@ def check(cfg: DictConfig) -> None:
     one_of("pairs.kind", cfg.pairs.kind, ("counterfactual", "answer_style", "file"))
     one_of("peft.method", cfg.peft.method, ("none", "lora"))
     one_of("tracking.on_error", cfg.tracking.on_error, ("raise", "warn"))
+    one_of("tracking.where", cfg.tracking.where, WHERE)
+    schedule = OmegaConf.to_container(cfg.tracking, resolve=True)["schedule"]  # type: ignore
+    Schedule.parse(schedule)
+    budget = cfg.tracking.budget
+    if budget is not None and not 0 < budget < 1:
+        raise ValueError(f"tracking.budget is a share of time in (0, 1), not {budget}")
+    if budget is not None and cfg.tracking.where == "sidecar":
+        raise ValueError(
+            "tracking.budget is for tracking in the trainer; a sidecar takes none of its time"
+        )
     one_of("logger.wandb_mode", cfg.logger.wandb_mode, ("auto", "online", "offline", "disabled"))
     if (cfg.model.path is None) == (cfg.model.recipe is None):
         raise ValueError(
@@ -181,6 +235,7 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(
             f"logger.max_head_curves must be 0 or more, not {cfg.logger.max_head_curves}"
         )
+    check_resources(cfg.resources)
     if not 0 <= cfg.data.worked_share <= 1:
         raise ValueError(f"data.worked_share must lie in [0, 1], not {cfg.data.worked_share}")
     if cfg.pairs.kind == "file" and not Path(cfg.pairs.path or "").is_file():

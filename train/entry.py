@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 CONF = Path(__file__).parent.parent / "conf"
-OPEN_MAPS = ("train.args", "peft.args", "data.options", "evaluation.options", "pairs.options")
+OPEN_MAPS = (
+    *("train.args", "peft.args", "deepspeed.config"),
+    *("data.options", "evaluation.options", "pairs.options"),
+)
 
 HELP = """\
 {usage}
@@ -25,7 +28,8 @@ Groups (choose with GROUP=OPTION):
 {groups}
 
 Set any key with key=value; every key stands in conf/ under a comment with its command.
-Arguments of TRL and PEFT: train.args.NAME=VALUE, peft.args.NAME=VALUE.
+Arguments of TRL, PEFT and DeepSpeed: train.args.NAME=VALUE, peft.args.NAME=VALUE,
+deepspeed.config.NAME=VALUE.
 --cfg job --resolve   print the composed configuration and stop
 --multirun            run every combination of comma-separated values
 --hydra-help          Hydra's own options"""

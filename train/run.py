@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 import warnings
 from dataclasses import dataclass
@@ -17,7 +19,10 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from analysis import ranks
 from analysis.evaluate import Sampling
+from analysis.loading import Base
+from analysis.locks import Held, Lock
 from analysis.monitor import WandbMirror, redact
 from analysis.pairs import Pairs
 from analysis.publish import Publisher
@@ -27,16 +32,22 @@ from analysis.tracker import HeadTracker, TrackingSettings
 from train.build import (
     build_pairs,
     check_model,
+    generation_cycle,
     held_out_problems,
     peft_config,
     tracking_settings,
     training_args,
 )
-from train.checkpoints import is_finished, last_complete, step_of
+from train.checkpoints import is_finished, is_interrupted, last_complete, step_of
 from train.config import check, check_same_run, plain
 from train.data import grpo_dataset, prompting, sft_dataset
+from train.disk import DiskFull, explained_if_full
 from train.recipes import build_recipe
 from train.rewards import find_rewards
+from train.schedule import Schedule
+from train.sharding import alone, set_up, unsharded_loading
+
+LOCK_VARIABLE = "HEADLAB_LOCK"  # token of the launcher's lock, which passes to the main process
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,7 @@ class Plan:
     tracking: TrackingSettings | None
     problems: list[Problem]  # held out
     checkpoint: Path | None
+    keep: int | None  # checkpoints
 
 
 @dataclass(frozen=True)
@@ -73,9 +85,12 @@ def prepare(cfg: DictConfig) -> Plan:
     run = Path(cfg.run_dir)
     tracking = tracking_settings(cfg)
     rewards = find_rewards(list(cfg.train.rewards)) if cfg.train.kind == "grpo" else []
+    if cfg.deepspeed.config is not None:
+        alone()
     args = training_args(cfg)
+    keep, args.save_total_limit = args.save_total_limit, None  # train/keeper.py sees to it
     if cfg.model.path is not None:
-        check_model(cfg.model.path)
+        check_model(cfg.model.path, args.model_init_kwargs, tracking is not None)
     if (run / "config.yaml").exists():
         saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         check_same_run(saved, redact(plain(cfg)))
@@ -89,6 +104,7 @@ def prepare(cfg: DictConfig) -> Plan:
         tracking=tracking,
         problems=held_out_problems(cfg),
         checkpoint=last_complete(run) if cfg.resume == "auto" else None,
+        keep=keep,
     )
 
 
@@ -108,30 +124,52 @@ def _trainer(plan: Plan, setup: Setup) -> Any:
 
 
 def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[Any]:
-    """Manifests come first: a checkpoint is declared whole before anything reads it.
+    """In the order of their calls: what a checkpoint is comes before anything that reads it.
 
     The publisher is the main process's; the others have none and only keep pace.
     """
-    from train.callbacks import (
-        HeadTrackingCallback,
-        HeldOutCallback,
-        LocalMetrics,
-        PresentCallback,
-    )
+    from train.callbacks import HeadTrackingCallback, HeldOutCallback, PresentCallback
+    from train.interrupt import Interrupt
+    from train.keeper import Keeper, LocalMetrics
 
     cfg = plan.cfg
-    found: list[Any] = [LocalMetrics(plan.run)]
+    where = cfg.tracking.where
+    schedule = Schedule.parse(plain(cfg.tracking)["schedule"])
+    tracker = None
     if plan.tracking is not None and setup.pairs is not None:
-        tracker = HeadTracker(plan.run, setup.pairs, plan.tracking) if publisher else None
-        found.append(HeadTrackingCallback(tracker, cfg.tracking.on_error))
+        tracker = HeadTracker(plan.run, setup.pairs, plan.tracking)
+    interrupt = Interrupt(
+        generation_cycle(plan.args),
+        lambda step: tracker is not None and where != "inline" and schedule.is_due(step),
+    )
+
+    def may_go(step: int) -> bool:
+        return tracker is None or not schedule.includes(step, 0) or tracker.is_tracked(step)
+
+    found: list[Any] = [
+        LocalMetrics(plan.run),
+        interrupt,
+        Keeper(plan.run, setup.model_path, plan.args.deepspeed, plan.keep, may_go, interrupt),
+    ]
+    start: int | None = 0
+    if plan.checkpoint is not None:
+        start = None if is_interrupted(plan.checkpoint) else step_of(plan.checkpoint)
+    if tracker is not None:
+        found.append(
+            HeadTrackingCallback(
+                tracker, where, schedule, cfg.tracking.budget, cfg.tracking.on_error,
+                interrupt, start,
+            )
+        )  # fmt: skip
     if plan.problems:
         e = cfg.evaluation
         sampling = Sampling(e.samples, e.temperature, e.top_p, e.max_new_tokens, e.batch_size)
+        ask = prompting(cfg.data)
         found.append(
-            HeldOutCallback(plan.run, plan.problems, prompting(cfg.data), sampling, e.seed)
+            HeldOutCallback(plan.run, plan.problems, ask, sampling, e.seed, interrupt, start)
         )
-    if publisher and len(found) > 1:
-        found.append(PresentCallback(publisher))
+    if publisher and (tracker is not None or plan.problems):
+        found.append(PresentCallback(publisher, page=where != "sidecar"))
     return found
 
 
@@ -163,16 +201,19 @@ def run(plan: Plan) -> None:
 
 
 def execute(plan: Plan, setup: Setup) -> None:
-    """`run`, with its parts assembled."""
-    import datasets
-    import transformers
+    """`run`, with its parts assembled.
+
+    Raises:
+        Held: another process runs this run.
+    """
     from accelerate import PartialState
 
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()  # of loading and saving; the trainer's stays
-    main = PartialState().is_main_process
-    publisher = None
-    if main:
+    if not PartialState().is_main_process:
+        _execute(plan, setup, None)
+        return
+    what = f"the run {plan.run}"
+    heir_of = os.environ.get(LOCK_VARIABLE)
+    with Lock.take(plan.run / "locks" / "run", what, heir_of=heir_of):
         with atomic_write(plan.run / "config.yaml") as draft:
             draft.write_text(yaml.safe_dump(redact(plain(plan.cfg)), sort_keys=False))
         logger = plan.cfg.logger
@@ -183,16 +224,30 @@ def execute(plan: Plan, setup: Setup) -> None:
         if mirror.directory is not None:
             plan.args.report_to = ["wandb"]
         publisher = Publisher(plan.run, mirror, logger.max_head_curves)
+        with explained_if_full(plan.run):
+            _execute(plan, setup, publisher)
+        mirror.finish()
+
+
+def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()  # of loading and saving; the trainer's stays
     callbacks = _callbacks(plan, setup, publisher)
     if plan.checkpoint is not None and is_finished(plan.checkpoint, plan.args):
-        if main:
-            _catch_up(plan, plan.checkpoint, setup.tokenizer, callbacks)
+        _catch_up(plan, plan.checkpoint, setup, callbacks)
     else:
         _train(plan, setup, callbacks)
-    if publisher:
-        if plan.tracking is not None or plan.problems:
-            _conclude(plan, publisher)
-        publisher.mirror.finish()
+    stopped = any(getattr(callback, "stopping", False) for callback in callbacks)
+    if stopped:
+        if publisher:
+            publisher.mirror.finish()
+            print(f"{plan.run} is stopped; resume=auto goes on with it", flush=True)
+        raise SystemExit(128 + signal.SIGTERM)
+    if publisher and (plan.tracking is not None or plan.problems):
+        _conclude(plan, publisher)
 
 
 def _train(plan: Plan, setup: Setup, callbacks: list[Any]) -> None:
@@ -201,33 +256,47 @@ def _train(plan: Plan, setup: Setup, callbacks: list[Any]) -> None:
 
     from train.callbacks import Progress
 
+    if plan.args.deepspeed is not None:
+        set_up(plan.args.use_cpu)
     set_seed(plan.args.seed)
     trainer = _trainer(plan, setup)
     for bar in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(bar)
     for callback in [*([] if plan.args.disable_tqdm else [Progress()]), *callbacks]:
+        if hasattr(callback, "trainer"):
+            callback.trainer = trainer
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
 
 
-def _catch_up(plan: Plan, checkpoint: Path, tokenizer: Any, callbacks: list[Any]) -> None:
+def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Any]) -> None:
     """Observe the last checkpoint of a finished run where a stop came between saving and observing.
 
     The trainer is not started: resumed at its last step, it would train one step more.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     from train.callbacks import CheckpointCallback
+    from train.keeper import write_finished
 
-    print(f"{plan.run} is finished at step {step_of(checkpoint)}; nothing is trained", flush=True)
     step = step_of(checkpoint)
-    observers = [c for c in callbacks if isinstance(c, CheckpointCallback) and not c.is_done(step)]
-    if observers:
-        how = {"dtype": torch.float32, **(plan.args.model_init_kwargs or {})}
-        model = AutoModelForCausalLM.from_pretrained(checkpoint, **how)
-        for observer in observers:
-            observer.observe(step, model, tokenizer)
+    if ranks.rank() == 0:
+        print(f"{plan.run} is finished at step {step}; nothing is trained", flush=True)
+        write_finished(plan.run, step)
+    observers = [
+        c for c in callbacks
+        if isinstance(c, CheckpointCallback)
+        and c.is_wanted(step, step)
+        and not ranks.main_decides(lambda c=c: c.is_done(step))  # type: ignore[misc]
+    ]  # fmt: skip
+    if not observers:
+        return
+    base = Base.read(plan.run)
+    assert base is not None, "written when training began"
+    with unsharded_loading():
+        model = base.load(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    for observer in observers:
+        observer.observe(step, model, setup.tokenizer)
 
 
 def _conclude(plan: Plan, publisher: Publisher) -> None:
@@ -242,15 +311,21 @@ def _conclude(plan: Plan, publisher: Publisher) -> None:
 
 def run_or_exit(cfg: DictConfig) -> None:
     """Prepare, assemble, execute; a user's mistake ends the process with one line and status 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's calls
+    main = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if main else logging.WARNING, format="%(message)s")
+    for caller in ("transformers", "torch.distributed"):  # called by TRL and DeepSpeed
+        warnings.filterwarnings("ignore", category=FutureWarning, module=caller)
     try:
         plan = prepare(cfg)
         setup = assemble(plan)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    execute(plan, setup)
+    try:
+        execute(plan, setup)
+    except (Held, DiskFull) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, Held) else 1) from None
 
 
 def load_resolved(path: Path) -> DictConfig:

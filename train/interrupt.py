@@ -1,0 +1,53 @@
+"""A cluster that wants its machine back sends SIGTERM: finish the step, save, stop.
+
+The ranks agree at the end of each step, since the signal reaches them at different times. The
+checkpoint is one to resume from (train/checkpoints.py); where a GRPO run is in the middle of a
+generation cycle, from which it would not resume exactly, the cycle is finished first.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback
+
+from analysis import ranks
+
+log = logging.getLogger(__name__)
+
+
+class Interrupt(TrainerCallback):
+    """Stops the training with a checkpoint when SIGTERM comes.
+
+    asked: this rank got the signal.  stopping: all ranks stop at this step.  extra: the checkpoint
+    of this step is made for the interruption alone.
+    """
+
+    def __init__(self, cycle: int, is_saved: Callable[[int], bool]) -> None:
+        """`is_saved`: whether a step gets a checkpoint beyond those of the trainer's own."""
+        self.cycle = cycle
+        self.is_saved = is_saved
+        self.asked = self.stopping = self.extra = False
+        self._before: Any = signal.SIG_DFL
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        print("SIGTERM: this step is finished and saved, then the run stops", flush=True)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._before = signal.signal(signal.SIGTERM, self._handle)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        asked = ranks.any_rank(self.asked)
+        if not asked or state.global_step % self.cycle or control.should_training_stop:
+            return
+        self.stopping = True
+        self.extra = not (control.should_save or self.is_saved(state.global_step))
+        control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        signal.signal(signal.SIGTERM, self._before)

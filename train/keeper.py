@@ -1,0 +1,103 @@
+"""What a run leaves beside its records: metrics, manifests, what it started from, that it ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from analysis import ranks
+from analysis.loading import Base
+from analysis.records import append_metrics, write_json
+from train.checkpoints import (
+    MANIFEST,
+    checkpoints,
+    has_weights,
+    step_of,
+    tidy,
+    write_manifest,
+)
+from train.interrupt import Interrupt
+from train.sharding import check_in_force
+
+log = logging.getLogger(__name__)
+
+FINISHED = "finished.json"
+
+
+def write_finished(run: Path, step: int) -> None:
+    """Say that a run's training ended with a step."""
+    write_json(run / FINISHED, {"step": step})
+
+
+class LocalMetrics(TrainerCallback):
+    """Writes what the trainer logs to RUN/metrics.jsonl."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs:
+            numbers = {k: v for k, v in logs.items() if isinstance(v, int | float)}
+            append_metrics(self.run, state.global_step, numbers)
+
+
+class Keeper(TrainerCallback):
+    """Declares checkpoints complete, removes old ones, and says where a run began and ended.
+
+    It takes the place of the trainer's own rotation, which removes the old checkpoint before the
+    new one is known to be whole, and whether or not it has been tracked.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        model_path: str,
+        deepspeed: Any,
+        keep: int | None,
+        may_go: Callable[[int], bool],
+        interrupt: Interrupt,
+    ) -> None:
+        self.run = run
+        self.model_path = model_path
+        self.deepspeed = deepspeed
+        self.keep = keep
+        self.may_go = may_go
+        self.interrupt = interrupt
+        self.trainer: Any = None
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
+        check_in_force(self.trainer, self.deepspeed)
+        if not state.is_world_process_zero:
+            return
+        path = Path(self.model_path)
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        base = Base(str(path.resolve()) if path.is_dir() else self.model_path, dtype)
+        write_json(self.run / "base.json", vars(base))
+        (self.run / FINISHED).unlink(missing_ok=True)
+        for checkpoint in checkpoints(self.run):  # written again: not to be taken for complete
+            if step_of(checkpoint) > state.global_step:
+                (checkpoint / MANIFEST).unlink(missing_ok=True)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        ranks.wait_for_all()  # every rank has written its part
+
+        def declare() -> None:
+            if ranks.rank() != 0:
+                return
+            checkpoint = self.run / f"checkpoint-{state.global_step}"
+            if not has_weights(checkpoint):
+                raise RuntimeError(f"{checkpoint} was saved without weights")
+            write_manifest(checkpoint, self.interrupt.extra)
+            tidy(self.run, self.keep, self.may_go, state.best_model_checkpoint)
+
+        ranks.together(declare)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and not self.interrupt.stopping:
+            write_finished(self.run, state.global_step)

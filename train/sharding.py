@@ -1,0 +1,123 @@
+"""DeepSpeed around a trainer: its set-up, the proof that it is in force, and whole weights to read.
+
+A callback that wants to look at the model must not call DeepSpeed's engine: under ZeRO-2 that
+fails, under ZeRO-3 it silently changes the training. `whole_weights` gives the plain model instead.
+Under ZeRO-3 it gathers all parameters on every rank and takes the engine's hooks off meanwhile, as
+TRL does for generation; with it, training is bit-identical to a run nobody looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def zero_stage(config: Any) -> int:
+    """The ZeRO stage of a DeepSpeed configuration (a mapping, or None)."""
+    return int(((config or {}).get("zero_optimization") or {}).get("stage") or 0)
+
+
+def check_config(config: Any) -> None:
+    """Raise ValueError if checkpoints under a DeepSpeed configuration would lack their weights."""
+    zero = (config or {}).get("zero_optimization") or {}
+    if zero_stage(config) == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        raise ValueError(
+            "under ZeRO-3 a checkpoint holds whole weights only with "
+            "deepspeed.config.zero_optimization.stage3_gather_16bit_weights_on_model_save=true; "
+            "set it (deepspeed=zero3 does)"
+        )
+
+
+def alone() -> None:
+    """Give a process that no launcher started the environment of a world of one."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {
+        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+
+
+def set_up(on_cpu: bool) -> None:
+    """Start DeepSpeed's communication; to be called once the training arguments are built.
+
+    On a CPU it would otherwise compile an operator of its own first, and under ZeRO-3 count the
+    processes wrongly.
+    """
+    import deepspeed
+
+    if on_cpu:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+    else:
+        deepspeed.init_distributed(auto_mpi_discovery=False)
+
+
+def check_in_force(trainer: Any, config: Any) -> None:
+    """Raise RuntimeError unless the trainer really trains under the DeepSpeed that was asked for.
+
+    Some launchers drop it without a word: accelerate does under its --cpu flag.
+    """
+    if config is None:
+        return
+    engine = trainer.model_wrapped
+    found = type(engine).__name__
+    if found != "DeepSpeedEngine":
+        raise RuntimeError(
+            f"deepspeed was asked for and is not in force (the trainer runs a {found}): the way "
+            "this process was started switches it off; start it with python -m launch or torchrun"
+        )
+    if engine.zero_optimization_stage() != zero_stage(config):
+        raise RuntimeError(
+            f"ZeRO stage {zero_stage(config)} was asked for and stage "
+            f"{engine.zero_optimization_stage()} is in force; remove other DeepSpeed settings "
+            "(an accelerate configuration, environment variables ACCELERATE_DEEPSPEED_*)"
+        )
+
+
+def is_partitioned(trainer: Any) -> bool:
+    """Whether every rank holds only a part of each weight (ZeRO-3)."""
+    stage = getattr(trainer.model_wrapped, "zero_optimization_stage", None)
+    return stage is not None and stage() == 3
+
+
+@contextmanager
+def whole_weights(trainer: Any) -> Iterator[None]:
+    """Whole weights in the trainer's model, to read; to be entered by all ranks."""
+    if not is_partitioned(trainer):
+        yield
+        return
+    import deepspeed
+    from trl.models.utils import add_hooks, remove_hooks
+
+    engine = trainer.model_wrapped
+    offload = engine.optimizer.parameter_offload
+    with deepspeed.zero.GatheredParameters(list(engine.parameters())):
+        remove_hooks(engine)
+        # this one remove_hooks leaves: it would make ranks wait for each other in every forward pass
+        before_forward = offload.fwd_pre_hook.id
+        synchronize = offload.module._forward_pre_hooks.pop(before_forward)
+        try:
+            yield
+        finally:
+            offload.module._forward_pre_hooks[before_forward] = synchronize
+            add_hooks(engine)
+
+
+@contextmanager
+def unsharded_loading() -> Iterator[None]:
+    """Models loaded inside are whole; under ZeRO-3 transformers would split them over the ranks."""
+    from transformers.integrations import deepspeed as integration
+
+    hidden = integration._hf_deepspeed_config_weak_ref
+    integration._hf_deepspeed_config_weak_ref = None
+    try:
+        yield
+    finally:
+        integration._hf_deepspeed_config_weak_ref = hidden
