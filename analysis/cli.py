@@ -72,16 +72,25 @@ def help_text(schema: Any, usage: str) -> str:
     return "\n".join([usage.strip(), "", *(f"  {name:{width}}  {text}" for name, text in rows)])
 
 
-def main(schema: type[T], usage: str, action: Callable[[T], None]) -> None:
-    """Parse the command line and act; a user's mistake is one line and exit status 1 or 2."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
+def main(
+    schema: type[T],
+    usage: str,
+    action: Callable[[T], None],
+    arguments: list[str] | None = None,
+) -> None:
+    """Parse the command line and act; a user's mistake is one line and exit status 1 or 2.
+
+    `arguments` are those of the process unless others are given.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(arguments):
         print(help_text(schema, usage))
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("httpx", "httpcore", "urllib3", "filelock"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        options = parse(schema, sys.argv[1:])
+        options = parse(schema, arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -250,6 +250,13 @@ def check(cfg: DictConfig) -> None:
         )
 
 
+def load_resolved(path: Path) -> DictConfig:
+    """A configuration that was composed and written before, checked against the schema."""
+    cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """A configuration, or a part of it, as plain Python values, interpolations resolved."""
     values = OmegaConf.to_container(cfg, resolve=True)

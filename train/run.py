@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from analysis import ranks
 from analysis.evaluate import Sampling
@@ -39,7 +39,7 @@ from train.build import (
     training_args,
 )
 from train.checkpoints import is_finished, is_interrupted, last_complete, step_of
-from train.config import check, check_same_run, plain
+from train.config import check, check_same_run, load_resolved, plain
 from train.data import grpo_dataset, prompting, sft_dataset
 from train.disk import DiskFull, explained_if_full
 from train.recipes import build_recipe
@@ -304,7 +304,10 @@ def _conclude(plan: Plan, publisher: Publisher) -> None:
     from analysis.present import present
     from analysis.table import checkpoint_rows, format_table, signal_name
 
-    present(publisher)
+    present(publisher, page=plan.cfg.tracking.where != "sidecar")
+    if plan.tracking is not None and plan.cfg.tracking.where == "sidecar":
+        print(f"to track the checkpoints: python -m launch sidecar run={plan.run}", flush=True)
+        return
     print(format_table(checkpoint_rows(plan.run), signal_name(plan.run)))
     print(f"report: {plan.run / 'report.html'}", flush=True)
 
@@ -326,15 +329,6 @@ def run_or_exit(cfg: DictConfig) -> None:
     except (Held, DiskFull) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, Held) else 1) from None
-
-
-def load_resolved(path: Path) -> DictConfig:
-    """A configuration that was composed and written before, checked against the schema."""
-    from train.config import Config
-
-    cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-    assert isinstance(cfg, DictConfig)
-    return cfg
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def whole_weights(trainer: Any) -> Iterator[None]:
     offload = engine.optimizer.parameter_offload
     with deepspeed.zero.GatheredParameters(list(engine.parameters())):
         remove_hooks(engine)
-        # this one remove_hooks leaves: it would make ranks wait for each other in every forward pass
+        # remove_hooks leaves this one, which would make ranks wait for each other in forward passes
         before_forward = offload.fwd_pre_hook.id
         synchronize = offload.module._forward_pre_hooks.pop(before_forward)
         try:
