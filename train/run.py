@@ -45,7 +45,7 @@ from train.disk import DiskFull, explained_if_full
 from train.recipes import build_recipe
 from train.rewards import find_rewards
 from train.schedule import Schedule
-from train.sharding import alone, set_up, unsharded_loading
+from train.sharding import NotInForce, alone, set_up, unsharded_loading
 
 LOCK_VARIABLE = "HEADLAB_LOCK"  # token of the launcher's lock, which passes to the main process
 
@@ -326,9 +326,9 @@ def run_or_exit(cfg: DictConfig) -> None:
         raise SystemExit(2) from None
     try:
         execute(plan, setup)
-    except (Held, DiskFull) as error:
+    except (Held, NotInForce, DiskFull) as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, Held) else 1) from None
+        raise SystemExit(1 if isinstance(error, DiskFull) else 2) from None
 
 
 if __name__ == "__main__":

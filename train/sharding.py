@@ -15,6 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 
+class NotInForce(Exception):
+    """DeepSpeed was asked for, and the trainer does not train under it."""
+
+
 def zero_stage(config: Any) -> int:
     """The ZeRO stage of a DeepSpeed configuration (a mapping, or None)."""
     return int(((config or {}).get("zero_optimization") or {}).get("stage") or 0)
@@ -60,7 +64,7 @@ def set_up(on_cpu: bool) -> None:
 
 
 def check_in_force(trainer: Any, config: Any) -> None:
-    """Raise RuntimeError unless the trainer really trains under the DeepSpeed that was asked for.
+    """Raise NotInForce unless the trainer really trains under the DeepSpeed that was asked for.
 
     Some launchers drop it without a word: accelerate does under its --cpu flag.
     """
@@ -69,12 +73,12 @@ def check_in_force(trainer: Any, config: Any) -> None:
     engine = trainer.model_wrapped
     found = type(engine).__name__
     if found != "DeepSpeedEngine":
-        raise RuntimeError(
+        raise NotInForce(
             f"deepspeed was asked for and is not in force (the trainer runs a {found}): the way "
             "this process was started switches it off; start it with python -m launch or torchrun"
         )
     if engine.zero_optimization_stage() != zero_stage(config):
-        raise RuntimeError(
+        raise NotInForce(
             f"ZeRO stage {zero_stage(config)} was asked for and stage "
             f"{engine.zero_optimization_stage()} is in force; remove other DeepSpeed settings "
             "(an accelerate configuration, environment variables ACCELERATE_DEEPSPEED_*)"
