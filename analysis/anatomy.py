@@ -274,11 +274,17 @@ def anatomy(model: nn.Module, kv: str = "grouped") -> Anatomy:
     """Find the parts of a model.
 
     Raises:
-        ValueError: the architecture is not supported or a module is missing (named); unknown `kv`.
+        ValueError: the architecture is not supported, a module is missing (named), the weights are
+            quantised, or `kv` is unknown.
     """
     causal_lm = base_model(model)
     config, kind = causal_lm.config, type(causal_lm).__name__
     check_supported(str(config.model_type))
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"{kind} is quantised, and attribution reads dense weights; load it without "
+            "quantization, or dequantise it (model.dequantize())"
+        )
     layout = LAYOUTS[config.model_type]
     decoder = _find(causal_lm, layout.decoder, kind)
     layers = _find(decoder, layout.layers, type(decoder).__name__)

@@ -12,13 +12,17 @@ import netrc
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 log = logging.getLogger(__name__)
 
-_SECRET = re.compile(r"(^|_)(token|key|secret|password)$", re.IGNORECASE)
+# not eos_token and its like, which are arguments of SFTConfig and secret to nobody
+_SECRET = re.compile(
+    r"(^|_)(?<!^bos_)(?<!^eos_)(?<!^pad_)(?<!^unk_)(token|key|secret|password)$", re.IGNORECASE
+)
 
 
 def redact(config: Any) -> Any:
@@ -31,6 +35,17 @@ def redact(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return [redact(value) for value in config]
     return config
+
+
+def secrets_in(config: Any, prefix: str = "") -> list[str]:
+    """The keys of a configuration that hold a secret."""
+    found = []
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        if _SECRET.search(str(key)) and value:
+            found.append(f"{prefix}{key}")
+        else:
+            found += secrets_in(value, f"{prefix}{key}.")
+    return found
 
 
 def has_account() -> bool:
@@ -77,7 +92,7 @@ class WandbMirror:
                 dir=directory,
                 project=project,
                 name=name,
-                id=_run_id(directory, name),
+                id=run_id(directory, name),
                 resume="allow",
                 mode=mode,  # type: ignore[arg-type]
                 config=redact(config),
@@ -131,10 +146,17 @@ class WandbMirror:
                 log.warning("W&B did not finish: %s", error)
 
 
-def _run_id(directory: Path, name: str) -> str:
-    """The run's id, made once and kept beside its files so that a resumed run continues it."""
+def run_id(directory: Path, name: str) -> str:
+    """The run's id, made once and kept beside its files so that a resumed run continues it.
+
+    Whichever of several processes is first makes it; all get the same.
+    """
     path = directory / "wandb-id"
     if not path.exists():
         safe = re.sub(r"[^A-Za-z0-9_-]", "-", name)[:80]
-        path.write_text(f"{safe}-{os.urandom(4).hex()}", encoding="utf-8")
+        draft = directory / f".wandb-id-{os.urandom(4).hex()}"
+        draft.write_text(f"{safe}-{os.urandom(4).hex()}", encoding="utf-8")
+        with suppress(FileExistsError):  # another process was faster
+            os.link(draft, path)
+        draft.unlink()
     return path.read_text(encoding="utf-8")

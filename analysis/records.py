@@ -4,7 +4,7 @@
     RUN/heads/step-000040/heads-<hash>.safetensors   its circuit and resampled heads
     RUN/heads/step-000040/scores-<hash>.safetensors  its per-pair scores [pairs, E]
     RUN/evaluations/step-000040.json                 held-out pass@1
-    RUN/metrics.jsonl                                what the trainer logged
+    RUN/metrics.jsonl                                what the trainer logged, and when
 
 A record speaks of its checkpoint alone, so a trajectory is the same in whatever order its records
 were written. Tensor files are named by their content. A file appears under its name only when it
@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -284,18 +285,25 @@ def read_evaluations(run: Path) -> dict[int, dict[str, Any]]:
 
 
 def append_metrics(run: Path, step: int, values: dict[str, Any]) -> None:
-    """Add one line to `metrics.jsonl`; a line that a crash cut short is closed first."""
+    """Add one line to `metrics.jsonl`, with the time; a line that a crash cut is closed first.
+
+    `time` is that of the call, in seconds since 1970.
+    """
+    line = json.dumps({"step": step, "time": time.time(), **values})
     run.mkdir(parents=True, exist_ok=True)
     with open(run / "metrics.jsonl", "a+b") as lines:
         if lines.tell() > 0:
             lines.seek(-1, os.SEEK_END)
             if lines.read(1) != b"\n":
                 lines.write(b"\n")
-        lines.write((json.dumps({"step": step, **values}) + "\n").encode())
+        lines.write(f"{line}\n".encode())
 
 
 def read_metrics(run: Path) -> dict[int, dict[str, Any]]:
-    """Logged values by step; later lines win (a resumed run), one cut by a crash is passed over."""
+    """Logged values by step, without their times.
+
+    Later lines win (a resumed run); one that a crash cut short is passed over.
+    """
     merged: dict[int, dict[str, Any]] = {}
     path = run / "metrics.jsonl"
     if not path.exists():
@@ -306,5 +314,6 @@ def read_metrics(run: Path) -> dict[int, dict[str, Any]]:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            row.pop("time", None)
             merged.setdefault(row.pop("step"), {}).update(row)
     return merged

@@ -37,7 +37,7 @@ def main(overrides: list[str]) -> None:
     runs = {kind: run_directory(overrides, kind) for kind in KINDS}
     for number, (kind, directory) in enumerate(runs.items(), start=1):
         print(f"\n[{number}/{len(runs)}] {kind.upper()} -> {directory}", flush=True)
-        asked = [f"train={kind}", "resume=auto", *overrides]
+        asked = [f"train={kind}", "resume=auto", "resources.processes=1", *overrides]
         status = subprocess.run([sys.executable, "-m", "launch", *asked]).returncode
         if status:
             raise SystemExit(status)

@@ -14,6 +14,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from analysis.monitor import secrets_in
 from train.schedule import Schedule
 
 RECIPES = ("tiny_random", "tiny_base", "smollm2")
@@ -210,8 +211,12 @@ def check(cfg: DictConfig) -> None:
     one_of("peft.method", cfg.peft.method, ("none", "lora"))
     one_of("tracking.on_error", cfg.tracking.on_error, ("raise", "warn"))
     one_of("tracking.where", cfg.tracking.where, WHERE)
-    schedule = OmegaConf.to_container(cfg.tracking, resolve=True)["schedule"]  # type: ignore
-    Schedule.parse(schedule)
+    Schedule.parse(plain(cfg.tracking)["schedule"])
+    if secrets := secrets_in(plain(cfg)):
+        raise ValueError(
+            f"{', '.join(secrets)} would write a secret into the run's files; leave it out and "
+            "set it in the environment (HF_TOKEN, WANDB_API_KEY)"
+        )
     budget = cfg.tracking.budget
     if budget is not None and not 0 < budget < 1:
         raise ValueError(f"tracking.budget is a share of time in (0, 1), not {budget}")
@@ -265,6 +270,17 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 _MAY_CHANGE = ("resume", "run_dir", "logger", "resources", "debug", "train")
+_TRACKING_MAY_CHANGE = (
+    *("where", "schedule", "budget", "on_error"),
+    *("batch_size", "fdr", "hysteresis"),
+)
+
+
+def _what_counts(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration without the parts of tracking that change no record."""
+    tracking = config.get("tracking") or {}
+    kept = {key: value for key, value in tracking.items() if key not in _TRACKING_MAY_CHANGE}
+    return {**config, "tracking": kept}
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
@@ -273,6 +289,7 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         ValueError: naming every key that differs, with both values.
     """
+    saved, now = _what_counts(saved), _what_counts(now)
     changed = [
         f"{key} ({saved.get(key)} -> {now.get(key)})"
         for key in sorted(set(saved) | set(now))

@@ -1,0 +1,148 @@
+"""A run as a Slurm job: the script that `resources=slurm` renders, and its submission.
+
+    python -m launch train=grpo resources=slurm resources.nodes=2 resources.gpus=8
+    python -m launch ... resources.dry_run=true      prints the script alone
+
+One torchrun on each node, started by srun; they meet at the first node. The configuration of the
+job says resume=auto, so that a job that starts again, because its time was up or a node failed,
+goes on from the last complete checkpoint. Secrets are not in the script: the job inherits the
+environment.
+
+How a stop reaches the run: Slurm sends SIGUSR1 to the script alone (`B:`) before the time is up.
+The script then has Slurm send SIGTERM to the processes of the step, and queues the job again when
+they have saved and ended. It does not signal srun, which on SIGTERM kills its tasks without delay.
+A cancelled or preempted job gets SIGTERM everywhere; the script sits it out, since its end would
+end the step.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from analysis.records import atomic_write
+from launch.processes import GRACE, command, environment, node_of
+
+CARRIED = ("HEADLAB_CACHE", "HF_HOME", "WANDB_MODE")
+WARNING = GRACE + 10  # seconds before the end of its time at which a job is told
+MEETING = ("--rdzv-endpoint=$first:$port", "--rdzv-id=$SLURM_JOB_ID")  # variables of the script
+
+SCRIPT = """\
+#!/bin/bash
+{options}
+
+cd -- {directory} || exit 1
+{exports}
+{setup}
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || exit 1
+first=${{nodes%%$'\\n'*}}
+port={port}
+
+again=
+told=
+# time is nearly up: let the run save, then queue it again
+trap 'told=yes; again=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
+# cancelled or preempted: Slurm tells the run itself
+trap 'told=yes' TERM
+
+srun {step} \\
+  {command} &
+step=$!
+while :; do
+  told=
+  wait "$step"
+  status=$?
+  [ -n "$told" ] || break  # else it was the signal that ended `wait`
+done
+[ -z "$again" ] || scontrol requeue "$SLURM_JOB_ID"
+exit "$status"
+"""
+
+
+def options(cfg: DictConfig, run: Path) -> list[str]:
+    """The options of sbatch, one for each line of the script's head."""
+    r = cfg.resources
+    directory = str(run.absolute()).replace("%", "%%")  # %j and the like stand for numbers
+    found = {
+        "job-name": cfg.name,
+        "nodes": r.nodes,
+        "ntasks-per-node": 1,
+        "gpus-per-node": r.gpus or None,
+        "cpus-per-task": r.cpus,
+        "time": r.time,
+        "partition": r.partition,
+        "account": r.account,
+        "output": f"{directory}/slurm-%j.out",
+        "open-mode": "append",
+        "export": "ALL",
+        "signal": f"B:USR1@{WARNING}",
+    }
+    given = [f"--{key}={value}" for key, value in found.items() if value is not None]
+    return [*given, "--requeue", *r.sbatch]
+
+
+def render(cfg: DictConfig, config_file: Path, outer: Mapping[str, str] | None = None) -> str:
+    """The script of the job that runs a resolved configuration.
+
+    `outer` is the environment from which HEADLAB_CACHE, HF_HOME and WANDB_MODE are taken over.
+    """
+    outer = os.environ if outer is None else outer
+    r, node = cfg.resources, node_of(cfg.resources)
+    given = {key: outer[key] for key in CARRIED if key in outer} | environment(cfg, node, outer)
+    meeting = [f"--nnodes={r.nodes}", "--rdzv-backend=c10d", *MEETING]
+    words = command(cfg, node, config_file.absolute(), meeting)
+    # once one node has ended, the others have this long to end too
+    step = [f"--wait={WARNING}", *([f"--cpus-per-task={r.cpus}"] if r.cpus else [])]
+    return SCRIPT.format(
+        options="\n".join(f"#SBATCH {_quote(word)}" for word in options(cfg, config_file.parent)),
+        directory=shlex.quote(str(Path.cwd())),
+        exports="\n".join(f"export {key}={shlex.quote(text)}" for key, text in given.items()),
+        setup="\n".join(r.setup),
+        port=r.port or "$((10000 + SLURM_JOB_ID % 20000))",
+        step=" ".join(step),
+        command=" ".join(_quote(word) for word in words),
+    )
+
+
+def _quote(word: str) -> str:
+    """A word for the shell; only the words of MEETING hold variables."""
+    return f'"{word}"' if word in MEETING else shlex.quote(word)
+
+
+def queued(run: Path) -> str | None:
+    """The number of the job of a run directory, if it is waiting or running."""
+    file = run / "slurm-job"
+    if not file.exists() or shutil.which("squeue") is None:
+        return None
+    job = file.read_text(encoding="utf-8").strip()
+    listed = subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True)
+    return job if listed.stdout.strip() else None
+
+
+def submit(cfg: DictConfig, config_file: Path) -> int:
+    """Write the script into the run directory and submit it; the number goes to `slurm-job`.
+
+    Raises:
+        ValueError: sbatch refuses the script.
+    """
+    run = config_file.parent
+    script = run / "slurm.sh"
+    with atomic_write(script) as draft:
+        draft.write_text(render(cfg, config_file), encoding="utf-8")
+    done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"sbatch refuses {script}: {done.stderr.strip() or done.stdout.strip()}")
+    job = done.stdout.strip().partition(";")[0]
+    with atomic_write(run / "slurm-job") as draft:
+        draft.write_text(job, encoding="utf-8")
+    print(f"job {job} is in the queue: {run}")
+    print(f"  its output:  tail -F {shlex.quote(str(run / f'slurm-{job}.out'))}")
+    print(f"  its state:   squeue -j {job}")
+    print(f"  to stop it:  scancel {job}", flush=True)
+    return 0
