@@ -1,10 +1,10 @@
-# make demo | demo-real | test | test-slow | browser | lint | clean
+# make demo | demo-real | test | test-distributed | test-slow | browser | lint | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-real test test-slow browser lint clean
+.PHONY: demo demo-real test test-distributed test-slow browser lint clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,10 @@ demo-real: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Runs of several processes: ZeRO 1 to 3, Slurm with stand-ins, runs that are killed and go on.
+test-distributed: $(READY)
+	$(BIN)/python -m pytest -m distributed
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

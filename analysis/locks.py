@@ -1,17 +1,19 @@
 """Locks between processes that share a directory, also between machines that share a file system.
 
-A lock is a directory of numbered files, one for each time it was taken; the highest number counts.
-It says who holds the lock, or that it is free again. A lock is taken by linking the next number, of
-which one process alone can succeed, so that no two ever hold it; numbers only rise, so that whoever
-looked before somebody else acted can't succeed afterwards.
+A lock is a directory of numbered files, one for each time it was taken; the highest number counts
+and says who holds the lock. A lock is taken by linking the next number, of which one process alone
+can succeed, so that no two ever hold it; numbers only rise, so that whoever looked before somebody
+else acted can't succeed afterwards.
 
-The holder touches its file again and again. A lock whose holder has not done so for `expiry`
-seconds, or whose holder ran on this machine and is gone, is taken over. Ages are differences of
-times that the file system itself gave, so that clocks which disagree do no harm.
+The holder touches its file again and again, and dates it to the epoch when it gives the lock back,
+which a full disk can't prevent. A lock whose holder has not touched it for `expiry` seconds, or
+whose holder ran on this machine and is gone, is taken over. Ages are differences of times that the
+file system itself gave, so that clocks which disagree do no harm.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 EXPIRY = 120.0  # seconds without a sign of life after which a lock is taken over
 BEAT = 10.0  # seconds between two signs of life
+FREE = 0.0  # time of the file of a lock that was given back
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Holder:
     started: str  # of the process, in the clock of its machine's kernel: tells reused pids apart
     since: str
     token: str
+    heir_of: str | None = None  # token of the holder that handed the lock over
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
@@ -60,7 +64,7 @@ def _process_start(pid: int) -> str:
     return "" if state == "Z" else rest[18]  # a zombie holds nothing
 
 
-def _myself() -> Holder:
+def _myself(heir_of: str | None) -> Holder:
     pid = os.getpid()
     return Holder(
         host=socket.gethostname(),
@@ -68,6 +72,7 @@ def _myself() -> Holder:
         started=_process_start(pid),
         since=time.strftime("%Y-%m-%d %H:%M:%S"),
         token=os.urandom(8).hex(),
+        heir_of=heir_of,
     )
 
 
@@ -75,24 +80,27 @@ def _numbers(directory: Path) -> list[int]:
     return sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
 
 
-def _read(path: Path) -> Holder | None:
-    """Who a file names, or None if it says that the lock is free."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return Holder(**content["holder"]) if content["holder"] else None
+def _read(path: Path) -> Holder:
+    return Holder(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def _draft(directory: Path, holder: Holder | None) -> Path:
+def _draft(directory: Path, holder: Holder) -> Path:
     """Write a file that is not yet part of the lock; its time is the file system's now."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f".draft-{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
-    path.write_text(json.dumps({"holder": asdict(holder) if holder else None}), encoding="utf-8")
+    path.write_text(json.dumps(asdict(holder)), encoding="utf-8")
     return path
 
 
-def _alive(path: Path, holder: Holder, now: float, expiry: float) -> bool:
-    if holder.host == socket.gethostname() and Path("/proc/self/stat").exists():
-        return _process_start(holder.pid) == holder.started
-    return now - path.stat().st_mtime < expiry
+def _now(directory: Path, holder: Holder) -> float:
+    """The file system's time, or this machine's where nothing can be written."""
+    try:
+        draft = _draft(directory, holder)
+    except OSError:
+        return time.time()
+    now = draft.stat().st_mtime
+    draft.unlink()
+    return now
 
 
 def holder_of(directory: Path, expiry: float = EXPIRY) -> Holder | None:
@@ -103,14 +111,14 @@ def holder_of(directory: Path, expiry: float = EXPIRY) -> Holder | None:
     last = directory / str(numbers[-1])
     try:
         holder = _read(last)
-        if holder is None:
-            return None
-        draft = _draft(directory, None)
-        now = draft.stat().st_mtime
-        draft.unlink()
-        return holder if _alive(last, holder, now, expiry) else None
+        touched = last.stat().st_mtime
     except FileNotFoundError:  # somebody took the lock over in between
         return holder_of(directory, expiry)
+    if touched == FREE:
+        return None
+    if holder.host == socket.gethostname() and Path("/proc/self/stat").exists():
+        return holder if _process_start(holder.pid) == holder.started else None
+    return holder if _now(directory, holder) - touched < expiry else None
 
 
 class Lock:
@@ -140,7 +148,7 @@ class Lock:
         current = holder_of(directory, expiry)
         if current is not None and current.token != heir_of:
             raise Held(what, current)
-        mine = _myself()
+        mine = _myself(heir_of)
         draft = _draft(directory, mine)
         number = (numbers[-1] if numbers else 0) + 1
         try:
@@ -164,16 +172,19 @@ class Lock:
         while not self._stop.wait(BEAT):
             try:
                 os.utime(self.path)
-            except OSError:  # taken over while this process stood still, or the disk is away
-                log.warning("the lock %s is no longer this process's", self.path.parent)
+            except OSError:
+                now = holder_of(self.path.parent)
+                if now is None or now.heir_of != self.token:
+                    # taken over while this process stood still, or the file system is away
+                    log.warning("the lock %s is no longer this process's", self.path.parent)
                 return
 
     def release(self) -> None:
         """Give the lock back; nothing happens if it was handed over or taken over."""
         self._stop.set()
         self._beat.join()
-        if self.path.exists():
-            _draft(self.path.parent, None).replace(self.path)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.path, (FREE, FREE))
 
     def __enter__(self) -> Lock:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -47,7 +46,6 @@ def start(cfg: DictConfig, config_file: Path, token: str) -> int:
     Raises:
         SystemExit: with the status, if a signal stopped this process; it was passed on.
     """
-    logging.getLogger("analysis.locks").setLevel(logging.ERROR)  # it warns of the lock's passing on
     node = local_node(cfg.resources)
     given = {
         **os.environ,

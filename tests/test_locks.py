@@ -61,7 +61,7 @@ def test_of_another_machine_expires_by_the_clock_of_the_files(tmp_path):
     lock = Lock.take(tmp_path / "lock", "r")
     lock._stop.set()
     content = json.loads(lock.path.read_text())
-    content["holder"]["host"] = "elsewhere"
+    content["host"] = "elsewhere"
     lock.path.write_text(json.dumps(content))
     with pytest.raises(Held, match="on elsewhere since"):
         Lock.take(tmp_path / "lock", "r")

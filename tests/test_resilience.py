@@ -122,6 +122,7 @@ def test_tidying_keeps_the_best_and_removes_what_an_interruption_left(tmp_path):
     tidy(tmp_path, 2, lambda step: True, str(best))
     left = [path.name for path in checkpoints(tmp_path)]
     assert left == ["checkpoint-1", "checkpoint-3", "checkpoint-4", "checkpoint-6"]
+    discard(best)
     make(tmp_path, 7, interrupted=True)
     tidy(tmp_path, 1, lambda step: step != 4, None)  # the newest is an interruption's: it stays too
     left = [path.name for path in checkpoints(tmp_path) if is_complete(path)]

@@ -102,10 +102,10 @@ def tidy(run: Path, keep: int | None, may_go: Callable[[int], bool], best: str |
     best one, and those whose step `may_go` denies (they are still to be tracked).
     """
     complete = [c for c in checkpoints(run) if is_complete(c)]
-    for checkpoint in complete[:-1]:
-        if is_interrupted(checkpoint):
-            discard(checkpoint)
     regular = [c for c in complete if not is_interrupted(c)]
+    for checkpoint in complete[:-1]:
+        if checkpoint not in regular:
+            discard(checkpoint)
     for checkpoint in regular[:-keep] if keep else []:
         is_best = best is not None and Path(best).resolve() == checkpoint.resolve()
         if not is_best and may_go(step_of(checkpoint)):

@@ -24,7 +24,8 @@ def is_full(error: BaseException, directory: Path) -> bool:
         return True
     if any(f"os error {number}" in str(error) for number in FULL):
         return True  # of safetensors
-    return shutil.disk_usage(directory).free < LITTLE  # torch.save only says that writing failed
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    return shutil.disk_usage(there).free < LITTLE  # torch.save only says that writing failed
 
 
 @contextmanager

@@ -36,7 +36,6 @@ class Interrupt(TrainerCallback):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        print("SIGTERM: this step is finished and saved, then the run stops", flush=True)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._before = signal.signal(signal.SIGTERM, self._handle)
@@ -46,6 +45,8 @@ class Interrupt(TrainerCallback):
         if not asked or state.global_step % self.cycle or control.should_training_stop:
             return
         self.stopping = True
+        if state.is_world_process_zero:
+            print(f"SIGTERM: step {state.global_step} is saved, then the run stops", flush=True)
         self.extra = not (control.should_save or self.is_saved(state.global_step))
         control.should_save = control.should_training_stop = True
 

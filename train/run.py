@@ -213,7 +213,10 @@ def execute(plan: Plan, setup: Setup) -> None:
         return
     what = f"the run {plan.run}"
     heir_of = os.environ.get(LOCK_VARIABLE)
-    with Lock.take(plan.run / "locks" / "run", what, heir_of=heir_of):
+    with (
+        explained_if_full(plan.run),
+        Lock.take(plan.run / "locks" / "run", what, heir_of=heir_of),
+    ):
         with atomic_write(plan.run / "config.yaml") as draft:
             draft.write_text(yaml.safe_dump(redact(plain(plan.cfg)), sort_keys=False))
         logger = plan.cfg.logger
@@ -224,8 +227,7 @@ def execute(plan: Plan, setup: Setup) -> None:
         if mirror.directory is not None:
             plan.args.report_to = ["wandb"]
         publisher = Publisher(plan.run, mirror, logger.max_head_curves)
-        with explained_if_full(plan.run):
-            _execute(plan, setup, publisher)
+        _execute(plan, setup, publisher)
         mirror.finish()
 
 
@@ -314,7 +316,8 @@ def _conclude(plan: Plan, publisher: Publisher) -> None:
 
 def run_or_exit(cfg: DictConfig) -> None:
     """Prepare, assemble, execute; a user's mistake ends the process with one line and status 2."""
-    main = os.environ.get("RANK", "0") == "0"
+    rank = os.environ.get("RANK", "0")
+    main, error_prefix = rank == "0", "error" if rank == "0" else f"error (rank {rank})"
     logging.basicConfig(level=logging.INFO if main else logging.WARNING, format="%(message)s")
     for caller in ("transformers", "torch.distributed"):  # called by TRL and DeepSpeed
         warnings.filterwarnings("ignore", category=FutureWarning, module=caller)
@@ -322,12 +325,12 @@ def run_or_exit(cfg: DictConfig) -> None:
         plan = prepare(cfg)
         setup = assemble(plan)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{error_prefix}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     try:
         execute(plan, setup)
     except (Held, NotInForce, DiskFull) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{error_prefix}: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, DiskFull) else 2) from None
 
 
