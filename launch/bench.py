@@ -13,6 +13,9 @@ Tracking's share: the seconds that the records name (the sidecar's are spent in 
 the run's), and by wall clock the part of the training that is not there with tracking off, which
 counts reports and what a sidecar takes from the machine too.
 
+On a machine that is doing something else the spread is wide and the medians mislead: the load
+average is printed with every run; with one thread a process it should be 1, and 2 beside a sidecar.
+
 On a GPU in bfloat16; then attribution on 64 pairs is timed and its memory measured as well.
 """
 
@@ -89,7 +92,8 @@ def measure(options: Options, kind: str, sides: Sequence[str], model: Path, scra
             execute(commands(options, kind, side, model, run), options.threads, scratch / "logs")
             paces[side] = read_pace(run)
             rmtree(run)
-            say(f"{kind} turn {turn + 1} {side}: {time.monotonic() - started:.0f} s")
+            seconds, load = time.monotonic() - started, os.getloadavg()[0]
+            say(f"{kind} turn {turn + 1} {side}: {seconds:.0f} s, load average {load:.1f}")
         turns.append(paces)
         for side in sides:
             if found := difference(turns[0]["bare"], paces[side], exact=gpu_name() is None):

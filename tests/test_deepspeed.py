@@ -73,7 +73,8 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
 def final_state(directory: Path) -> dict[str, Any]:
     """Weights, optimizer states and random states of every rank, of the last checkpoint."""
     checkpoint = directory / "checkpoint-4"
-    state: dict[str, Any] = dict(load_file(checkpoint / "model.safetensors"))
+    (weights,) = checkpoint.glob("*model.safetensors")  # or those of an adapter
+    state: dict[str, Any] = dict(load_file(weights))
     optimizers = sorted(checkpoint.glob("global_step4/*optim_states.pt"))
     optimizers = optimizers or [checkpoint / "optimizer.pt"]
     for path in [*optimizers, *sorted(checkpoint.glob("rng_state_*.pth"))]:
@@ -110,6 +111,28 @@ def test_so_does_tracking_from_the_checkpoint(launched, kind, deepspeed):
     inline = launched(kind, 2, deepspeed)
     for record, other in zip(read_records(tracked), read_records(inline), strict=True):
         assert torch.equal(record.circuit, other.circuit)
+
+
+def test_adapters_are_analysed_attached_under_zero_3(launched):
+    tracked = launched("sft", 2, "zero3", "peft=lora")
+    assert_same(final_state(tracked), final_state(launched("sft", 2, "zero3", "peft=lora", *OFF)))
+    pairs, base = Pairs.load(tracked / "pairs.jsonl"), Base.read(tracked)
+    expected = attribute(
+        base.load(tracked / "checkpoint-4", "cpu"), pairs, ig_steps=2, quadrature="midpoint"
+    ).per_edge
+    found = read_scores(tracked, 4)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert not torch.equal(found, read_scores(tracked, 0))
+
+
+def test_offloaded_stages_train_and_resume_with_as_many_processes_alone(launched, compose):
+    directory = launched("sft", 2, "zero3_offload", "evaluation=none", "train.args.max_steps=2")
+    assert [record.step for record in read_records(directory)] == [0, 2]
+    from train.checkpoints import check_processes
+
+    check_processes(directory / "checkpoint-2", 2)
+    with pytest.raises(ValueError, match="saved by 2 processes, and DeepSpeed can't resume it"):
+        check_processes(directory / "checkpoint-2", 4)
 
 
 @pytest.mark.parametrize("deepspeed", STAGES)

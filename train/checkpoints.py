@@ -70,6 +70,16 @@ def is_finished(checkpoint: Path, args: Any) -> bool:
     return bool(state["epoch"] >= args.num_train_epochs)
 
 
+def check_processes(checkpoint: Path, processes: int) -> None:
+    """Raise ValueError unless DeepSpeed can resume a checkpoint with a number of processes."""
+    saved = len(list(checkpoint.glob("rng_state_*.pth"))) or 1
+    if saved != processes:
+        raise ValueError(
+            f"{checkpoint} was saved by {saved} processes, and DeepSpeed can't resume it with "
+            f"{processes}; start as many as before (resources.nodes times resources.processes)"
+        )
+
+
 def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 

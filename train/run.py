@@ -38,7 +38,13 @@ from train.build import (
     tracking_settings,
     training_args,
 )
-from train.checkpoints import is_finished, is_interrupted, last_complete, step_of
+from train.checkpoints import (
+    check_processes,
+    is_finished,
+    is_interrupted,
+    last_complete,
+    step_of,
+)
 from train.config import check, check_same_run, load_resolved, plain
 from train.data import grpo_dataset, prompting, sft_dataset
 from train.disk import DiskFull, explained_if_full
@@ -94,6 +100,9 @@ def prepare(cfg: DictConfig) -> Plan:
     if (run / "config.yaml").exists():
         saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         check_same_run(saved, redact(plain(cfg)))
+    checkpoint = last_complete(run) if cfg.resume == "auto" else None
+    if checkpoint is not None and args.deepspeed is not None:
+        check_processes(checkpoint, args.world_size)
     return Plan(
         cfg=cfg,
         run=run,
@@ -103,7 +112,7 @@ def prepare(cfg: DictConfig) -> Plan:
         peft=peft_config(cfg),
         tracking=tracking,
         problems=held_out_problems(cfg),
-        checkpoint=last_complete(run) if cfg.resume == "auto" else None,
+        checkpoint=checkpoint,
         keep=keep,
     )
 
