@@ -6,8 +6,8 @@
 Every run is a fresh process. In each turn every side (launch/bench_runs.py) runs once, in an order
 that is reversed from turn to turn. Compared are steps per second between saves (launch/pace.py);
 `x bare` is the ratio of a side's median to the bare script's. In brackets stand the lowest and the
-highest of a turn. The comparison is refused unless all sides had the same
-tokens in every step and, on a CPU, equal losses.
+highest of a turn. The comparison is refused unless all sides had the same tokens in every step
+and, on a CPU, equal losses.
 
 Tracking's share: the seconds that the records name (the sidecar's are spent in its process, not in
 the run's), and by wall clock the part of the training that is not there with tracking off, which

@@ -59,14 +59,16 @@ def test_afterwards_its_records_are_those_of_tracking_inline(compose, tiny_dir, 
     assert (beside / "report.html").exists()
 
 
-def test_two_beside_the_training_share_its_checkpoints(compose, tiny_dir, tmp_path):
+def test_two_beside_the_training_share_its_checkpoints(tiny_dir, tmp_path):
     """Started before the run exists; W&B gets each step once, whoever was there to give it."""
     directory = tmp_path / "r"
     children = [sidecar(directory), sidecar(directory)]
     said = [child.stdout.readline().strip() for child in children]
     assert said == [f"waiting for {directory} to begin"] * 2
     more = ["tracking.where=sidecar", "evaluation=none", "logger=wandb", "train.args.save_steps=1"]
-    run(prepare(compose("sft", *small("sft", tiny_dir, directory, *more))))
+    trainer = [sys.executable, "-m", "train.sft", *small("sft", tiny_dir, directory, *more)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(trainer, env=environment, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     outputs = [child.communicate(timeout=120)[0] for child in children]
     assert [child.returncode for child in children] == [0, 0], outputs
     done = [line for text in outputs for line in text.splitlines() if line.startswith("step ")]
