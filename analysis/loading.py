@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,6 @@ class Base:
     @classmethod
     def read(cls, run: Path) -> Base | None:
         """That of a run, or None if the run has not got so far."""
-        import json
-
         path = run / "base.json"
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
@@ -157,12 +158,12 @@ class HeadTrackingCallback(CheckpointCallback):
                 raise
             if ranks.rank() == 0:
                 log.exception("head tracking failed at step %d; the checkpoint is safe", step)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what tracking has used is the training's again
         self.budget.add(time.monotonic() - started)
 
     def _copy(self, step: int) -> Any:
         """The model of a checkpoint, read back from its files."""
-        import torch
-
         run = self.tracker.run
         device = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -214,35 +214,45 @@ def execute(plan: Plan, setup: Setup) -> None:
 
     Raises:
         Held: another process runs this run.
+        DiskFull: its file system takes no more.
     """
     from accelerate import PartialState
 
-    if not PartialState().is_main_process:
-        _execute(plan, setup, None)
-        return
-    what = f"the run {plan.run}"
-    heir_of = os.environ.get(LOCK_VARIABLE)
-    with (
-        explained_if_full(plan.run),
-        Lock.take(plan.run / "locks" / "run", what, heir_of=heir_of),
-    ):
-        with atomic_write(plan.run / "config.yaml") as draft:
-            draft.write_text(yaml.safe_dump(redact(plain(plan.cfg)), sort_keys=False))
-        logger = plan.cfg.logger
-        mirror = WandbMirror.start(
-            plan.run, plan.cfg.name, logger.wandb_project, logger.wandb_mode, plain(plan.cfg)
-        )
-        mirror.announce()
-        if mirror.directory is not None:
-            plan.args.report_to = ["wandb"]
-        publisher = Publisher(plan.run, mirror, logger.max_head_curves)
-        _execute(plan, setup, publisher)
-        mirror.finish()
+    with explained_if_full(plan.run):
+        if not PartialState().is_main_process:
+            _execute(plan, setup, None)
+            return
+        heir_of = os.environ.get(LOCK_VARIABLE)
+        with Lock.take(plan.run / "locks" / "run", f"the run {plan.run}", heir_of=heir_of):
+            publisher = _open(plan)
+            _execute(plan, setup, publisher)
+            publisher.mirror.finish()
+
+
+def _open(plan: Plan) -> Publisher:
+    """Write down the configuration of a run and start its mirror."""
+    with atomic_write(plan.run / "config.yaml") as draft:
+        draft.write_text(yaml.safe_dump(redact(plain(plan.cfg)), sort_keys=False))
+    logger = plan.cfg.logger
+    mirror = WandbMirror.start(
+        plan.run, plan.cfg.name, logger.wandb_project, logger.wandb_mode, plain(plan.cfg)
+    )
+    mirror.announce()
+    if mirror.directory is not None:
+        plan.args.report_to = ["wandb"]
+    return Publisher(plan.run, mirror, logger.max_head_curves)
 
 
 def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
+    """Train, or observe what is left to observe, and conclude.
+
+    Raises:
+        SystemExit: the run was stopped by SIGTERM, and saved.
+    """
     import datasets
     import transformers
+
+    from train.interrupt import Interrupt
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; the trainer's stays
@@ -251,8 +261,7 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
         _catch_up(plan, plan.checkpoint, setup, callbacks)
     else:
         _train(plan, setup, callbacks)
-    stopped = any(getattr(callback, "stopping", False) for callback in callbacks)
-    if stopped:
+    if any(isinstance(callback, Interrupt) and callback.stopping for callback in callbacks):
         if publisher:
             publisher.mirror.finish()
             print(f"{plan.run} is stopped; resume=auto goes on with it", flush=True)
@@ -302,8 +311,7 @@ def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Any]) 
     ]  # fmt: skip
     if not observers:
         return
-    base = Base.read(plan.run)
-    assert base is not None, "written when training began"
+    base = Base.read(plan.run) or Base(setup.model_path, "float32")
     with unsharded_loading():
         model = base.load(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
     for observer in observers:
