@@ -172,12 +172,13 @@ class Lock:
         while not self._stop.wait(BEAT):
             try:
                 os.utime(self.path)
-            except OSError:
-                now = holder_of(self.path.parent)
-                if now is None or now.heir_of != self.token:
-                    # taken over while this process stood still, or the file system is away
-                    log.warning("the lock %s is no longer this process's", self.path.parent)
+            except FileNotFoundError:  # taken over while this process stood still, or handed over
+                directory = self.path.parent
+                if _read(directory / str(_numbers(directory)[-1])).heir_of != self.token:
+                    log.warning("the lock %s is no longer this process's", directory)
                 return
+            except OSError:  # the file system is away: it may come back before the lock expires
+                continue
 
     def release(self) -> None:
         """Give the lock back; nothing happens if it was handed over or taken over."""

@@ -29,7 +29,8 @@ def test_held_until_released(tmp_path):
     Lock.take(tmp_path / "lock", "the run r").release()
 
 
-def test_an_heir_takes_over_and_the_giver_can_release_no_more(tmp_path):
+def test_an_heir_takes_over_and_the_giver_can_release_no_more(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(locks, "BEAT", 0.05)
     giver = Lock.take(tmp_path / "lock", "r")
     heir = Lock.take(tmp_path / "lock", "r", heir_of=giver.token)
     giver.release()
@@ -37,6 +38,18 @@ def test_an_heir_takes_over_and_the_giver_can_release_no_more(tmp_path):
     with pytest.raises(Held):
         Lock.take(tmp_path / "lock", "r", heir_of=giver.token)
     heir.release()
+    time.sleep(0.2)
+    assert not caplog.text  # that it was handed over is no news to the giver
+
+
+def test_who_is_robbed_is_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(locks, "BEAT", 0.05)
+    lock = Lock.take(tmp_path / "lock", "r")
+    lock.path.write_text(lock.path.read_text().replace(lock.holder.host, "elsewhere"))
+    Lock.take(tmp_path / "lock", "r", expiry=0.0).release()
+    time.sleep(0.2)
+    assert "is no longer this process's" in caplog.text
+    lock.release()
 
 
 def test_of_a_killed_process_of_this_machine_is_free_at_once(tmp_path):
