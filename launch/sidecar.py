@@ -178,6 +178,7 @@ def watch(options: Options) -> Watched:
     import torch
 
     from analysis.monitor import WandbMirror
+    from train.checkpoints import checkpoints, is_complete
 
     run = Path(options.run)
     device = options.device
@@ -209,6 +210,11 @@ def watch(options: Options) -> Watched:
             if not options.wait:
                 break
             time.sleep(options.poll)
+    for checkpoint in checkpoints(run):
+        if not is_complete(checkpoint):
+            log.warning(
+                "%s is incomplete (its saving was interrupted); it is passed over", checkpoint
+            )
     if failed:
         raise ValueError(f"{len(failed)} checkpoints could not be tracked: {sorted(failed)}")
     return watched

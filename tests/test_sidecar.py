@@ -96,13 +96,14 @@ def test_killed_while_it_tracks_another_takes_over(compose, tiny_dir, tmp_path):
     assert [record.step for record in read_records(directory)] == [0, 2, 4]
 
 
-def test_half_written_checkpoints_are_left_alone(compose, tiny_dir, tmp_path):
+def test_half_written_checkpoints_are_left_alone(compose, tiny_dir, tmp_path, caplog):
     directory = tmp_path / "r"
     more = ["tracking.where=sidecar", "evaluation=none"]
     run(prepare(compose("sft", *small("sft", tiny_dir, directory, *more))))
     (directory / "checkpoint-2" / MANIFEST).unlink()
     act(Options(run=str(directory), device="cpu", wait=False))
     assert [record.step for record in read_records(directory)] == [0, 4]
+    assert "checkpoint-2 is incomplete (its saving was interrupted)" in caplog.text
 
 
 def test_mistakes_are_named(compose, tiny_dir, tmp_path):
