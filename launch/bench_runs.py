@@ -41,7 +41,9 @@ class Options:
     tokens: int = key("tokens of a row of SFT, and of a completion of GRPO at most", 64)
     pairs: int = key("prompt pairs of tracking", 16)
     threads: int = key("threads of torch in each process", 1)
-    sidecar_device: str = key("where the sidecar computes: cpu, cuda:1, ...", "cpu")
+    sidecar_device: str = key(
+        "where the sidecar computes: cpu, cuda:1, ...; none: on no processor of this machine", "cpu"
+    )
     logger: str = key("none, or wandb (offline) on all sides", "none")
     attribution_pairs: int = key("on a GPU: pairs of the timed attribution", 64)
 
@@ -154,7 +156,8 @@ def commands(options: Options, kind: str, side: str, model: Path, run: Path) -> 
     trainer = [*python, "train.run", str(file)]
     sidecar = [*python, "launch", "sidecar", f"run={run}", f"device={options.sidecar_device}"]
     sidecar.append(f"threads={options.threads}")
-    return [trainer, sidecar] if side == "sidecar" else [trainer]
+    beside = side == "sidecar" and options.sidecar_device != "none"
+    return [trainer, sidecar] if beside else [trainer]
 
 
 def execute(started: list[list[str]], threads: int, directory: Path) -> None:
