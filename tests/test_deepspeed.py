@@ -103,14 +103,29 @@ def test_tracking_leaves_sharded_training_bit_identical(launched, kind, deepspee
     assert list(read_evaluations(tracked)) == [0, 2, 4]
 
 
-@pytest.mark.parametrize(("kind", "deepspeed"), [("sft", "zero3"), ("grpo", "zero2")])
+@pytest.mark.parametrize("deepspeed", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_so_does_tracking_from_the_checkpoint(launched, kind, deepspeed):
-    more = ["tracking.where=checkpoint", "evaluation=none"]
-    tracked = launched(kind, 2, deepspeed, *more)
+    tracked = launched(kind, 2, deepspeed, "tracking.where=checkpoint", "evaluation=none")
     assert_same(final_state(tracked), final_state(launched(kind, 2, deepspeed, *OFF)))
-    inline = launched(kind, 2, deepspeed)
-    for record, other in zip(read_records(tracked), read_records(inline), strict=True):
-        assert torch.equal(record.circuit, other.circuit)
+    assert_same_circuits(tracked, launched(kind, 2, deepspeed))
+
+
+@pytest.mark.parametrize(("kind", "deepspeed"), [("sft", "zero3"), ("grpo", "zero1")])
+def test_so_does_a_sidecar(launched, kind, deepspeed):
+    from launch.sidecar import Options, act
+
+    tracked = launched(kind, 2, deepspeed, "tracking.where=sidecar", "evaluation=none")
+    assert_same(final_state(tracked), final_state(launched(kind, 2, deepspeed, *OFF)))
+    act(Options(run=str(tracked), device="cpu"))
+    assert_same_circuits(tracked, launched(kind, 2, deepspeed))
+
+
+def assert_same_circuits(directory: Path, other: Path) -> None:
+    records = read_records(directory)
+    assert [record.step for record in records] == [0, 2, 4]
+    for record, expected in zip(records, read_records(other), strict=True):
+        assert torch.equal(record.circuit, expected.circuit)
 
 
 def test_adapters_are_analysed_attached_under_zero_3(launched):
