@@ -1,0 +1,164 @@
+"""Sets of heads: as people name them, as files and runs hold them, and random ones to match.
+
+    L3H2,L5H1        named (a3.h2 as well)
+    FILE             the heads of a circuit (graph.json of analysis.attribute), or of a file
+                     {"heads": ["L3H2", ...]}, the most important first
+    RUN@STEP         the heads in the circuit of a tracked run at a step (a number, or `last`)
+    RUN@STEP:SET     SET is in_circuit, emergent, retained, pruned (raw sets, against the base),
+                     called_emergent or called_pruned
+    ...:N            the N most important of them: RUN@last:emergent:10, graph.json:5
+
+Importance is the head's share of |score| in the circuit (analysis/heads.py); heads that have left
+the circuit are ranked by that in the base.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.graph import Graph, short_head_name
+
+Head = tuple[int, int]  # layer and index in it
+SETS = ("in_circuit", "emergent", "retained", "pruned", "called_emergent", "called_pruned")
+
+
+def head_name(head: Head) -> str:
+    """`L3H2`."""
+    return f"L{head[0]}H{head[1]}"
+
+
+def parse_heads(text: str, graph: Graph) -> list[Head]:
+    """The heads that a text names, in its order or the most important first, none twice.
+
+    Raises:
+        ValueError: there is no such head, file, run, step or set, the set is empty or smaller than
+            asked for, or what is named is of a model of another shape.
+    """
+    body, most = _split_count(text)
+    if re.match(r"^([Ll]\d+[Hh]\d+|a\d+\.h\d+)(,|$)", body):
+        found = [graph.parse_head(part) for part in body.split(",")]
+    elif Path(body).is_file():
+        found = _of_file(Path(body), graph)
+    else:
+        found = _of_run(body, graph)
+    found = list(dict.fromkeys(found))
+    if not found:
+        raise ValueError(f"there is no head in {text}, so there is nothing to change")
+    if most is not None and len(found) < most:
+        raise ValueError(f"{body} has {len(found)} heads, fewer than the {most} asked for")
+    return found[:most]
+
+
+def _split_count(text: str) -> tuple[str, int | None]:
+    body, colon, last = text.rpartition(":")
+    if not colon or not last.isdecimal():
+        return text, None
+    if int(last) == 0:
+        raise ValueError(f"{text} asks for 0 heads; ask for 1 at least")
+    return body, int(last)
+
+
+def _of_file(path: Path, graph: Graph) -> list[Head]:
+    import torch
+
+    from analysis.circuits import head_importance, prune
+    from analysis.graph_files import read_graph
+
+    if path.suffix == ".json":
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+        if isinstance(content, dict) and isinstance(content.get("heads"), list):
+            return [graph.parse_head(str(name)) for name in content["heads"]]
+    circuit, scores = read_graph(path)
+    _check_shape(str(path), circuit.graph, graph)
+    edges = prune(circuit.graph, circuit.edges[None])[0]
+    mean = torch.nan_to_num(scores[circuit.graph.edge_mask])
+    importance = head_importance(circuit.graph, mean[None], edges).tolist()
+    inside = [circuit.graph.parse_head(name) for name in circuit.heads]
+    return sorted(inside, key=lambda head: -importance[head[0] * graph.n_heads + head[1]])
+
+
+def _check_shape(what: str, found: Graph, graph: Graph) -> None:
+    if (found.n_layers, found.n_heads) != (graph.n_layers, graph.n_heads):
+        raise ValueError(
+            f"{what} is of a model of {found.n_layers} layers with {found.n_heads} heads, and this "
+            f"one has {graph.n_layers} with {graph.n_heads}"
+        )
+
+
+def _of_run(body: str, graph: Graph) -> list[Head]:
+    from analysis.table import tracked_points
+
+    name, colon, which = body.rpartition(":")
+    if not colon or "@" in which:
+        name, which = body, "in_circuit"
+    place, at, step = name.rpartition("@")
+    if not at or not Path(place).is_dir():
+        raise ValueError(
+            f"{body!r} names no heads: write L3H2,L5H1, a circuit's file, or RUN@STEP:SET with the "
+            "directory of a tracked run"
+        )
+    if which not in SETS:
+        raise ValueError(f"unknown set of heads {which!r}; choose one of: {', '.join(SETS)}")
+    points = tracked_points(Path(place))
+    steps = [point.step for point in points]
+    if step != "last" and not (step.isdecimal() and int(step) in steps):
+        known = ", ".join(map(str, steps)) or "none"
+        raise ValueError(f"{place} has no record of step {step}; it has: {known}, or write last")
+    point = points[-1] if step == "last" else points[steps.index(int(step))]
+    _check_shape(place, point.record.graph, graph)
+    state = which.removeprefix("called_")
+    masks = point.change.called if which.startswith("called_") else point.masks
+    ranked_by = points[0] if state == "pruned" else point
+    importance = ranked_by.record.importance
+    chosen = masks[state].nonzero().flatten().tolist()
+    ordered = sorted(chosen, key=lambda index: -float(importance[index]))
+    return [graph.parse_head(short_head_name(graph.head_names[index])) for index in ordered]
+
+
+def matched_random_sets(
+    heads: Sequence[Head], graph: Graph, count: int, seed: int
+) -> list[list[Head]]:
+    """Random sets with as many heads in each layer as the given set, and none of its heads.
+
+    Where a layer has too few other heads, the rest comes from the nearest layers that have some.
+
+    Raises:
+        ValueError: the set holds more than half of all heads, so nothing of equal size is left.
+    """
+    taken, everything = set(heads), graph.n_layers * graph.n_heads
+    if 2 * len(taken) > everything:
+        raise ValueError(
+            f"the set holds {len(taken)} of {everything} heads, so there is no random set of equal "
+            "size without them; give fewer heads (...:10 takes the most important), or controls=0"
+        )
+    wanted = Counter(layer for layer, _ in taken)
+    generator = random.Random(seed)
+    return [_matched(wanted, taken, graph, generator) for _ in range(count)]
+
+
+def _matched(
+    wanted: Counter[int], taken: set[Head], graph: Graph, generator: random.Random
+) -> list[Head]:
+    left = {
+        layer: [(layer, h) for h in range(graph.n_heads) if (layer, h) not in taken]
+        for layer in range(graph.n_layers)
+    }
+    for others in left.values():
+        generator.shuffle(others)
+    found, missing = [], []
+    for layer, number in sorted(wanted.items()):
+        mine, left[layer] = left[layer][:number], left[layer][number:]
+        found += mine
+        missing += [layer] * (number - len(mine))
+    for layer in missing:
+        near = min((other for other in left if left[other]), key=lambda other: abs(other - layer))
+        found.append(left[near].pop())
+    return sorted(found)
