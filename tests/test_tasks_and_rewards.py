@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-import time
 
 import pytest
 
 from analysis.prompts import fill
 from analysis.tasks import Problem, generate, is_held_out
-from analysis.verify import extract_answer, judge
+from analysis.verify import judge
 from train.rewards import REWARDS
 
 
@@ -65,47 +63,6 @@ def test_problem_files(tmp_path):
         generate(f"jsonl:{path}", 1)
 
 
-@pytest.mark.parametrize(
-    ("completion", "gold", "right"),
-    [
-        ("<think>1</think><answer>23</answer>", "23", True),
-        ("<answer>22</answer> no, <answer> 23.0 </answer>", "23", True),
-        ("so \\boxed{\\frac{46}{2}}", "23", True),
-        ("\\boxed{\\text{a}{b}} 5", "5", False),
-        ("it is 1,024.", "1024", True),
-        ("-7", "7", False),
-        ("<think>the answer is 23", "23", False),
-        ("", "23", False),
-        ("<answer></answer>", "23", False),
-        ("<answer>{{{</answer>", "23", False),
-        ("<answer>\\frac{1}{2}</answer>", "0.5", True),
-        ("23 or 24", "23", False),
-    ],
-)
-def test_judging(completion, gold, right):
-    assert judge(completion, gold).correct is right
-
-
-def test_adversarial_answers_are_bounded():
-    started = time.monotonic()
-    assert judge("<answer>" + "9" * 10**6 + "</answer>", "1").failure == "too_long"
-    assert judge("\\boxed{" + "(" * 400 + "1" + ")" * 400 + "}", "1").failure == "too_long"
-    assert judge("<answer>9^{9^{9^9}}</answer>", "1").failure == "timeout"
-    assert time.monotonic() - started < 30  # unbounded, the last would take hours
-    results = []
-    worker = threading.Thread(
-        target=lambda: results.append(judge("<answer>9^{9^{9^9}}</answer>", "1"))
-    )
-    worker.start()
-    worker.join()
-    assert results[0].failure == "too_long"
-
-
-def test_an_unclosed_box_holds_no_answer():
-    assert extract_answer("\\boxed{5") == "5"  # the last number of the text, not the box
-    assert extract_answer("\\boxed{x") is None
-
-
 def test_rewards():
     good = "<think>7+5=12</think><answer>12</answer>"
     messages = [[{"role": "assistant", "content": text}] for text in (good, "12", "<think>" + good)]
@@ -121,15 +78,9 @@ def test_rewards():
     assert logged["verify/no_answer"] == 0.5
 
 
-def test_a_completion_that_breaks_the_parser_scores_zero_and_is_counted(monkeypatch):
-    import math_verify
-
-    def broken(*args, **kwargs):
-        raise RecursionError("deep")
-
-    monkeypatch.setattr(math_verify, "parse", broken)
+def test_a_completion_that_the_parser_cannot_read_scores_zero_and_is_counted():
     logged: dict[str, float] = {}
-    answer = ["<answer>x+1</answer>", "<answer>5</answer>"]
+    answer = ["<answer>}</answer>", "<answer>5</answer>"]
     scores = REWARDS["accuracy"](answer, answer=["5", "5"], log_metric=logged.__setitem__)
     assert scores == [0.0, 1.0]
     assert logged["verify/unparseable"] == 0.5
