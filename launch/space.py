@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 from launch.processes import local_node, node_of
 from train.config import plain
 
-PARAMETERS = {"tiny_random": 0.82e6, "tiny_base": 0.82e6, "smollm2": 135e6}  # of the recipes
+# of the recipes
+PARAMETERS = {"tiny_random": 0.82e6, "tiny_base": 0.82e6, "smollm2": 135e6, "qwen_coder": 1.54e9}
 
 
 def checkpoint_bytes(cfg: DictConfig, source: str | None) -> float:

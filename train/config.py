@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
+from analysis.cli import on_off
 from analysis.monitor import secrets_in
 from train.schedule import Schedule
 
-RECIPES = ("tiny_random", "tiny_base", "smollm2")
+RECIPES = ("tiny_random", "tiny_base", "smollm2", "qwen_coder")
 WHERE = ("inline", "checkpoint", "sidecar")
 
 
@@ -107,6 +108,10 @@ class TrackingConfig:
 @dataclass
 class EvaluationConfig:
     enabled: bool = True
+    held_out: bool = True
+    tasks: list[str] = field(default_factory=list)
+    task_size: int | None = None
+    think: Any = None
     source: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     size: int = 100
@@ -144,6 +149,36 @@ class ResourcesConfig:
 
 
 @dataclass
+class NeedConfig:
+    """A run that a study reads, and the command that makes it."""
+
+    path: str = MISSING
+    command: str = MISSING
+
+
+@dataclass
+class StepConfig:
+    """One command of analysis. An option's text may hold {placeholders} (launch/study.py)."""
+
+    command: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StudyConfig:
+    """What `python -m launch study` runs; a training run has none."""
+
+    models: dict[str, ModelConfig] = field(default_factory=dict)
+    pairs: dict[str, PairsConfig] = field(default_factory=dict)
+    needs: dict[str, NeedConfig] = field(default_factory=dict)
+    tokenizer: str = "model"
+    tasks: list[str] = field(default_factory=list)
+    heads: int = 10
+    defaults: dict[str, Any] = field(default_factory=dict)
+    steps: dict[str, StepConfig] = field(default_factory=dict)
+
+
+@dataclass
 class Config:
     name: str = "run"
     run_dir: str = "runs/${name}"
@@ -160,6 +195,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    study: StudyConfig | None = None
 
 
 def register() -> None:
@@ -236,6 +272,7 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"tracking.fdr must lie in (0, 1), not {cfg.tracking.fdr}")
     if cfg.tracking.hysteresis < 1:
         raise ValueError(f"tracking.hysteresis must be at least 1, not {cfg.tracking.hysteresis}")
+    on_off("evaluation.think", cfg.evaluation.think)
     if cfg.logger.max_head_curves < 0:
         raise ValueError(
             f"logger.max_head_curves must be 0 or more, not {cfg.logger.max_head_curves}"

