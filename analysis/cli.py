@@ -62,6 +62,19 @@ def parse(schema: type[T], arguments: list[str]) -> T:
     return value
 
 
+def on_off(name: str, value: Any) -> str | None:
+    """`on`, `off` or None; YAML reads the bare words on and off as truth values.
+
+    Raises:
+        ValueError: anything else.
+    """
+    modes = {None: None, True: "on", "True": "on", "on": "on"}
+    modes |= {False: "off", "False": "off", "off": "off"}
+    if not isinstance(value, str | bool | None) or value not in modes:
+        raise ValueError(f"{name} is {value!r}; choose on or off, or leave it out")
+    return modes[value]
+
+
 def help_text(schema: Any, usage: str) -> str:
     """What `--help` prints."""
     rows = [

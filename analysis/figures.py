@@ -24,7 +24,7 @@ from plotly.subplots import make_subplots
 from analysis.graph import short_head_name
 from analysis.heads import CHANGES
 from analysis.intervals import Estimate
-from analysis.table import Run
+from analysis.table import Run, task_names
 from analysis.trajectory import Point, Setting
 
 RED, BLUE, BROWN, INK, GREY = "#d62f2f", "#1f6fd6", "#8a5a12", "#1f2933", "#8a929b"
@@ -71,7 +71,7 @@ def _curve(
     """A line with its interval as a band; what is undefined is left out."""
     known = [(x, v) for x, v in zip(steps, values, strict=True) if math.isfinite(v.value)]
     xs, ends = [x for x, _ in known], [(v.low, v.high) for _, v in known]
-    colour, group = COLOURS[name], {"legendgroup": name}
+    colour, group = COLOURS.get(name, COLOURS["held-out"]), {"legendgroup": name}
     band = [high for _, high in ends] + [low for low, _ in reversed(ends)]
     _plain(
         figure, row, xs + xs[::-1], band, name, **group, fill="toself", fillcolor=colour,
@@ -163,6 +163,11 @@ def trajectory_chart(run: Run) -> Figure:
         values = [Estimate(e["pass_at_1"], e["low"], e["high"]) for _, e in scored]
         score = {"held-out": values}
         panels.append(_panel("pass@1", [s for s, _ in scored], score, rangemode="tozero"))
+    for task in task_names(run.rows):
+        found_at = [(row.step, row.tasks[task]) for row in run.rows if task in row.tasks]
+        values = [Estimate(e["pass_at_1"], e["low"], e["high"]) for _, e in found_at]
+        title = f"pass@1<br>{task}"
+        panels.append(_panel(title, [s for s, _ in found_at], {task: values}, rangemode="tozero"))
     return _stack(panels, 180)
 
 

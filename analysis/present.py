@@ -16,7 +16,7 @@ def present(publisher: Publisher, page: bool = True) -> None:
 
     Never raises: what fails is logged, and the records, which are the truth, are written already.
     """
-    from analysis.records import read_evaluations
+    from analysis.records import evaluated_tasks, read_evaluations
     from analysis.report import write_report
     from analysis.table import tracked_points
     from analysis.trajectory import write_trajectory
@@ -29,7 +29,7 @@ def present(publisher: Publisher, page: bool = True) -> None:
             return
         if points:
             write_trajectory(run / "trajectory.json", points)
-        if points or read_evaluations(run):
+        if points or read_evaluations(run) or evaluated_tasks(run):
             write_report([run], run / "report.html", publisher.known)
     except Exception:
         log.exception("the report of %s could not be written; its records are safe", run)

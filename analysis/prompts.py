@@ -11,17 +11,32 @@ from typing import Any
 from analysis.pairs import Pair, Pairs, encode
 from analysis.tasks import Problem
 
+OPEN_THINK = "<think>\n"  # with which some templates (R1-Distill's) begin every answer
+NO_THINK = "<think>\n\n</think>\n\n"
+
 
 @dataclass(frozen=True)
 class Prompting:
     """System prompt, text added after the question, and options of the chat template.
 
-    `template_options` goes to `apply_chat_template`, for example `{"enable_thinking": False}`.
+    `template_options` goes to `apply_chat_template`. `think` is `on` or `off`: by the template's
+    own switch (`enable_thinking`, as Qwen3 has it) or, where it has none, off by an empty think
+    block and on by nothing. None leaves the template to its default and `template_options`.
+    `prefix` begins the answer.
+
+    Raises:
+        ValueError: `think` is neither on, off nor None.
     """
 
     system_prompt: str | None = None
     suffix: str = ""
     template_options: dict[str, Any] = field(default_factory=dict)
+    think: str | None = None
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.think not in (None, "on", "off"):
+            raise ValueError(f"think is {self.think!r}; choose on, off, or leave it out")
 
     def messages(self, question: str) -> list[dict[str, str]]:
         """The conversation that asks a question."""
@@ -39,12 +54,17 @@ class Prompting:
                 f"the tokenizer of {tokenizer.name_or_path} has no chat template; use an instruct "
                 "model, or put a chat_template.jinja beside its tokenizer"
             )
-        return tokenizer.apply_chat_template(
+        switched = self.think is not None and "enable_thinking" in str(tokenizer.chat_template)
+        options = {"enable_thinking": self.think == "on"} if switched else {}
+        text: str = tokenizer.apply_chat_template(
             self.messages(question),
             tokenize=False,
             add_generation_prompt=True,
-            **self.template_options,
+            **{**self.template_options, **options},
         )
+        if self.think == "off" and not switched:
+            text = text.removesuffix(OPEN_THINK) + NO_THINK
+        return text + self.prefix
 
 
 def fill(template: str, problem: Problem) -> str:
@@ -80,37 +100,77 @@ def counterfactual_pairs(
     Raises:
         ValueError: the problems hold fewer than `size` such pairs.
     """
-    waiting: dict[tuple[str, int], list[tuple[tuple[int, ...], int]]] = defaultdict(list)
-    pairs: list[Pair] = []
+    return common_counterfactual_pairs(
+        tokenizer, problems, [prompting], size, prefix, cut_solution_after
+    )[0]
+
+
+def common_counterfactual_pairs(
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    promptings: Sequence[Prompting],
+    size: int,
+    prefix: str,
+    cut_solution_after: str | None = None,
+) -> list[Pairs]:
+    """`counterfactual_pairs` under several promptings: pair i of each is of the same two problems.
+
+    Two problems are a pair if they are one under every prompting.
+
+    Raises:
+        ValueError: the problems hold fewer than `size` such pairs.
+    """
+    waiting: dict[tuple[str, tuple[int, ...]], list[list[_Start]]] = defaultdict(list)
+    pairs: list[list[Pair]] = [[] for _ in promptings]
     for problem in problems:
-        if len(pairs) >= size:
+        if len(pairs[0]) >= size:
             break
-        start, rest = prefix, problem.answer
-        if cut_solution_after is not None:
-            head, mark, rest = fill("{solution}", problem).partition(cut_solution_after)
-            if not mark:
-                continue
-            start = prefix + head + mark
-        text = prompting.text(tokenizer, problem.question) + start
-        ids = encode(tokenizer, text)
-        full = encode(tokenizer, text + rest)
-        if full[: len(ids)] != ids or len(full) == len(ids):
-            continue  # the answer's first token merges with the prompt's last
-        group = waiting[re.sub(r"\d", "#", problem.question), len(ids)]
-        target = full[len(ids)]
-        partner = next((p for p in group if p[1] != target and p[0] != ids), None)
+        opened = [_open(tokenizer, problem, p, prefix, cut_solution_after) for p in promptings]
+        starts = [start for start in opened if start is not None]
+        if len(starts) < len(promptings):
+            continue
+        skeleton = re.sub(r"\d", "#", problem.question)
+        group = waiting[skeleton, tuple(len(ids) for ids, _ in starts)]
+        partner = next((other for other in group if _all_differ(other, starts)), None)
         if partner is None:
-            group.append((ids, target))
-        else:
-            group.remove(partner)
-            pairs.append(Pair(partner[0], ids, target_id=partner[1], foil_id=target))
-    if len(pairs) < size:
+            group.append(starts)
+            continue
+        group.remove(partner)
+        for found, (clean, target), (corrupted, foil) in zip(pairs, partner, starts, strict=True):
+            found.append(Pair(clean, corrupted, target_id=target, foil_id=foil))
+    if len(pairs[0]) < size:
         raise ValueError(
-            f"{len(problems)} problems gave only {len(pairs)} counterfactual pairs of {size} asked "
-            "for (same skeleton and token length, different next token); lower pairs.size, use a "
-            "generator (pairs.source=...), or take pairs=answer_style or pairs=file"
+            f"{len(problems)} problems gave only {len(pairs[0])} counterfactual pairs of {size} "
+            "asked for (same skeleton and token length, different next token); ask for fewer "
+            "(size), use a generator (source=arithmetic), or another kind of pairs (answer_style, "
+            "file)"
         )
-    return Pairs(pairs)
+    return [Pairs(found) for found in pairs]
+
+
+_Start = tuple[tuple[int, ...], int]  # the prompt of a problem, and the token that has to follow
+
+
+def _open(
+    tokenizer: Any, problem: Problem, prompting: Prompting, prefix: str, mark: str | None
+) -> _Start | None:
+    """A problem's prompt up to where its answer differs from others'; None if it has no such place.
+
+    It has none if its solution lacks the mark, or if the next token merges with the prompt's last.
+    """
+    start, rest = prefix, problem.answer
+    if mark is not None:
+        head, found, rest = fill("{solution}", problem).partition(mark)
+        if not found:
+            return None
+        start = prefix + head + mark
+    text = prompting.text(tokenizer, problem.question) + start
+    ids, full = encode(tokenizer, text), encode(tokenizer, text + rest)
+    return (ids, full[len(ids)]) if full[: len(ids)] == ids and len(full) > len(ids) else None
+
+
+def _all_differ(a: Sequence[_Start], b: Sequence[_Start]) -> bool:
+    return all(x[0] != y[0] and x[1] != y[1] for x, y in zip(a, b, strict=True))
 
 
 def answer_style_pairs(

@@ -142,17 +142,20 @@ class Publisher:
 
     def missing(self, points: Sequence[Point], mode: str) -> list[Entry]:
         """What W&B has not got in a mode (online or offline), by step."""
-        from analysis.records import read_evaluations, record_dir
+        from analysis.records import evaluated_tasks, read_evaluations, record_dir
 
         done = self._published().get(mode, {})
         found = []
         for count, point in enumerate(points, start=1):
             content = (record_dir(self.run, point.step) / "record.json").read_bytes()
             found.append(Entry(point.step, f"heads/{point.step}", _digest(content), count))
-        for step, score in read_evaluations(self.run).items():
-            content = json.dumps(score, sort_keys=True).encode()
-            values = {f"eval/pass@1{end}": score[what] for end, what in ENDS.items()}
-            found.append(Entry(step, f"eval/{step}", _digest(content), None, values))
+        for task in (None, *evaluated_tasks(self.run)):
+            for step, score in read_evaluations(self.run, task).items():
+                name = task or "held_out"
+                content = json.dumps(score, sort_keys=True).encode()
+                values = {f"eval/{name}/pass@1{end}": score[what] for end, what in ENDS.items()}
+                entry = Entry(step, f"eval/{name}/{step}", _digest(content), None, values)
+                found.append(entry)
         kept = [entry for entry in found if done.get(entry.name) != entry.digest]
         return sorted(kept, key=lambda entry: entry.step)
 
@@ -169,7 +172,7 @@ class Publisher:
             values = entry.values
             if entry.count is not None:
                 so_far = points[: entry.count]
-                values = {**head_values(so_far, self.most), **media(so_far)}
+                values = {**head_values(so_far, self.most), **media(so_far, self.run)}
             if self.mirror.log(entry.step, values):
                 done[entry.name] = entry.digest
                 logged.append(entry.step)
@@ -178,18 +181,20 @@ class Publisher:
         return logged
 
 
-def media(points: Sequence[Point]) -> dict[str, Any]:
+def media(points: Sequence[Point], run: Path) -> dict[str, Any]:
     """The map of heads, the cohort chart and the table of heads at the last of some points."""
     try:
         import wandb
 
         from analysis.pictures import cohort_picture, head_map_picture
+        from analysis.roles import read_roles
         from analysis.table import HEAD_TITLES, head_rows
 
+        rows = head_rows(points, read_roles(run, points[-1].step))
         return {
             "heads/map": wandb.Image(head_map_picture(points[-1])),
             "heads/cohorts": wandb.Image(cohort_picture(points)),
-            "heads/table": wandb.Table(columns=list(HEAD_TITLES), data=head_rows(points)),
+            "heads/table": wandb.Table(columns=list(HEAD_TITLES), data=rows),
         }
     except Exception as error:  # the mirror may fail soft, whatever W&B raises
         log.warning("W&B did not take the pictures of step %d: %s", points[-1].step, error)

@@ -1,15 +1,11 @@
-"""Pairs built from problems, and pass@1 on the tiny tokenizer and model."""
+"""Prompts, and pairs built from problems."""
 
 from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
-import torch
 
-from analysis import evaluate as evaluation
-from analysis.evaluate import Sampling, bootstrap_mean, evaluate, sample_completions
 from analysis.prompts import Prompting, answer_style_pairs, counterfactual_pairs
 from analysis.tasks import Problem, generate
 from train.tiny import build_tokenizer
@@ -90,44 +86,3 @@ def test_a_tokenizer_without_chat_template_is_named(tokenizer):
     bare.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         Prompting().text(bare, "1+1=?")
-
-
-def test_sampling_is_reproducible_and_leaves_no_trace(tiny_dir):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_dir).train()
-    tokenizer = AutoTokenizer.from_pretrained(tiny_dir)
-    prompts = [Prompting().text(tokenizer, q) for q in ("1+1=?", "47+85=?", "9+8+7=?")]
-    sampling = Sampling(temperature=1.0, max_new_tokens=5, batch_size=2)
-    torch.manual_seed(3)
-    state = torch.get_rng_state()
-    first = sample_completions(model, tokenizer, prompts, sampling, seed=0)
-    assert torch.equal(state, torch.get_rng_state())
-    assert model.training
-    assert sample_completions(model, tokenizer, prompts, sampling, seed=0) == first
-    assert sample_completions(model, tokenizer, prompts, sampling, seed=1) != first
-    greedy = Sampling(temperature=0, max_new_tokens=5, batch_size=3)
-    alone = Sampling(temperature=0, max_new_tokens=5, batch_size=1)
-    together = sample_completions(model, tokenizer, prompts, greedy, seed=0)
-    assert sample_completions(model, tokenizer, prompts, alone, seed=9) == together  # padding
-
-
-def test_pass_at_1_by_hand(monkeypatch, tokenizer):
-    problems = [Problem("1+1=?", "2"), Problem("2+2=?", "4"), Problem("3+3=?", "6")]
-    answers = ["2", "2", "4", "5", "<think>", "nothing"]
-    drawn = [(text, text == "<think>") for text in answers]
-    monkeypatch.setattr(evaluation, "sample_completions", lambda *args: drawn)
-    score = evaluate(None, tokenizer, problems, Prompting(), Sampling(samples=2))
-    assert score.pass_at_1 == pytest.approx((1 + 0.5 + 0) / 3)
-    assert score.low <= score.pass_at_1 <= score.high
-    assert (score.truncated, score.failures) == (1, {"no_answer": 2})
-
-
-def test_the_interval_covers_at_its_rate():
-    """95 % intervals of a mean of 60 values hold the truth in 95 % of draws, within 3 errors."""
-    generator = np.random.default_rng(0)
-    covered = 0
-    for _ in range(400):
-        low, high = bootstrap_mean(generator.binomial(4, 0.6, 60) / 4, resamples=400)
-        covered += low <= 0.6 <= high
-    assert abs(covered / 400 - 0.95) < 3 * (0.95 * 0.05 / 400) ** 0.5 + 0.01

@@ -213,11 +213,33 @@ def test_launch_in_two_processes_tracks_once(tiny_dir, tmp_path):
     assert len(logs) == 1
     written = logs[0].read_bytes()
     assert b"heads/emergent" in written
-    assert b"eval/pass@1" in written
+    assert b"eval/held_out/pass@1" in written
     assert b"ig_steps" in written  # the resolved configuration
     for path in (tmp_path / "r").rglob("*"):
         assert not path.is_file() or b"planted-secret" not in path.read_bytes()
     assert "wandb sync" in done.stdout
+
+
+def test_checkpoints_are_evaluated_on_tasks(compose, tiny_dir, tmp_path):
+    """A benchmark beside the held-out problems, or alone; an answer that was given is kept."""
+    rows = [{"problem": f"{n}+1=?", "answer": str(n + 1)} for n in range(3)]
+    task = tmp_path / "three.jsonl"
+    task.write_text("\n".join(map(json.dumps, rows)))
+    tasks = [f"evaluation.tasks=['jsonl:{task}']", "tracking=none", "evaluation.think=off"]
+    run(prepare(compose("sft", *small("sft", tiny_dir, tmp_path / "both", *tasks))))
+    assert list(read_evaluations(tmp_path / "both")) == [0, 2, 4]
+    scores = read_evaluations(tmp_path / "both", "three")
+    assert list(scores) == [0, 2, 4]
+    assert (scores[4]["problems"], scores[4]["samples"]) == (3, 2)
+    answers = tmp_path / "both" / "evaluations" / "three" / "completions" / "step-000004.jsonl"
+    assert len(answers.read_text().splitlines()) == 6
+    assert "Benchmarks, pass@1 %" in (tmp_path / "both" / "report.html").read_text()
+    alone = [*tasks, "evaluation.held_out=false", "evaluation.task_size=2"]
+    run(prepare(compose("sft", *small("sft", tiny_dir, tmp_path / "alone", *alone))))
+    assert read_evaluations(tmp_path / "alone") == {}
+    assert read_evaluations(tmp_path / "alone", "three")[4]["problems"] == 2
+    with pytest.raises(ValueError, match="unknown task 'aime'"):
+        prepare(compose("sft", *small("sft", tiny_dir, tmp_path / "no", "evaluation.tasks=[aime]")))
 
 
 def test_deepspeed_imports_on_a_machine_without_a_gpu():

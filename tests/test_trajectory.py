@@ -228,10 +228,10 @@ def test_only_what_is_missing_is_published(tmp_path: Path) -> None:
     assert again.update(tracked_points(run)) == [20]
     assert fake.rows[-1]["heads/emergent"] == 0
     assert [row["heads/step"] for row in fake.rows] == [0, 0, 20, 10, 20]
-    assert sum("eval/pass@1" in row for row in fake.rows) == 1
+    assert sum("eval/held_out/pass@1" in row for row in fake.rows) == 1
     for row in fake.rows:
         pictures = {"heads/map", "heads/cohorts", "heads/table"}
-        assert pictures <= row.keys() or "eval/pass@1" in row
+        assert pictures <= row.keys() or "eval/held_out/pass@1" in row
     (run / "wandb-published.json").write_text("{")  # damaged: everything again, nothing lost
     assert len(again.update(tracked_points(run))) == 4
 

@@ -16,8 +16,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from analysis.benchmarks import default_suffix, load_task, problems_for_pairs, slug
+from analysis.cli import on_off
 from analysis.pairs import Pairs
-from analysis.prompts import answer_style_pairs, counterfactual_pairs
+from analysis.prompts import Prompting, answer_style_pairs, counterfactual_pairs
 from analysis.tasks import Problem, generate
 from analysis.tracker import TrackingSettings
 from train.config import plain
@@ -87,15 +89,43 @@ def tracking_settings(cfg: DictConfig) -> TrackingSettings | None:
     return TrackingSettings(**{k: v for k, v in values.items() if k in names})
 
 
-def held_out_problems(cfg: DictConfig) -> list[Problem]:
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What checkpoints are evaluated on: the held-out problems (task None) or a benchmark."""
+
+    task: str | None
+    problems: list[Problem]
+    prompting: Prompting
+
+
+def evaluations(cfg: DictConfig) -> list[Evaluation]:
+    """Everything that checkpoints are evaluated on.
+
+    Raises:
+        ValueError: there is no such task, or no held-out part of the training's problems.
+    """
     e = cfg.evaluation
     if not e.enabled:
         return []
+    ask = dataclasses.replace(prompting(cfg.data), think=on_off("evaluation.think", e.think))
+    found = [Evaluation(None, held_out_problems(cfg), ask)] if e.held_out else []
+    for task in e.tasks:
+        problems = load_task(task, e.task_size, e.seed, {})
+        found.append(
+            Evaluation(slug(task), problems, dataclasses.replace(ask, suffix=default_suffix(task)))
+        )
+    return found
+
+
+def held_out_problems(cfg: DictConfig) -> list[Problem]:
+    """The held-out part of the training's generator, or of the one that evaluation.source names."""
+    e = cfg.evaluation
     source, options = (e.source, e.options) if e.source else (cfg.data.source, cfg.data.options)
     if source.partition(":")[0] in ("hub", "parquet"):
         raise ValueError(
             f"evaluation has no held-out part of {source}; set evaluation.source to jsonl:FILE or "
-            "a generator, or evaluation.enabled=false"
+            "a generator, or evaluation.held_out=false (with evaluation.tasks), or "
+            "evaluation.enabled=false"
         )
     return generate(source, e.size, e.seed, "held_out", plain(options), distinct=True)
 
@@ -136,10 +166,13 @@ def peft_config(cfg: DictConfig) -> Any:
 
 
 def _pair_problems(cfg: DictConfig, wanted: int) -> list[Problem]:
-    """Problems for pairs: of their own source, else of the data (a generator's held-out part)."""
+    """Problems for pairs: of their own source (generator, file or benchmark), else of the data.
+
+    Of a generator they are of its held-out part.
+    """
     p, data = cfg.pairs, cfg.data
     if p.source is not None:
-        return generate(p.source, wanted, p.seed, "held_out", plain(p.options))
+        return problems_for_pairs(p.source, wanted, p.seed, plain(p.options))
     if is_generator(data.source):
         return generate(data.source, wanted, p.seed, "held_out", plain(data.options))
     templates = p.clean_start + p.corrupted_start + p.prefix

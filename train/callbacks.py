@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,15 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from analysis import ranks
-from analysis.evaluate import Sampling, evaluate
+from analysis.completions import Completions
+from analysis.evaluation import evaluate
 from analysis.loading import Base
 from analysis.present import present
-from analysis.prompts import Prompting
 from analysis.publish import Publisher
-from analysis.records import read_evaluations, write_evaluation
-from analysis.tasks import Problem
+from analysis.records import answers_path, read_evaluations, write_evaluation
+from analysis.sampling import Sampling
 from analysis.tracker import HeadTracker
+from train.build import Evaluation
 from train.interrupt import Interrupt
 from train.schedule import Budget, Schedule
 from train.sharding import unsharded_loading, whole_weights
@@ -176,14 +176,13 @@ class HeadTrackingCallback(CheckpointCallback):
         return ranks.together(load)
 
 
-class HeldOutCallback(CheckpointCallback):
-    """Measures pass@1 on held-out problems, on rank 0."""
+class EvaluationCallback(CheckpointCallback):
+    """Measures pass@1 on one set of problems, on rank 0; an answer given is not drawn again."""
 
     def __init__(
         self,
         run: Path,
-        problems: Sequence[Problem],
-        prompting: Prompting,
+        evaluation: Evaluation,
         sampling: Sampling,
         seed: int,
         interrupt: Interrupt,
@@ -191,21 +190,23 @@ class HeldOutCallback(CheckpointCallback):
     ) -> None:
         super().__init__(interrupt, start)
         self.run = run
-        self.problems = problems
-        self.prompting = prompting
+        self.evaluation = evaluation
         self.sampling = sampling
         self.seed = seed
 
     def is_done(self, step: int) -> bool:
-        return step in read_evaluations(self.run)
+        return step in read_evaluations(self.run, self.evaluation.task)
 
     def observe(self, step: int, model: Any, tokenizer: Any) -> None:
+        e = self.evaluation
+
         def measure() -> None:
             if ranks.rank() == 0:
+                store = Completions(answers_path(self.run, e.task, step))
                 score = evaluate(
-                    model, tokenizer, self.problems, self.prompting, self.sampling, self.seed
+                    model, tokenizer, e.problems, e.prompting, self.sampling, self.seed, store
                 )
-                write_evaluation(self.run, step, score.to_json())
+                write_evaluation(self.run, step, score.to_json(), e.task)
 
         ranks.together(measure)
 

@@ -1,0 +1,93 @@
+"""Ask a model problems, judge the answers, score them.
+
+Answers are drawn in batches, always cut alike; a batch of which answers are missing is drawn again
+and only they are kept. So a store (analysis/completions.py) that was left half full is filled with
+what an unbroken evaluation would have written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from analysis.completions import Completions
+from analysis.prompts import Prompting
+from analysis.sampling import Completion, Request, Sampling, batches, sample
+from analysis.scores import Score, score
+from analysis.tasks import Problem
+from analysis.verify import judge
+
+Complete = Callable[[list[Request]], list[Completion]]
+
+
+def requests_of(
+    tokenizer: Any, problems: Sequence[Problem], prompting: Prompting, samples: int
+) -> list[Request]:
+    """Every sample of every problem, the samples of a problem together."""
+    prompts = [prompting.text(tokenizer, problem.question) for problem in problems]
+    return [Request(p, s, prompt) for p, prompt in enumerate(prompts) for s in range(samples)]
+
+
+def fill_store(
+    store: Completions,
+    requests: Sequence[Request],
+    problems: Sequence[Problem],
+    complete: Complete,
+    batch_size: int,
+    label: str | None = None,
+) -> None:
+    """Draw and judge the answers that a store is missing; with a label, show how far it is."""
+    missing = sum(not store.has(request) for request in requests)
+    if not missing:
+        return
+    bar = tqdm(
+        total=len(requests), initial=len(requests) - missing, desc=label, unit="answer",
+        disable=label is None,
+    )  # fmt: skip
+    tokens = 0
+    with bar:
+        for batch in batches(requests, batch_size):
+            new = sum(not store.has(request) for request in batch)
+            if not new:
+                continue
+            completions = complete(batch)
+            pairs = zip(batch, completions, strict=True)
+            verdicts = [judge(c.text, problems[r.problem].answer) for r, c in pairs]
+            store.add(batch, completions, verdicts)
+            tokens += sum(completion.tokens for completion in completions)
+            bar.update(new)
+            elapsed = bar.format_dict["elapsed"]
+            bar.set_postfix_str(f"{tokens / max(elapsed, 1e-9):.0f} tokens/s")
+
+
+def score_of(
+    store: Completions, problems: int, samples: int, ks: Sequence[int], seed: int = 0
+) -> Score:
+    """The score of a full store."""
+    right = store.right(problems, samples)
+    return score(right, ks, store.truncated, store.failures, seed=seed)
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    prompting: Prompting,
+    sampling: Sampling,
+    seed: int = 0,
+    store: Completions | None = None,
+) -> Score:
+    """pass@1 of a model on some problems; the model is left as it was.
+
+    A store on the disk keeps the answers, and what it holds already is not drawn again.
+    """
+    kept = Completions() if store is None else store
+    requests = requests_of(tokenizer, problems, prompting, sampling.samples)
+
+    def complete(batch: list[Request]) -> list[Completion]:
+        return sample(model, tokenizer, batch, sampling, seed)
+
+    fill_store(kept, requests, problems, complete, sampling.batch_size)
+    return score_of(kept, len(problems), sampling.samples, [], seed)

@@ -1,0 +1,110 @@
+"""The results of an evaluation as text for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH = 80
+ROWS = {
+    "none": "the model as it is",
+    "intervention": "changed",
+    "random": "random heads changed",
+    "base": "the base as it is",
+    "base+intervention": "the base, changed",
+}
+VERDICTS = {
+    "effect": "effect: changed - as it is",
+    "control": "the same of random heads, mean",
+    "effect_minus_control": "effect - that of random heads",
+    "base_effect": "effect in the base",
+    "effect_minus_base": "effect - that in the base",
+}
+
+
+def percent(found: Mapping[str, Any], value: str = "value") -> str:
+    """`41.2 [38.0, 45.1]`, in per cent."""
+    return f"{100 * found[value]:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]
+        lines.append("  ".join(cells).rstrip())
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _condition_rows(conditions: Mapping[str, Any]) -> list[list[str]]:
+    ks = list(conditions["none"]["pass_at_k"])
+    ks = [k for k in ks if int(k) > 1]
+    titles = ["", "pass@1 %", *(f"pass@{k} %" for k in ks), *(f"first {k} %" for k in ks)]
+    rows = [[*titles, "cut off", "unjudged"]]
+    sets = [score for name, score in conditions.items() if name.startswith("random-")]
+
+    def row(title: str, score: Mapping[str, Any]) -> list[str]:
+        more = [percent(score[kind][k]) for kind in ("pass_at_k", "first_k") for k in ks]
+        failed = sum(score["failures"].values())
+        return [title, percent(score, "pass_at_1"), *more, str(score["truncated"]), str(failed)]
+
+    for name, title in ROWS.items():
+        if name in conditions:
+            rows.append(row(title, conditions[name]))
+        elif name == "random" and sets:
+            values = [100 * score["pass_at_1"] for score in sets]
+            spread = f"{sum(values) / len(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+            cut = sum(score["truncated"] for score in sets)
+            failed = sum(sum(score["failures"].values()) for score in sets)
+            blank = [""] * (2 * len(ks))
+            rows.append([f"{title}, {len(sets)} sets", spread, *blank, str(cut), str(failed)])
+    return rows
+
+
+def _failures(conditions: Mapping[str, Any]) -> str:
+    total: Counter[str] = Counter()
+    for score in conditions.values():
+        total.update(score["failures"])
+    names = {
+        "no_answer": "without an answer",
+        "unparseable": "not parsed",
+        "too_long": "too long to parse",
+        "timeout": "verifier out of time",
+    }
+    return ", ".join(f"{count} {names.get(name, name)}" for name, count in total.items()) or "none"
+
+
+def format_result(result: Mapping[str, Any]) -> str:
+    """Two tables, the conditions and what follows from them, and what their brackets mean."""
+    conditions, comparisons = result["conditions"], result["comparisons"]
+    none = conditions["none"]
+    head = f"{result['task']}: {none['problems']} problems, {none['samples']} samples of each"
+    if result["think"]:
+        head += f", think {result['think']}"
+    lines = [head]
+    if result["intervention"] != "none":
+        changed = f"{result['intervention']} ({len(result['heads'])} heads: "
+        changed += f"{', '.join(result['heads'])})"
+        lines += textwrap.wrap(changed, WIDTH)
+    lines += ["", *_table(_condition_rows(conditions)), ""]
+    if comparisons:
+        rows = [["in points of pass@1", "", "p"]]
+        for name, title in VERDICTS.items():
+            if name in comparisons:
+                p = comparisons[name]["p_value"]
+                shown = "" if p is None else f"{p:.2g}"
+                rows.append([title, percent(comparisons[name]), shown])
+        lines += [*_table(rows), ""]
+    notes = [
+        "[low, high]: 95 % bootstrap over problems and samples"
+        + (", and random sets." if "control" in comparisons else "."),
+        f"Answers not judged (they count as wrong): {_failures(conditions)}.",
+    ]
+    if comparisons:
+        notes.append(
+            "p of an effect: exact sign test over problems. p of the effect against random heads: "
+            "the share of sets, this one included, with an effect as large."
+        )
+    return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, WIDTH))])

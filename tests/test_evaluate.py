@@ -1,0 +1,430 @@
+"""Evaluations as a user runs them: answers, files, resuming, controls, tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from analysis import evaluation
+from analysis.benchmarks import BENCHMARKS, SUFFIX, default_suffix, load_task, slug
+from analysis.cli import parse
+from analysis.completions import Completions
+from analysis.evaluate import Options, act, prepare
+from analysis.evaluation import evaluate, requests_of
+from analysis.prompts import Prompting
+from analysis.sampling import GumbelNoise, Request, Sampling, batches, processors, sample, seed_of
+from analysis.tasks import Problem
+from tests.known_circuit import HEADS, PROBLEMS, save_copier
+from train.tiny import build_tokenizer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def copier(tmp_path_factory) -> Path:
+    """The model whose circuit is known, with its problems beside it as task.jsonl."""
+    directory = tmp_path_factory.mktemp("copier")
+    save_copier(directory)
+    rows = [json.dumps({"problem": p.question, "answer": p.answer}) for p in PROBLEMS]
+    (directory / "task.jsonl").write_text("\n".join(rows) + "\n")
+    return directory
+
+
+def load(directory: Path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(directory).eval()
+    return model, AutoTokenizer.from_pretrained(directory)
+
+
+def asked(tokenizer, count=6, samples=2) -> list[Request]:
+    problems = [Problem(f"{n}+{n}=?", str(2 * n)) for n in range(10, 10 + count)]
+    return requests_of(tokenizer, problems, Prompting(), samples)
+
+
+def test_gumbel_noise_draws_from_the_distribution():
+    """40,000 draws: frequencies are the softmax at the temperature, cut at top-p."""
+    logits = torch.tensor([2.0, 1.0, 0.5, -1.0, -3.0])
+    sampling = Sampling(temperature=0.8, top_p=0.9)
+    probabilities = torch.softmax(logits / 0.8, 0)
+    kept = probabilities.cumsum(0) - probabilities < 0.9  # descending already
+    wanted = torch.where(kept, probabilities, 0.0) / probabilities[kept].sum()
+    rows = 40_000
+    process = processors(sampling, range(rows), torch.device("cpu"))
+    drawn = process(torch.zeros(rows, 1, dtype=torch.long), logits.repeat(rows, 1)).argmax(-1)
+    share = torch.bincount(drawn, minlength=5) / rows
+    error = (wanted * (1 - wanted) / rows).sqrt()
+    assert ((share - wanted).abs() <= 4 * error + 1e-9).all()
+    assert share[~kept].sum() == 0
+
+
+def test_noise_is_a_rows_own():
+    scores = torch.zeros(3, 7)
+    together = GumbelNoise([1, 2, 3], torch.device("cpu"))(None, scores)
+    alone = GumbelNoise([2], torch.device("cpu"))(None, scores[:1])
+    assert torch.equal(together[1:2], alone)
+    assert len(torch.unique(together)) == 21
+
+
+def test_seeds_are_of_problem_and_sample():
+    seeds = {seed_of(s, Request(p, k, "")) for s in (0, 1) for p in range(20) for k in range(5)}
+    assert len(seeds) == 200
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_sampling_is_reproducible_and_leaves_no_trace(tiny_dir):
+    model, tokenizer = load(tiny_dir)
+    model.train()
+    requests = asked(tokenizer)
+    sampling = Sampling(temperature=1.0, max_new_tokens=5)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first = sample(model, tokenizer, requests, sampling, seed=0)
+    assert torch.equal(state, torch.get_rng_state())
+    assert model.training
+    assert sample(model, tokenizer, requests, sampling, seed=0) == first
+    assert sample(model, tokenizer, requests, sampling, seed=1) != first
+    alone = [sample(model, tokenizer, [request], sampling, 0)[0] for request in requests]
+    assert alone == first  # whatever is decoded beside it
+    assert len({completion.text for completion in first[:2]}) == 2  # two samples of one problem
+
+
+def test_the_models_own_settings_do_not_act(tiny_dir):
+    model, tokenizer = load(tiny_dir)
+    requests = asked(tokenizer, 3, 1)
+    sampling = Sampling(temperature=0.9, max_new_tokens=8)
+    first = sample(model, tokenizer, requests, sampling, seed=0)
+    model.generation_config.update(
+        repetition_penalty=5.0, top_k=1, do_sample=True, no_repeat_ngram_size=1, temperature=0.01
+    )
+    assert sample(model, tokenizer, requests, sampling, seed=0) == first
+
+
+def test_pass_at_1_by_hand(tokenizer, monkeypatch):
+    from analysis.sampling import Completion
+
+    problems = [Problem("1+1=?", "2"), Problem("2+2=?", "4"), Problem("3+3=?", "6")]
+    answers = ["2", "2", "4", "5", "<think>", "nothing"]
+    drawn = [Completion(text, 1, text == "<think>") for text in answers]
+    monkeypatch.setattr(evaluation, "sample", lambda *args: drawn)
+    found = evaluate(None, tokenizer, problems, Prompting(), Sampling(samples=2))
+    assert found.pass_at_1 == pytest.approx((1 + 0.5 + 0) / 3)
+    assert found.low <= found.pass_at_1 <= found.high
+    assert (found.truncated, found.failures) == (1, {"no_answer": 2})
+
+
+def words(copier: Path, out: Path, *more: str) -> list[str]:
+    return [
+        f"model={copier}", f"task=jsonl:{copier}/task.jsonl", "suffix=''", "max_new_tokens=4",
+        "n=2", "temperature=0.3", f"out={out}", *more,
+    ]  # fmt: skip
+
+
+def run(copier: Path, out: Path, *more: str) -> dict:
+    act(parse(Options, words(copier, out, *more)))
+    return json.loads((out / "scores.json").read_text())
+
+
+def test_the_known_circuit_end_to_end(copier, tmp_path, capsys):
+    """Its heads destroy the task, random heads do not, and the intervals say so."""
+    heads = ",".join(HEADS)
+    result = run(copier, tmp_path / "e", f"intervention=zero:{heads}", f"base={copier}", "k=[1,2]")
+    scores, found = result["conditions"], result["comparisons"]
+    assert scores["none"]["pass_at_1"] > 0.95
+    assert scores["intervention"]["pass_at_1"] < 0.1
+    assert min(scores[f"random-{i}"]["pass_at_1"] for i in range(1, 11)) > 0.95
+    assert found["effect"]["high"] < -0.8
+    assert found["effect"]["p_value"] < 1e-6
+    assert abs(found["control"]["value"]) < 0.05
+    assert found["effect_minus_control"]["high"] < -0.8
+    assert found["effect_minus_control"]["p_value"] == pytest.approx(1 / 11)
+    # the base is the same model here, so nothing of the effect is left
+    assert found["effect_minus_base"]["low"] <= 0 <= found["effect_minus_base"]["high"]
+    assert scores["none"]["pass_at_k"]["2"]["value"] >= scores["none"]["pass_at_1"]
+    assert result["heads"] == HEADS
+    assert all(len(result["changed"][f"random-{i}"]) == 2 for i in range(1, 11))
+    shown = capsys.readouterr().out
+    assert "effect - that of random heads" in shown
+
+
+def test_random_heads_of_the_circuits_layers_have_no_effect(copier, tmp_path, capsys):
+    """The same command on two heads that do nothing: no effect beyond chance."""
+    found = run(copier, tmp_path / "e", "intervention=zero:L0H3,L2H0", "controls=4")["comparisons"]
+    assert found["effect"]["low"] <= 0 <= found["effect"]["high"]
+    assert found["effect"]["p_value"] > 0.05
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if "/" not in line) <= 80
+
+
+def test_attribution_finds_the_known_circuit(copier, tmp_path):
+    """pairs -> EAP-IG -> circuit file -> zeroed heads, by commands alone."""
+    from analysis.attribute import main as attribute
+    from analysis.make_pairs import Options as PairOptions
+    from analysis.make_pairs import act as make_pairs
+
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "circuit"
+    task = f"source=jsonl:{copier}/task.jsonl"
+    make_pairs(parse(PairOptions, [f"model={copier}", f"out={pairs}", task, "size=6"]))
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.attribute", f"model.path={copier}", f"pairs.path={pairs}",
+         f"out={out}", "circuit.top_n=6"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert attribute is not None
+    result = run(copier, tmp_path / "e", f"intervention=zero:{out}/graph.json:2", "controls=2")
+    assert sorted(result["heads"]) == HEADS
+    assert result["comparisons"]["effect"]["high"] < -0.8
+
+
+def test_the_same_settings_go_on_and_others_are_refused(copier, tmp_path):
+    first = run(copier, tmp_path / "e", "intervention=scale:0.5:L0H1", "controls=1")
+    lines = (tmp_path / "e" / "completions" / "none.jsonl").read_text()
+    more = run(copier, tmp_path / "e", "intervention=scale:0.5:L0H1", "controls=2", "k=[2]")
+    assert (tmp_path / "e" / "completions" / "none.jsonl").read_text() == lines
+    assert more["conditions"]["random-1"] != {}
+    assert (
+        first["conditions"]["random-1"]["pass_at_1"]
+        == (more["conditions"]["random-1"]["pass_at_1"])
+    )
+    with pytest.raises(ValueError, match=r"other settings: temperature \(0.3 -> 0.9\)"):
+        run(copier, tmp_path / "e", "intervention=scale:0.5:L0H1", "temperature=0.9")
+
+
+def test_a_store_that_was_cut_goes_on_alike(tiny_dir, tmp_path):
+    """Answers missing in the middle of a batch, and a line cut by a crash: the same file."""
+    model, tokenizer = load(tiny_dir)
+    problems = [Problem(f"{n}+{n}=?", str(2 * n)) for n in range(10, 17)]
+    sampling = Sampling(3, 1.0, 0.95, 6, 4)
+    whole, cut = Completions(tmp_path / "whole.jsonl"), tmp_path / "cut.jsonl"
+    score = evaluate(model, tokenizer, problems, Prompting(), sampling, 0, whole)
+    lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 21
+    cut.write_text("".join(lines[:9]) + lines[9][:25])
+    again = evaluate(model, tokenizer, problems, Prompting(), sampling, 0, Completions(cut))
+    assert again == score
+
+    def answers(path: Path) -> list[dict]:
+        rows = []
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return sorted(rows, key=lambda row: (row["problem"], row["sample"]))
+
+    assert answers(cut) == answers(tmp_path / "whole.jsonl")
+    assert len(list(batches(range(21), 4))) == 6
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_result(copier, tmp_path):
+    """kill -9 of the command in the middle of it; the same command again, and one never killed."""
+    more = ["intervention=zero:L0H1", "controls=2", "batch_size=4", "temperature=1.0"]
+
+    def command(out: Path) -> list[str]:
+        return [sys.executable, "-m", "analysis.evaluate", *words(copier, out, *more)]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(command(killed), cwd=ROOT, stderr=subprocess.DEVNULL)
+    there = killed / "completions" / "intervention.jsonl"
+    deadline = time.monotonic() + 120
+    while not (there.exists() and there.read_bytes().count(b"\n") >= 8):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "scores.json").exists()
+    for out in (killed, whole):
+        done = subprocess.run(command(out), cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    found = [json.loads((out / "scores.json").read_text()) for out in (killed, whole)]
+    assert found[0] == found[1]
+    assert "tokens/s" in done.stderr  # throughput, and tqdm's remaining time beside it
+
+
+def test_a_mean_and_a_resampled_value(copier, tmp_path):
+    """Known heads at their mean or at another token's value: the digit is lost either way."""
+    for operation in ("mean", "mean_by_position", "resample"):
+        change = f"intervention={operation}:{','.join(HEADS)}"
+        result = run(copier, tmp_path / operation, change, "controls=2")
+        assert result["comparisons"]["effect_minus_control"]["high"] < -0.5, operation
+
+
+def test_a_checkpoint_of_a_run(copier, tmp_path, compose):
+    """Scores land in the run, and its report and table show them."""
+    from analysis.records import evaluated_tasks, read_evaluations, write_json
+    from analysis.report import write_report
+    from analysis.table import checkpoint_rows, format_table
+
+    run_dir = tmp_path / "my-run"
+    (run_dir).mkdir()
+    (run_dir / "config.yaml").write_text("name: my-run\ntrain: {kind: sft}\n")
+    write_json(run_dir / "base.json", {"path": str(copier), "dtype": "float32"})
+    (run_dir / "checkpoint-7").symlink_to(copier)
+    for place, change in (("0", "none"), ("last", f"zero:{','.join(HEADS)}")):
+        arguments = [
+            f"model={run_dir}@{place}", f"task=jsonl:{copier}/task.jsonl", "suffix=''", "n=1",
+            "max_new_tokens=4", f"intervention={change}", "controls=2", "size=20",
+        ]  # fmt: skip
+        act(parse(Options, arguments))
+    assert evaluated_tasks(run_dir) == ["task"]
+    assert sorted(read_evaluations(run_dir, "task")) == [0, 7]
+    out = run_dir / "evaluations" / "task" / "step-000007" / "zero-L0H1-L2H2"
+    assert "base+intervention" in json.loads((out / "scores.json").read_text())["conditions"]
+    assert "zero:L0H1,L2H2" in (run_dir / "report.html").read_text()
+    table = format_table(checkpoint_rows(run_dir), "loss")
+    assert re.search(r"checkpoint +task\n +0 +100.0 .*\n +7 +100.0", table)
+    page = write_report([run_dir], tmp_path / "report.html").read_text()
+    assert "Heads changed" in page
+    assert "zero:L0H1,L2H2" in page
+    assert "Benchmarks, pass@1 %" in page
+
+
+MISTAKES = [
+    (["task=aime"], "unknown task 'aime'; choose one of aime24, aime25"),
+    (["task=jsonl:none.jsonl"], "jsonl:none.jsonl can't be read: No such file"),
+    (["model=/no/such/place"], "there is no directory /no/such/place"),
+    (["k=[5]"], "k=5 needs as many samples of each problem at least; n is 4"),
+    (["think=maybe"], "think is 'maybe'; choose on or off, or leave it out"),
+    (["backend=sglang"], "backend is 'sglang'; choose one of: hf, vllm"),
+    (["backend=vllm"], "backend=vllm needs the package vllm"),
+    (["dtype=int8"], "dtype is 'int8'"),
+    (["temperature=-1"], "temperature must be 0 (greedy) or more"),
+    (["top_p=0"], "top_p must lie in (0, 1]"),
+    (["size=0"], "size must be at least 1"),
+    (["size=41"], "has 40 problems, fewer than size=41"),
+    (["controls=-1"], "controls must be 0 or more"),
+    (["reference=none.jsonl"], "there is no pairs file none.jsonl"),
+    (["options=3"], "write 'options={terms: 3}'"),
+    (["task=arithmetic", "options={term: 3}"], "arithmetic has no option"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), MISTAKES, ids=lambda value: str(value)[:30])
+def test_mistakes_are_named_before_any_weight_is_loaded(copier, given, message):
+    defaults = [f"model={copier}", f"task=jsonl:{copier}/task.jsonl"]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prepare(parse(Options, [*defaults, *given]))
+
+
+def test_a_directory_without_a_model_is_named(tmp_path, copier):
+    with pytest.raises(ValueError, match="holds no model .* for a run, write .*@STEP"):
+        prepare(parse(Options, [f"model={tmp_path}", f"task=jsonl:{copier}/task.jsonl"]))
+
+
+ROWS = {
+    "aime24": ({"problem": "p", "answer": "204"}, "204"),
+    "amc": ({"problem": "p", "answer": "142.0"}, "142"),
+    "amc23": ({"question": "p", "answer": "27.0"}, "27.0"),
+    "math500": (
+        {"problem": "p", "answer": "wrong", "solution": "so \\boxed{1}, \\boxed{\\frac{1}{2}}."},
+        "\\frac{1}{2}",
+    ),
+    "gsm8k": ({"question": "p", "answer": "so 5 #### 1,024"}, "1,024"),
+}
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_rows_of_benchmarks(task):
+    row, answer = ROWS[task]
+    problem = BENCHMARKS[task].problem(row)
+    assert (problem.question, problem.answer) == ("p", answer)
+    assert default_suffix(task) == SUFFIX
+
+
+def test_choices_of_gpqa_are_in_an_order_of_their_own():
+    orders = set()
+    for number in range(40):
+        row = {"Question": f"q{number}", "Correct Answer": "yes "}
+        row |= {f"Incorrect Answer {i}": f"no{i}" for i in (1, 2, 3)}
+        problem = BENCHMARKS["gpqa"].problem(row)
+        assert f"({problem.answer}) yes" in problem.question
+        assert BENCHMARKS["gpqa"].problem(row) == problem
+        orders.add(problem.answer)
+    assert orders == set("ABCD")
+
+
+def test_a_benchmark_comes_from_the_hub(monkeypatch):
+    import datasets
+
+    def load_dataset(name, config, split):
+        assert (name, config, split) == ("openai/gsm8k", "main", "test")
+        return [{"question": f"q{i}", "answer": f"#### {i}"} for i in range(5)]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert load_task("gsm8k", 2, 0, {}) == [Problem("q0", "0"), Problem("q1", "1")]
+
+    def offline(*args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(ValueError, match="gsm8k can't be loaded from the hub .* no network; with"):
+        load_task("gsm8k", 2, 0, {})
+
+
+def test_names_of_tasks():
+    assert slug("reasoning_gym:chain_sum") == "reasoning_gym-chain_sum"
+    assert slug("jsonl:/data/my problems.jsonl") == "my-problems"
+    assert default_suffix("arithmetic") == ""
+
+
+def test_vllm_gets_baked_checkpoints_and_seeds(copier, tmp_path, monkeypatch):
+    """With a stand-in for the package: what it is given, and that its answers are judged."""
+    import types
+
+    from analysis import conditions, vllm_backend
+
+    loaded, asked_for = [], []
+
+    class LLM:
+        def __init__(self, model, **options):
+            loaded.append(model)
+            self._model, self._tokenizer = load(Path(model))
+
+        def get_tokenizer(self):
+            return self._tokenizer
+
+        def generate(self, prompts, how, use_tqdm):
+            asked_for.extend(how)
+            outputs = []
+            for prompt in prompts:
+                ids = torch.tensor([prompt["prompt_token_ids"]])
+                out = self._model.generate(ids, max_new_tokens=4, do_sample=False)[0]
+                out = out[ids.shape[1] :]
+                text = self._tokenizer.decode(out, skip_special_tokens=True)
+                one = types.SimpleNamespace(text=text, token_ids=out, finish_reason="stop")
+                outputs.append(types.SimpleNamespace(outputs=[one]))
+            return outputs
+
+    def parameters(**options):
+        return types.SimpleNamespace(**options)
+
+    module = types.ModuleType("vllm")
+    module.LLM, module.SamplingParams = LLM, parameters
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setattr(vllm_backend, "check_vllm", lambda: None)
+    assert conditions.engine is vllm_backend.engine
+    change = f"intervention=zero:{','.join(HEADS)}"
+    result = run(copier, tmp_path / "e", "backend=vllm", change, "controls=1", "size=10")
+    assert loaded[0] == str(copier)
+    assert len(loaded) == 3
+    assert len(set(loaded)) == 3
+    assert len({how.seed for how in asked_for[:20]}) == 20
+    assert (asked_for[0].temperature, asked_for[0].max_tokens) == (0.3, 4)
+    assert result["conditions"]["none"]["pass_at_1"] == 1
+    assert result["conditions"]["intervention"]["pass_at_1"] == 0
