@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 REFERENCE_PROMPTS = 64  # of the task, where no pairs file is given
-AT_ONCE = 4096  # answers that vLLM gets in one call
+AT_ONCE = 512  # answers that vLLM gets in one call
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,13 @@ def requests_of(
     tokenizer: Any, problems: Sequence[Problem], prompting: Prompting, samples: int
 ) -> list[Request]:
     """Every sample of every problem, the samples of a problem together."""
-    prompts = [prompting.text(tokenizer, problem.question) for problem in problems]
-    return [Request(p, s, prompt) for p, prompt in enumerate(prompts) for s in range(samples)]
+    found = []
+    for index, problem in enumerate(problems):
+        prompt = prompting.text(tokenizer, problem.question)
+        thinks = prompt.removesuffix(prompting.prefix).rstrip().endswith("<think>")
+        begun = ("<think>" if thinks else "") + prompting.prefix
+        found += [Request(index, sample, prompt, begun) for sample in range(samples)]
+    return found
 
 
 def fill_store(
@@ -54,7 +59,7 @@ def fill_store(
                 continue
             completions = complete(batch)
             pairs = zip(batch, completions, strict=True)
-            verdicts = [judge(c.text, problems[r.problem].answer) for r, c in pairs]
+            verdicts = [judge(r.begun + c.text, problems[r.problem].answer) for r, c in pairs]
             store.add(batch, completions, verdicts)
             tokens += sum(completion.tokens for completion in completions)
             bar.update(new)

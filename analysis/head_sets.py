@@ -6,7 +6,7 @@
     RUN@STEP         the heads in the circuit of a tracked run at a step (a number, or `last`)
     RUN@STEP:SET     SET is in_circuit, emergent, retained, pruned (raw sets, against the base),
                      called_emergent or called_pruned
-    ...:N            the N most important of them: RUN@last:emergent:10, graph.json:5
+    ...:N            at most N of them, the most important: RUN@last:emergent:10, graph.json:5
 
 Importance is the head's share of |score| in the circuit (analysis/heads.py); heads that have left
 the circuit are ranked by that in the base.
@@ -36,8 +36,8 @@ def parse_heads(text: str, graph: Graph) -> list[Head]:
     """The heads that a text names, in its order or the most important first, none twice.
 
     Raises:
-        ValueError: there is no such head, file, run, step or set, the set is empty or smaller than
-            asked for, or what is named is of a model of another shape.
+        ValueError: there is no such head, file, run, step or set, the set is empty, or what is
+            named is of a model of another shape.
     """
     body, most = _split_count(text)
     if re.match(r"^([Ll]\d+[Hh]\d+|a\d+\.h\d+)(,|$)", body):
@@ -49,8 +49,6 @@ def parse_heads(text: str, graph: Graph) -> list[Head]:
     found = list(dict.fromkeys(found))
     if not found:
         raise ValueError(f"there is no head in {text}, so there is nothing to change")
-    if most is not None and len(found) < most:
-        raise ValueError(f"{body} has {len(found)} heads, fewer than the {most} asked for")
     return found[:most]
 
 

@@ -65,6 +65,10 @@ for (const box of document.querySelectorAll("input[data-table]")) {
 ASSOCIATION = """Spearman's rho over the checkpoints after the base, with a 95 % block bootstrap. p
 is the share of circular shifts of one series against the other that correlate as strongly, so it is
 at least 1/n, whatever the data. Curves that do not vary are left out."""
+INTERVENTIONS = """Differences are in points of pass@1, with a 95 % bootstrap over problems, samples
+and random sets of heads (as many in each layer, none of the set). p is that of the effect against
+random heads: the share of sets, the one in question included, with an effect as large; without
+random sets, an exact sign test over problems."""
 INCLUSION = "with inclusion at base → final (* called)"
 GUIDE = """
 <p>A <em>circuit</em> is the set of strongest edges between attention heads, MLPs, embedding and
@@ -88,6 +92,19 @@ its share of the attribution that leaves heads along the circuit's edges, <b>eff
 importances over the sum of the larger ones. <b>Faithfulness</b> is 1 if the circuit alone does what
 the model does and 0 if it does no better than no circuit. The <b>completeness gap</b> is the
 share of the metric's change between the prompts of a pair that the scores leave unexplained.</p>
+<p>The last columns of the table of heads describe attention A on the clean prompts at the last
+record: means over pairs, <code>-</code> where a prompt has no such tokens. <b>Previous token</b>: A
+from each token to the one before it (Olsson et al. 2022, arXiv 2209.11895). <b>Induction</b>: A
+from each token that has come before to the tokens after its earlier occurrences (prefix matching,
+as above). <b>To operands</b>, <b>to answer</b>, <b>to think tag</b>: A from the positions where the
+metric is read to the tokens with a digit in the question (after what all prompts begin with; as
+Stolfo et al. 2023, arXiv 2305.15054), to the part of the answer that the prompt gives, the reading
+token included, and to &lt;think&gt; and &lt;/think&gt;. <b>Copying</b>: sum over absolute sum of
+the eigenvalues of W<sub>U</sub>W<sub>OV</sub>W<sub>E</sub>, from the weights, so without an
+interval (Elhage et al. 2021, A Mathematical Framework for Transformer Circuits). <b>Receiver
+kurtosis</b>: excess kurtosis of the mean attention that a sentence gets from those four or more
+further on (Bogdan et al. 2025, arXiv 2506.19143); where prompts have fewer than 12 sentences, of
+single tokens, the first left out.</p>
 """
 
 
@@ -209,6 +226,46 @@ def checkpoint_table(run: Run) -> str:
     return f'{table}<p class="note">{notes}</p>'
 
 
+def task_scores(run: Run) -> str:
+    """pass@1 on benchmarks at each checkpoint."""
+    from analysis.table import task_table
+
+    titles, *lines = task_table(run.rows)
+    return html_table(titles, lines)
+
+
+def intervention_table(run: Run) -> str:
+    """What changing some heads did, against random heads and against the base."""
+    from analysis.score_text import VERDICTS, percent
+
+    titles = ("task", "step", "change", "heads", "pass@1 %", "changed", *VERDICTS.values(), "p")
+    lines = []
+    for result in run.interventions.values():
+        scores, verdicts = result["conditions"], result["comparisons"]
+        cells = [percent(verdicts[v]) if v in verdicts else "-" for v in VERDICTS]
+        task = result["task"] + (f", think {result['think']}" if result["think"] else "")
+        ends = [percent(scores[name], "pass_at_1") for name in ("none", "intervention")]
+        heads = f"{len(result['heads'])}: {', '.join(result['heads'])}"
+        against = verdicts.get("effect_minus_control", verdicts["effect"])["p_value"]
+        lines.append(
+            [task, str(result["step"]), result["intervention"], heads, *ends, *cells,
+             f"{against:.2g}"]
+        )  # fmt: skip
+    return f'{html_table(titles, lines)}<p class="note">{INTERVENTIONS}</p>'
+
+
+def roles_note(run: Run) -> str:
+    """What the roles in the table of heads rest on; nothing without roles."""
+    from analysis.roles import TITLES
+
+    if run.roles is None:
+        return ""
+    used = {title: run.roles.scores[name].pairs for name, title in TITLES.items()}
+    counts = ", ".join(f"{title} {count}" for title, count in used.items() if title != "copying")
+    unit = f"receiver kurtosis over {run.roles.unit}"
+    return f'<p class="note">Pairs that define each role: {counts}; {unit}.</p>'
+
+
 def section(run: Run, name: str) -> str:
     """Everything about one run; `name` begins the ids of its figures and tables."""
     from analysis import figures
@@ -227,10 +284,14 @@ def section(run: Run, name: str) -> str:
         parts[final] = embed(figures.sensitivity_chart(run), "sensitivity")
         parts["Faithfulness"] = embed(figures.faithfulness_chart(run), "faithfulness")
     parts["Checkpoints"] = checkpoint_table(run)
+    if any(row.tasks for row in run.rows):
+        parts["Benchmarks, pass@1 %"] = task_scores(run)
+    if run.interventions:
+        parts["Heads changed"] = intervention_table(run)
     if run.points and run.signal_name:
         parts[f"The {run.signal_name} and the heads"] = association_table(run)
     if run.points:
-        parts["Heads"] = html_table(HEAD_TITLES, head_cells(run), f"{name}-heads")
+        parts["Heads"] = html_table(HEAD_TITLES, head_cells(run), f"{name}-heads") + roles_note(run)
         parts["Where the numbers come from"] = traceability(run)
     config = f"<summary>config.yaml</summary><pre>{escape(run.config_text)}</pre>"
     parts["Configuration"] = f"<details>{config}</details>"

@@ -57,11 +57,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One answer to be drawn: to which prompt, and as which sample of which problem."""
+    """One answer to be drawn: to which prompt, and as which sample of which problem.
+
+    begun: what of the answer stands in the prompt already; it is judged with the rest.
+    """
 
     problem: int
     sample: int
     prompt: str
+    begun: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import logging
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,14 @@ from analysis.heads import FDR
 from analysis.intervals import Association, Estimate, estimate
 from analysis.records import (
     COMPARABLE,
+    evaluated_tasks,
     invalid_steps,
     read_evaluations,
+    read_interventions,
     read_metrics,
     read_records,
 )
+from analysis.roles import TITLES, Roles, no_cells, read_roles
 from analysis.trajectory import HYSTERESIS, Known, Point, associations, ever_in_circuit, trajectory
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ WIDTH = 80
 HEAD_TITLES = (
     *("head", "state", "settled", "first at step", "inclusion: base", "final", "p"),
     *("importance: base", "final", "effect E", "edges in", "out", "depth"),
+    *TITLES.values(),
 )
 
 
@@ -54,6 +58,7 @@ class Row:
     evaluation: dict[str, Any] | None
     point: Point | None
     invalid: str | None = None
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # benchmark -> as evaluation
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -104,8 +109,9 @@ def checkpoint_rows(run: Path, points: Sequence[Point] | None = None) -> list[Ro
     name = signal_name(run)
     measured = {p.step: p for p in (tracked_points(run) if points is None else points)}
     evaluations, metrics = read_evaluations(run), read_metrics(run)
+    tasks = {task: read_evaluations(run, task) for task in evaluated_tasks(run)}
     broken = invalid_steps(run)
-    steps = sorted({*measured, *evaluations, *broken})
+    steps = sorted({*measured, *evaluations, *broken, *(s for t in tasks.values() for s in t)})
     if not steps:
         raise ValueError(
             f"{run} has neither heads/step-* nor evaluations/step-*; wait for a checkpoint, "
@@ -115,7 +121,12 @@ def checkpoint_rows(run: Path, points: Sequence[Point] | None = None) -> list[Ro
     for previous, step in zip([0, *steps], steps, strict=False):
         logged = [v[name] for s, v in metrics.items() if previous < s <= step and name in v]
         signal = math.fsum(logged) / len(logged) if logged else None
-        rows.append(Row(step, signal, evaluations.get(step), measured.get(step), broken.get(step)))
+        scored = {task: scores[step] for task, scores in tasks.items() if step in scores}
+        rows.append(
+            Row(
+                step, signal, evaluations.get(step), measured.get(step), broken.get(step), scored
+            )
+        )  # fmt: skip
     return rows
 
 
@@ -125,6 +136,8 @@ class Run:
 
     signal_name: `loss`, `reward` or, for checkpoints tracked afterwards, None.
     logged: step and value of the loss or reward, as the trainer logged it.
+    interventions: results of `python -m analysis.evaluate` on its checkpoints.
+    roles: of the heads at the last record; None if they were not measured.
     """
 
     label: str
@@ -132,6 +145,8 @@ class Run:
     config_text: str
     rows: list[Row]
     logged: list[tuple[int, float]]
+    interventions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    roles: Roles | None = None
 
     @property
     def points(self) -> list[Point]:
@@ -169,14 +184,17 @@ def read_runs(paths: Sequence[Path], known: Known | None = None) -> list[Run]:
     names = [str(read_config(path).get("name", path.name)) for path in paths]
     runs = []
     for path, name in zip(paths, names, strict=True):
-        signal = signal_name(path)
+        signal, rows = signal_name(path), checkpoint_rows(path, tracked_points(path, known))
+        tracked = [row.step for row in rows if row.point is not None]
         metrics = sorted(read_metrics(path).items())
         run = Run(
             label=name if names.count(name) == 1 else f"{name} ({path})",
             signal_name=signal,
             config_text=(path / "config.yaml").read_text(encoding="utf-8"),
-            rows=checkpoint_rows(path, tracked_points(path, known)),
+            rows=rows,
             logged=[(step, values[signal]) for step, values in metrics if signal in values],
+            interventions=read_interventions(path),
+            roles=read_roles(path, tracked[-1]) if tracked else None,
         )
         runs.append(run)
     return runs
@@ -239,6 +257,23 @@ def format_called(point: Point) -> str:
 SHOWN = ("in_circuit", "emergent", "pruned")
 
 
+def task_names(rows: Sequence[Row]) -> list[str]:
+    """The benchmarks that some checkpoint was evaluated on."""
+    return sorted({task for row in rows for task in row.tasks})
+
+
+def task_table(rows: Sequence[Row]) -> list[list[str]]:
+    """pass@1 on each benchmark: a heading, then a line for each checkpoint that has one."""
+    tasks = task_names(rows)
+    lines = [["checkpoint", *tasks]]
+    for row in rows:
+        if row.tasks:
+            scores = [row.tasks.get(task) for task in tasks]
+            cells = ["-" if score is None else format_score(score) for score in scores]
+            lines.append([str(row.step), *cells])
+    return lines
+
+
 def _count_cells(row: Row) -> list[str]:
     if row.point is None:
         return ["-" if row.invalid is None else "invalid", *("-" for _ in SHOWN[1:])]
@@ -259,10 +294,11 @@ def table_cells(rows: list[Row]) -> list[list[str]]:
     ]
 
 
-def head_rows(points: Sequence[Point]) -> list[list[str]]:
+def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[str]]:
     """Every head that was in some circuit of a run, by HEAD_TITLES, the emergent ones first.
 
-    The settled state is `-` for a head without one; p is that of the last change.
+    The settled state is `-` for a head without one; p is that of the last change. `roles` are those
+    at the last point.
     """
     base, last = points[0].record, points[-1]
     ranks = ("emergent", "retained", "pruned", "transient")
@@ -284,6 +320,7 @@ def head_rows(points: Sequence[Point]) -> list[list[str]]:
             f"{ends[0]:.2f} [{ends[1]:.2f}, {ends[2]:.2f}]",
             *(_format_degree(degree[:, index]) for degree in (r.in_degree, r.out_degree)),
             "-" if depths[index].isnan() else f"{float(depths[index]):.1f}",
+            *(no_cells() if roles is None else roles.cells(index)),
         ]
         found.append((ranks.index(state), -shares[1], index, cells))
     return [cells for *_, cells in sorted(found)]
@@ -296,7 +333,7 @@ def _format_degree(degree: torch.Tensor) -> str:
 
 def head_cells(run: Run) -> list[list[str]]:
     """`head_rows` of a run."""
-    return head_rows(run.points)
+    return head_rows(run.points, run.roles)
 
 
 def legend(rows: list[Row]) -> list[str]:
@@ -325,4 +362,15 @@ def format_table(rows: list[Row], signal_name: str | None) -> str:
     text = [gap.join(map(str.rjust, line, widths)).rstrip() for line in lines]
     rule = "-" * (sum(widths) + len(gap) * (len(widths) - 1))
     notes = [part for line in legend(rows) for part in textwrap.wrap(line, WIDTH)]
-    return "\n".join([*text[:2], rule, *text[2:], rule, *notes]) + "\n"
+    scores = _task_lines(rows)
+    return "\n".join([*text[:2], rule, *text[2:], rule, *scores, *notes]) + "\n"
+
+
+def _task_lines(rows: Sequence[Row]) -> list[str]:
+    """pass@1 on benchmarks, below the table; nothing if there are none."""
+    if not task_names(rows):
+        return []
+    lines = task_table(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in lines]
+    return ["pass@1 %", *text, "-" * max(map(len, text))]

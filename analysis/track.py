@@ -123,9 +123,7 @@ def prepare_run(options: Options) -> Path:
 
 def start_tracker(options: Options, run: Path) -> HeadTracker:
     """The tracker of the run, its pairs checked against those already there."""
-    from transformers import AutoTokenizer
-
-    from analysis.measurement import load_part
+    from analysis.loading import load_tokenizer, load_tokenizer_if_any
     from analysis.pairs import Pairs, holds_text
     from analysis.tracker import HeadTracker, TrackingSettings
 
@@ -135,8 +133,10 @@ def start_tracker(options: Options, run: Path) -> HeadTracker:
     file = Path(options.pairs)
     if not file.is_file():
         raise ValueError(f"there is no pairs file {file}")
-    tokenizer = load_part(AutoTokenizer, options.base) if holds_text(file) else None
-    return HeadTracker(run, Pairs.load(file, tokenizer), TrackingSettings(**settings))
+    find = load_tokenizer if holds_text(file) else load_tokenizer_if_any
+    tokenizer = find(options.base)
+    pairs = Pairs.load(file, tokenizer)
+    return HeadTracker(run, pairs, TrackingSettings(**settings), tokenizer)
 
 
 def act(options: Options) -> None:

@@ -20,14 +20,17 @@ from torch import nn
 
 from analysis import ranks
 from analysis.anatomy import anatomy
+from analysis.attention import PATTERN_SCORES, copying, pattern_scores
 from analysis.attribution import EdgeScores, attribute, check_settings
 from analysis.circuits import Circuit, edge_budget
-from analysis.graph import Graph
+from analysis.graph import Graph, short_head_name
 from analysis.origin import describe
 from analysis.pairs import Pairs
 from analysis.patching import CircuitEvaluation, evaluate_circuit
 from analysis.records import Record, is_recorded, write_invalid, write_json, write_record
+from analysis.regions import find_regions
 from analysis.resampling import Selection, resample_heads, select
+from analysis.roles import summarise, write_roles
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -114,11 +117,15 @@ class HeadTracker:
     In a distributed run every rank has a tracker, with the same pairs, and rank 0 alone writes.
     """
 
-    def __init__(self, run: Path, pairs: Pairs, settings: TrackingSettings) -> None:
+    def __init__(
+        self, run: Path, pairs: Pairs, settings: TrackingSettings, tokenizer: Any = None
+    ) -> None:
+        """tokenizer: tells which tokens the roles of heads are about (analysis/regions.py)."""
         self.run = run
         self.pairs = freeze_pairs(run, pairs) if ranks.rank() == 0 else pairs
         self.settings = settings
         self._batch_size = settings.batch_size  # lowered where memory runs out
+        self._tokenizer = tokenizer
 
     def is_tracked(self, step: int) -> bool:
         return is_recorded(self.run, step)
@@ -161,7 +168,9 @@ class HeadTracker:
                 step, scores, selection, circuit, found, describe(model, self.run), started
             )
 
-        return ranks.together(write)
+        record = ranks.together(write)
+        self._track_roles(model, step)
+        return record
 
     def _write(
         self,
@@ -230,6 +239,26 @@ class HeadTracker:
 
         found = self._shared(measure, [1, 1, 1])
         return CircuitEvaluation(*(values.squeeze(1) for values in found))
+
+    def _track_roles(self, model: nn.Module, step: int) -> None:
+        """Write what the heads attend to and copy on the clean prompts (analysis/roles.py)."""
+        names = [short_head_name(name) for name in anatomy(model).graph.head_names]
+        regions = find_regions(self.pairs, self._tokenizer)
+        mine = [regions.each[row] for row in ranks.my_rows(len(self.pairs))]
+
+        def measure(pairs: Pairs, batch_size: int) -> list[torch.Tensor]:
+            return [pattern_scores(model, pairs, mine, batch_size)]
+
+        [scores] = self._shared(measure, [len(PATTERN_SCORES) * len(names)])
+
+        def write() -> None:
+            if ranks.rank() == 0:
+                per_pair = scores.unflatten(1, (len(PATTERN_SCORES), -1))
+                sample = self.settings.resamples, self.settings.seed
+                roles = summarise(per_pair, copying(model), names, regions.unit, *sample)
+                write_roles(self.run, step, self.pairs.hash, roles)
+
+        ranks.together(write)
 
     def _shared(
         self, measure: Callable[[Pairs, int], list[torch.Tensor]], widths: list[int]

@@ -62,7 +62,7 @@ class Watched:
         Raises:
             ValueError: it is a run without tracking.
         """
-        from analysis.loading import Base
+        from analysis.loading import Base, load_tokenizer_if_any
         from analysis.pairs import Pairs
         from analysis.tracker import HeadTracker
         from train.build import tracking_settings
@@ -77,7 +77,8 @@ class Watched:
         if settings is None:
             raise ValueError(f"{run} is trained with tracking=none; use python -m analysis.track")
         schedule = Schedule.parse(plain(cfg.tracking)["schedule"])
-        tracker = HeadTracker(run, Pairs.load(run / "pairs.jsonl"), settings)
+        tokenizer = load_tokenizer_if_any(base.path)
+        tracker = HeadTracker(run, Pairs.load(run / "pairs.jsonl"), settings, tokenizer)
         return cls(run, cfg, base, schedule, tracker)
 
     @property

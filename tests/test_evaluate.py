@@ -127,6 +127,23 @@ def test_pass_at_1_by_hand(tokenizer, monkeypatch):
     assert (found.truncated, found.failures) == (1, {"no_answer": 2})
 
 
+def test_what_the_prompt_begins_is_judged_too(monkeypatch):
+    """A template that opens a think block: reasoning that was cut off holds no answer."""
+    from analysis.sampling import Completion
+
+    opens = build_tokenizer()
+    opens.chat_template = "{{ messages[0].content + '\\n<think>\\n' }}"
+    problems = [Problem("1+1=?", "2")]
+    drawn = [Completion("1+1 is 2", 5, True), Completion("hm</think>so 2", 5, False)]
+    monkeypatch.setattr(evaluation, "sample", lambda *args: drawn)
+    found = evaluate(None, opens, problems, Prompting(), Sampling(samples=2))
+    assert found.failures == {"no_answer": 1}
+    assert found.pass_at_1 == 0.5
+    requests = requests_of(opens, problems, Prompting(prefix="<answer>"), 1)
+    assert requests[0].prompt.endswith("<think>\n<answer>")
+    assert requests[0].begun == "<think><answer>"
+
+
 def words(copier: Path, out: Path, *more: str) -> list[str]:
     return [
         f"model={copier}", f"task=jsonl:{copier}/task.jsonl", "suffix=''", "max_new_tokens=4",

@@ -272,7 +272,6 @@ MISTAKES = [
     ("scale:L0H1", "'L0H1' in 'scale:L0H1' is no factor"),
     ("scale:inf:L0H1", "must be finite"),
     ("zero:L9H1", "no head L9H1: the model has layers 0-1"),
-    ("zero:L0H1,L0H1:2", "has 1 heads, fewer than the 2 asked for"),
     ("zero:L0H1:0", "asks for 0 heads"),
     ("zero:runs/none@3", "names no heads: write L3H2,L5H1, a circuit's file, or RUN@STEP:SET"),
 ]

@@ -20,20 +20,20 @@ import yaml
 from omegaconf import DictConfig
 
 from analysis import ranks
-from analysis.evaluate import Sampling
 from analysis.loading import Base
 from analysis.locks import Held, Lock
 from analysis.monitor import WandbMirror, redact
 from analysis.pairs import Pairs
 from analysis.publish import Publisher
 from analysis.records import atomic_write
-from analysis.tasks import Problem
+from analysis.sampling import Sampling
 from analysis.tracker import HeadTracker, TrackingSettings
 from train.build import (
+    Evaluation,
     build_pairs,
     check_model,
+    evaluations,
     generation_cycle,
-    held_out_problems,
     peft_config,
     tracking_settings,
     training_args,
@@ -46,7 +46,7 @@ from train.checkpoints import (
     step_of,
 )
 from train.config import check, check_same_run, load_resolved, plain
-from train.data import grpo_dataset, prompting, sft_dataset
+from train.data import grpo_dataset, sft_dataset
 from train.disk import DiskFull, explained_if_full
 from train.recipes import build_recipe
 from train.rewards import find_rewards
@@ -67,7 +67,7 @@ class Plan:
     rewards: list[Any]
     peft: Any
     tracking: TrackingSettings | None
-    problems: list[Problem]  # held out
+    evaluations: list[Evaluation]
     checkpoint: Path | None
     keep: int | None  # checkpoints
 
@@ -111,7 +111,7 @@ def prepare(cfg: DictConfig) -> Plan:
         rewards=rewards,
         peft=peft_config(cfg),
         tracking=tracking,
-        problems=held_out_problems(cfg),
+        evaluations=evaluations(cfg),
         checkpoint=checkpoint,
         keep=keep,
     )
@@ -137,7 +137,7 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[An
 
     The publisher is the main process's; the others have none and only keep pace.
     """
-    from train.callbacks import HeadTrackingCallback, HeldOutCallback, PresentCallback
+    from train.callbacks import EvaluationCallback, HeadTrackingCallback, PresentCallback
     from train.interrupt import Interrupt
     from train.keeper import Keeper, LocalMetrics
 
@@ -146,7 +146,7 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[An
     schedule = Schedule.parse(plain(cfg.tracking)["schedule"])
     tracker = None
     if plan.tracking is not None and setup.pairs is not None:
-        tracker = HeadTracker(plan.run, setup.pairs, plan.tracking)
+        tracker = HeadTracker(plan.run, setup.pairs, plan.tracking, setup.tokenizer)
     interrupt = Interrupt(
         generation_cycle(plan.args),
         lambda step: tracker is not None and where != "inline" and schedule.is_due(step),
@@ -170,14 +170,11 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[An
                 interrupt, start,
             )
         )  # fmt: skip
-    if plan.problems:
-        e = cfg.evaluation
+    e = cfg.evaluation
+    for evaluation in plan.evaluations:
         sampling = Sampling(e.samples, e.temperature, e.top_p, e.max_new_tokens, e.batch_size)
-        ask = prompting(cfg.data)
-        found.append(
-            HeldOutCallback(plan.run, plan.problems, ask, sampling, e.seed, interrupt, start)
-        )
-    if publisher and (tracker is not None or plan.problems):
+        found.append(EvaluationCallback(plan.run, evaluation, sampling, e.seed, interrupt, start))
+    if publisher and (tracker is not None or plan.evaluations):
         found.append(PresentCallback(publisher, page=where != "sidecar"))
     return found
 
@@ -266,7 +263,7 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
             publisher.mirror.finish()
             print(f"{plan.run} is stopped; resume=auto goes on with it", flush=True)
         raise SystemExit(128 + signal.SIGTERM)
-    if publisher and (plan.tracking is not None or plan.problems):
+    if publisher and (plan.tracking is not None or plan.evaluations):
         _conclude(plan, publisher)
 
 
