@@ -73,7 +73,8 @@ def conditions_of(
 def evaluate_conditions(setup: Setup) -> dict[str, Any]:
     """Fill the stores of all conditions; the content of scores.json."""
     o = setup.options
-    model = load_model(setup.model.path, o.dtype)
+    device = "cpu" if o.backend == "vllm" else "auto"  # the engine needs the GPU's memory
+    model = load_model(setup.model.path, o.dtype, device)
     intervention = parse_intervention(o.intervention, _graph(model, o.intervention))
     conditions = conditions_of(
         intervention,
@@ -89,7 +90,7 @@ def evaluate_conditions(setup: Setup) -> dict[str, Any]:
     of_base = [c for c in conditions if c.of_base]
     if of_base and setup.base is not None:
         del model  # before the next one needs the memory
-        model = load_model(setup.base.path, o.dtype)
+        model = load_model(setup.base.path, o.dtype, device)
         assert intervention is not None
         _check_same_shape(anatomy(model).graph, intervention)
         _fill(setup, setup.base, model, of_base, stores)

@@ -6,6 +6,7 @@
     python -m launch --multirun train=sft experiment=tiny seed=0,1,2
     python -m launch sidecar --help     analyse the checkpoints of a run from a process of its own
     python -m launch bench --help       what tracking costs a trainer
+    python -m launch study --help       experiments that train nothing: circuits and evaluations
 
 The configuration is composed and checked once, here, and written into the run directory; the
 processes get the resolved file, so that all of them see the same values.
@@ -24,7 +25,7 @@ from train.entry import start
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-COMMANDS = {"sidecar": "launch.sidecar", "bench": "launch.bench"}
+COMMANDS = {"sidecar": "launch.sidecar", "bench": "launch.bench", "study": "launch.study"}
 
 
 def action(cfg: DictConfig) -> None:

@@ -73,6 +73,12 @@ def test_paper_values(compose):
     assert (grpo.train.args.num_train_epochs, grpo.train.args.warmup_steps) == (3, 0.1)
     assert (grpo.tracking.top_n, grpo.tracking.ig_steps) == (5000, 100)
     assert compose("grpo", "experiment=paper/gsm8k").train.args.learning_rate == 5e-6
+    assert compose("grpo", "experiment=paper/openr1_lr2e-5").train.args.learning_rate == 2e-5
+    llama = compose("grpo", "experiment=paper/llama32")
+    assert (llama.train.args.learning_rate, llama.model.path) == (
+        2e-7,
+        "meta-llama/Llama-3.2-1B-Instruct",
+    )
 
 
 def test_debug_has_the_last_word(compose):
@@ -116,7 +122,8 @@ def test_help_is_instant_and_imports_nothing_heavy(module):
     assert done.returncode == 0, done.stderr
     if module.startswith("train"):
         assert "  tracking: faithful, fraction, none, paper\n" in done.stdout
-        assert re.search(r"  experiment: paper/gsm8k \(grpo\), .*tiny \(grpo, sft\)", done.stdout)
+        assert re.search(r"  experiment: .*paper/gsm8k \(grpo\), .*tiny \(grpo, sft\)", done.stdout)
+        assert "  debug: fast, tiny\n" in done.stdout
 
 
 MISTAKES = [

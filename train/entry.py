@@ -1,8 +1,9 @@
 """The command line that train.sft, train.grpo and launch share: Hydra, and a help that is instant.
 
-Two things are added to Hydra's command line. `experiment=NAME` means `NAME/sft` or `NAME/grpo`
-where conf/experiment/NAME is a directory. And a key below an open map (`train.args.*` and the
-others of OPEN_MAPS) needs no `+`; it is checked by name against the class that it is handed to.
+Two things are added to Hydra's command line. `experiment=NAME` means `NAME/sft`, `NAME/grpo` or,
+for a study, `NAME/study` where conf/experiment/NAME is a directory; so does `debug=NAME`. And a key
+below an open map (`train.args.*` and the others of OPEN_MAPS) needs no `+`; it is checked by name
+against the class that it is handed to.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ CONF = Path(__file__).parent.parent / "conf"
 OPEN_MAPS = (
     *("train.args", "peft.args", "deepspeed.config"),
     *("data.options", "evaluation.options", "pairs.options"),
+    *("study.models", "study.pairs", "study.needs", "study.defaults", "study.steps"),
 )
 
 HELP = """\
@@ -38,7 +40,7 @@ deepspeed.config.NAME=VALUE.
 def groups() -> dict[str, list[str]]:
     """The configuration groups and their options, read off the files."""
     found = {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        folder.name: sorted(path.stem for path in folder.iterdir() if path.name[0] not in "._")
         for folder in sorted(CONF.iterdir())
         if folder.is_dir() and folder.name not in ("experiment", "__pycache__")
     }
@@ -61,20 +63,21 @@ def help_text(usage: str) -> str:
 def expand_overrides(overrides: list[str], kind: str | None) -> list[str]:
     """Hydra overrides with the trainer chosen and the two shorthands above written out.
 
-    `kind` is the trainer of an entry point; with None (launch) it is taken from `train=...`.
+    `kind` is the trainer of an entry point, or `study`; with None (launch) it is taken from
+    `train=...`.
     """
     if kind is None:
         chosen = [text.removeprefix("train=") for text in overrides if text.startswith("train=")]
         kind, added = (chosen[-1] if chosen else "sft"), []
     else:
-        added = [f"train={kind}"]
+        added = [] if kind == "study" else [f"train={kind}"]
     return added + [_expand(text, kind) for text in overrides]
 
 
 def _expand(override: str, kind: str) -> str:
     key, equals, value = override.partition("=")
-    if key == "experiment" and (CONF / "experiment" / value / f"{kind}.yaml").exists():
-        return f"experiment={value}/{kind}"
+    if key in ("experiment", "debug") and (CONF / key / value / f"{kind}.yaml").exists():
+        return f"{key}={value}/{kind}"
     if equals and key.startswith(tuple(f"{name}." for name in OPEN_MAPS)):
         return f"++{override}"
     return override

@@ -1,0 +1,241 @@
+"""Run a study: circuits and evaluations of models that are there already; nothing is trained.
+
+    python -m launch study experiment=paper/distilled
+    python -m launch study experiment=paper/think resources.dry_run=true      print its commands
+
+A study is a configuration with a part `study`: further models, pair sets, and steps in order, each
+a command of analysis (track, think, compare, evaluate) with its options, whose texts may hold
+
+    {model}  {NAME}     the model of the group `model`, and of study.models.NAME
+    {pairs}  {NAME}     the pairs file of the group `pairs`, and of study.pairs.NAME, made with the
+                        tokenizer and chat template of the model that study.tokenizer names
+    {NAME}              the run of study.needs.NAME, which must be there
+    {run}  {runs}       the directory of this study, and the one that this lies in
+    {task}  {step}      a task: the step is run for each of study.tasks; the step's own name
+
+study.defaults.COMMAND are options of all steps of a command. Steps that measure circuits do it as
+the group `tracking` says. All that can be wrong with the configuration is said before the first
+step. Each step is printed as a command that can be run alone. RUN/study.json lists the finished
+ones; the same command, given again, goes on with the others.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launch.steps import Step, fill, steps_of
+from train.entry import start
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def models_of(cfg: DictConfig) -> dict[str, DictConfig]:
+    """The models by their placeholders."""
+    return {"model": cfg.model, **cfg.study.models}
+
+
+def pairs_of(cfg: DictConfig) -> dict[str, DictConfig]:
+    """The pair sets by their placeholders."""
+    return {"pairs": cfg.pairs, **cfg.study.pairs}
+
+
+def planned_places(cfg: DictConfig) -> dict[str, str]:
+    """What placeholders stand for, as far as it can be known before a model is built.
+
+    Raises:
+        ValueError: a name is used twice.
+    """
+    run = Path(cfg.run_dir)
+    places = {"run": str(run), "runs": str(run.parent)}
+    parts = {
+        "models": {n: m.path or f"recipe:{m.recipe}" for n, m in models_of(cfg).items()},
+        "pairs": {name: str(run / f"{name}.jsonl") for name in pairs_of(cfg)},
+        "needs": {n: fill(need.path, places) for n, need in cfg.study.needs.items()},
+    }
+    for part, named in parts.items():
+        for name, place in named.items():
+            if name in (*places, "task", "step"):
+                raise ValueError(f"study.{part}.{name}: {{{name}}} is taken; use another name")
+            places[name] = place
+    return places
+
+
+def check_study(cfg: DictConfig) -> tuple[list[Step], dict[str, str]]:
+    """Everything that can be wrong with a study, before anything is built.
+
+    Returns:
+        Its steps, and what their placeholders stand for so far.
+
+    Raises:
+        ValueError: saying what is wrong and how to mend it.
+    """
+    from omegaconf import OmegaConf
+
+    from train.config import check
+
+    if cfg.study is None:
+        raise ValueError("there is no study in this configuration; try experiment=paper/distilled")
+    if cfg.resources.kind != "local":
+        raise ValueError("a study runs in one process on this machine; leave out resources=slurm")
+    check(OmegaConf.merge(cfg, {"resume": "auto"}))  # type: ignore[arg-type]
+    steps, places = steps_of(cfg), planned_places(cfg)
+    for step in steps:
+        if unknown := sorted(step.used - set(places)):
+            raise ValueError(
+                f"study.steps.{step.name}: nothing is named {{{unknown[0]}}}; there are: "
+                f"{', '.join(places)}, task, step"
+            )
+        options = step.parse(places)
+        if cfg.resources.preflight and getattr(options, "backend", None) == "vllm":
+            from analysis.vllm_backend import check_vllm
+
+            check_vllm()
+    if cfg.study.tokenizer not in models_of(cfg):
+        raise ValueError(
+            f"study.tokenizer is {cfg.study.tokenizer!r}, which is no model of the study; choose "
+            f"one of: {', '.join(models_of(cfg))}"
+        )
+    used = set().union(*(step.used for step in steps))
+    _check_models(cfg, used)
+    for name, need in cfg.study.needs.items():
+        if name in used and not (Path(places[name]) / "config.yaml").is_file():
+            raise ValueError(f"there is no run {places[name]} yet; first: {need.command}")
+    return steps, places
+
+
+def _check_models(cfg: DictConfig, used: set[str]) -> None:
+    from train.config import RECIPES, one_of
+
+    for name, model in models_of(cfg).items():
+        key = "model" if name == "model" else f"study.models.{name}"
+        if name not in used and name != cfg.study.tokenizer:
+            continue
+        if (model.path is None) == (model.recipe is None):
+            raise ValueError(
+                f"give exactly one of {key}.path ({model.path}) and {key}.recipe ({model.recipe})"
+            )
+        if model.recipe is not None:
+            one_of(f"{key}.recipe", model.recipe, RECIPES)
+        elif cfg.resources.preflight:
+            from train.build import check_model
+
+            try:
+                check_model(model.path, None, tracked=True)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
+
+
+def build(cfg: DictConfig, used: set[str], places: dict[str, str]) -> None:
+    """Make the models and pair sets that the steps use, and put their places into `places`.
+
+    Raises:
+        ValueError: a pairs file is there and holds other pairs, or the pairs can't be made.
+    """
+    from omegaconf import OmegaConf
+
+    from analysis.loading import load_tokenizer
+    from analysis.pairs import Pairs
+    from analysis.records import atomic_write
+    from train.build import build_pairs
+    from train.config import plain
+    from train.recipes import build_recipe
+
+    for name, model in models_of(cfg).items():
+        if model.recipe is not None and name in used | {cfg.study.tokenizer}:
+            places[name] = str(build_recipe(model.recipe, model.seed))
+    for name, described in pairs_of(cfg).items():
+        if name not in used:
+            continue
+        tokenizer = load_tokenizer(places[cfg.study.tokenizer])
+        pairs = build_pairs(OmegaConf.merge(cfg, {"pairs": plain(described)}), tokenizer)  # type: ignore[arg-type]
+        file = Path(places[name])
+        if file.exists() and Pairs.load(file).hash != pairs.hash:
+            raise ValueError(
+                f"{file} holds other pairs than this configuration makes; restore it, or start a "
+                "study under another name"
+            )
+        with atomic_write(file) as draft:
+            pairs.save(draft)
+        print(f"{file}: {len(pairs)} pairs, hash {pairs.hash}", flush=True)
+
+
+def run_steps(run: Path, steps: list[Step], places: dict[str, str]) -> None:
+    """Run every step that is not finished, in order, and note each that is.
+
+    Raises:
+        ValueError: naming the step that failed.
+    """
+    from analysis.records import write_json
+
+    log = run / "study.json"
+    done: dict[str, Any] = json.loads(log.read_text(encoding="utf-8")) if log.exists() else {}
+    for number, step in enumerate(steps, start=1):
+        line, counted = step.line(places), f"[{number}/{len(steps)}] {step.name}"
+        if done.get(step.name, {}).get("command") == line:
+            print(f"{counted}: finished already", flush=True)
+            continue
+        print(f"\n{counted}: {line}", flush=True)
+        started = time.monotonic()
+        try:
+            step.module.act(step.parse(places))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"step {step.name}: {error}") from error
+        done[step.name] = {"command": line, "seconds": round(time.monotonic() - started, 1)}
+        write_json(log, done)
+        _free()
+
+
+def _free() -> None:
+    """Give memory back to the device: the next step may start an engine of its own."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def run_study(cfg: DictConfig) -> None:
+    """Check, build, run all steps.
+
+    Raises:
+        ValueError: saying what is wrong and how to mend it.
+    """
+    from analysis.locks import Lock
+    from analysis.monitor import redact
+    from launch.__main__ import write
+    from train.config import plain
+
+    steps, places = check_study(cfg)
+    run = Path(cfg.run_dir)
+    if cfg.resources.dry_run:
+        print("\n".join(step.line(places) for step in steps))
+        return
+    if cfg.resources.threads is not None:
+        import torch
+
+        torch.set_num_threads(cfg.resources.threads)
+    with Lock.take(run / "locks" / "run", f"the study {run}"):
+        write(run / "config.yaml", {**redact(plain(cfg)), "train": {"kind": "study"}})
+        build(cfg, set().union(*(step.used for step in steps)), places)
+        run_steps(run, steps, places)
+    print(f"\n{run} is finished; beside the paper: python -m analysis.paper runs={run}")
+
+
+def action(cfg: DictConfig) -> None:
+    """Run a study; a user's mistake is one line and status 2, a step that failed status 1."""
+    try:
+        run_study(cfg)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1 if str(error).startswith("step ") else 2) from None
+
+
+def main(arguments: list[str]) -> None:
+    sys.argv[1:] = arguments
+    start("study", action, __doc__ or "")

@@ -1,0 +1,479 @@
+"""The paper's experiments: each runs at toy scale, debug=tiny changes what it may, tables match."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis import paper
+from analysis.paper_tables import PROBLEMS, TABLES, is_multiple, standard_error
+from launch.study import run_study
+from train.entry import CONF
+
+ROOT = Path(__file__).parent.parent
+PAPER = CONF / "experiment" / "paper"
+EXPERIMENTS = sorted(
+    (path.parent.name, path.stem) for path in PAPER.glob("*/*.yaml") if path.stem != "common"
+)
+STUDIES = [name for name, kind in EXPERIMENTS if kind == "study"]
+TRAINED = [(name, kind) for name, kind in EXPERIMENTS if kind != "study"]
+SFT, GRPO = ("openr1", "sft"), ("gsm8k", "grpo")  # whose heads the scaling study takes
+
+# Everything that debug=tiny may change, by what it is.
+MODELS = {"model.path", "model.recipe", "model.seed", "study.models"}
+DATA = {
+    *("data.source", "data.options", "data.messages_column"),
+    *("pairs.source", "study.pairs", "study.tasks"),
+}
+SIZES = {
+    *("data.size", "pairs.size", "tracking.top_n", "tracking.ig_steps", "tracking.resamples"),
+    *("train.args.max_steps", "train.args.save_steps", "train.args.logging_steps"),
+    *("train.args.per_device_train_batch_size", "train.args.gradient_accumulation_steps"),
+    *("train.args.max_length", "train.args.max_completion_length", "study.heads"),
+    *(f"study.defaults.evaluate.{name}" for name in ("size", "n", "k", "controls")),
+    "study.defaults.evaluate.max_new_tokens",
+}
+ON_A_CPU = {"train.args.bf16", "study.defaults.evaluate.backend"}
+APART = {"run_dir"}
+
+
+def flat(values: dict, prefix: str = "") -> dict[str, object]:
+    """Leaves by dotted key."""
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def tiny(compose, toy, kind, name, *more):
+    """The configuration of an experiment under debug=tiny, kept in a directory of the test."""
+    words = [f"experiment=paper/{name}", "debug=tiny", "logger=none", "resume=auto"]
+    return compose(kind, *words, f"run_dir={toy}/${{name}}", *more)
+
+
+def trained(compose, toy, name, kind):
+    """A run of an experiment at toy scale, made if it is not there; at a rate that moves heads."""
+    from train.run import prepare, run
+
+    quick = ["train.args.learning_rate=1e-2", "train.args.disable_tqdm=true"]
+    cfg = tiny(compose, toy, kind, name, *quick)
+    if not (Path(cfg.run_dir) / "finished.json").exists():
+        run(prepare(cfg))
+    return Path(cfg.run_dir)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Where the toy runs are kept that tests share."""
+    return tmp_path_factory.mktemp("toy")
+
+
+@pytest.mark.parametrize(("name", "kind"), EXPERIMENTS)
+def test_debug_tiny_replaces_models_data_and_sizes_and_nothing_else(compose, name, kind):
+    from train.config import plain
+
+    full = flat(plain(compose(kind, f"experiment=paper/{name}")))
+    small = flat(plain(compose(kind, f"experiment=paper/{name}", "debug=tiny")))
+    changed = {key for key in full.keys() | small.keys() if full.get(key) != small.get(key)}
+    # what steps and pairs of a study take from elsewhere is compared where it comes from
+    allowed = MODELS | DATA | SIZES | ON_A_CPU | APART
+    unexpected = {
+        key for key in changed if not any(key == a or key.startswith(f"{a}.") for a in allowed)
+    }
+    followers = {
+        key
+        for key in unexpected
+        if (found := re.fullmatch(r"study\.steps\.\w+[\w.-]*\.options\.(.*)", key))
+        and (found[1] in ("source", "size") or found[1] == "intervention")
+    }
+    assert unexpected == followers
+    assert {"model.recipe", "pairs.source", "tracking.top_n", "run_dir"} <= changed
+    assert small["run_dir"] == f"runs-tiny/{small['name']}" != full["run_dir"]
+
+
+@pytest.mark.parametrize(("name", "kind"), EXPERIMENTS)
+def test_each_begins_with_its_command(name, kind):
+    lines = (PAPER / name / f"{kind}.yaml").read_text().splitlines()
+    command = "launch study" if kind == "study" else f"train.{kind}"
+    assert lines[:2] == [
+        "# @package _global_",
+        f"# to execute: python -m {command} experiment=paper/{name}",
+    ]
+
+
+VARIANTS = [pair for pair in TRAINED if pair[0] not in ("openr1", "gsm8k")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(*pair, marks=[pytest.mark.slow] if pair in VARIANTS else [])
+        for pair in sorted(TRAINED)
+    ],
+)
+def test_training_runs_end_to_end(compose, toy, name, kind):
+    from analysis.records import read_metrics, read_records
+
+    run = trained(compose, toy, name, kind)
+    records = read_records(run)
+    assert [record.step for record in records] == [0, 1, 2]
+    assert all(record.settings["kv"] == "ungrouped" for record in records)
+    assert records[0].settings["quadrature"] == "right"
+    assert not records[0].mean.equal(records[2].mean)  # it has learned something
+    assert ("reward" if kind == "grpo" else "loss") in read_metrics(run)[2]
+
+
+def test_distilled(compose, toy, capsys):
+    """The whole study; the same command again does nothing."""
+    from analysis.records import read_records
+
+    cfg = tiny(compose, toy, "study", "distilled")
+    run_study(cfg)
+    run = Path(cfg.run_dir)
+    steps = [record.step for record in read_records(run / "paper-distilled")]
+    assert steps == [0, 1]
+    assert (run / "comparison" / "comparison.html").exists()
+    assert json.loads((run / "study.json").read_text()).keys() == {"track", "compare"}
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.json")}
+    capsys.readouterr()
+    run_study(cfg)
+    said = capsys.readouterr().out
+    assert said.count("finished already") == 2
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*.json")}
+    assert {p for p in after if after[p] != before.get(p)} <= {run / "pairs.json"}
+
+    with pytest.raises(ValueError, match="pairs.jsonl holds other pairs"):
+        run_study(tiny(compose, toy, "study", "distilled", "pairs.size=3"))
+
+
+def test_think(compose, toy, capsys):
+    from analysis import evaluate
+    from analysis.cli import main
+
+    cfg = tiny(compose, toy, "study", "think")
+    run_study(cfg)
+    run = Path(cfg.run_dir)
+    results = paper.read_results([run])
+    assert {label for label, _ in results} == {
+        *("think/on", "think/off", "think/off heads zeroed", "think/off heads x0.5")
+    }
+    assert [results[f"think/{mode}", "arithmetic"]["think"] for mode in ("on", "off")] == [
+        "on",
+        "off",
+    ]
+    off_only = json.loads((run / "think" / "heads" / "think-off-only.json").read_text())["heads"]
+    assert results["think/off heads zeroed", "arithmetic"]["heads"] == off_only[:2]
+
+    # the command that is printed for a step is the step
+    printed = re.search(r"\] off-arithmetic: (python .*)", capsys.readouterr().out)[1]
+    python, dash_m, module, *words = shlex.split(printed)
+    assert (python, dash_m, module) == ("python", "-m", "analysis.evaluate")
+    scores = run / "off-arithmetic" / "scores.json"
+    whole = scores.read_text()
+    scores.unlink()
+    main(evaluate.Options, "", evaluate.act, words)
+    assert scores.read_text() == whole
+
+
+@pytest.mark.parametrize(
+    "name", ["ablation_1_5b", pytest.param("ablation_7b", marks=pytest.mark.slow)]
+)
+def test_ablation(compose, toy, name):
+    """Heads of the right sets, controls, and the same heads in the base."""
+    from analysis.table import tracked_points
+
+    cfg = tiny(compose, toy, "study", name)
+    run_study(cfg)
+    run = Path(cfg.run_dir)
+    results = paper.read_results([run])
+    size = "1.5B" if name == "ablation_1_5b" else "7B"
+    found = {label.split("/")[2]: r for (label, _), r in results.items() if f"Qwen-{size}" in label}
+    assert found.keys() == {"reasoning", "base", "TriviaQA"}
+    base, post = tracked_points(run / "track")
+    trivia = tracked_points(run / "track-trivia")[1]
+    inside = {
+        "reasoning": post.names(post.masks["emergent"]),
+        "base": base.names(base.masks["in_circuit"]),
+        "TriviaQA": trivia.names(trivia.masks["in_circuit"]),
+    }
+    for row, result in found.items():
+        assert len(result["heads"]) == 2
+        assert set(result["heads"]) <= set(inside[row])
+        assert {"none", "intervention", "random-2", "base+intervention"} <= set(
+            result["conditions"]
+        )
+
+
+def test_scaling_goes_on_after_a_step_that_failed(compose, toy, monkeypatch, capsys):
+    """It says which runs it needs, takes their heads, and repeats no finished step."""
+    from analysis import evaluate
+
+    cfg = tiny(compose, toy / "lonely", "study", "scaling")
+    with pytest.raises(ValueError, match=r"no run .*; first: python -m train.sft experiment=pap"):
+        run_study(cfg)
+    assert not (toy / "lonely").exists()
+
+    for pair in (SFT, GRPO):
+        trained(compose, toy, *pair)
+    cfg = tiny(compose, toy, "study", "scaling")
+    whole, calls = evaluate.act, []
+
+    def fail_at_second(options):
+        calls.append(options.label)
+        if len(calls) == 2:
+            raise ValueError("the power went")
+        whole(options)
+
+    monkeypatch.setattr(evaluate, "act", fail_at_second)
+    with pytest.raises(ValueError, match="step sft-x1.3-arithmetic: the power went"):
+        run_study(cfg)
+    run_study(cfg)
+    assert calls[2:] == [
+        *("scaling/SFT heads x1.3", "scaling/GRPO-GSM8K heads x0.5"),
+        "scaling/GRPO-GSM8K heads x1.3",
+    ]
+    results = paper.read_results([Path(cfg.run_dir)])
+    assert len(results) == 4
+    heads = [results[f"scaling/{row}", "arithmetic"]["heads"] for row in (
+        "SFT heads zeroed", "SFT heads x1.3", "GRPO-GSM8K heads x0.5", "GRPO-GSM8K heads x1.3"
+    )]  # fmt: skip
+    assert heads[0] == heads[1]
+    assert heads[2] == heads[3]
+
+
+def test_heads_of_runs_are_counted_as_the_paper_counts(compose, toy):
+    """Unions over checkpoints, against the sets of the records themselves."""
+    from analysis.records import read_records
+
+    run = trained(compose, toy, *SFT)
+    rows, notes = paper.head_rows(paper.tracked_runs([run]))
+    by_name = {row[0]: row for row in rows}
+    inside = [
+        {i for i, there in enumerate(record.in_circuit.tolist()) if there}
+        for record in read_records(run)
+    ]
+    union, emergent = inside[1] | inside[2], (inside[1] | inside[2]) - inside[0]
+    assert by_name["SFT"][1:4] == ["34", str(len(union)), str(len(emergent))]
+    assert by_name["SFT"][4].startswith(f"{len(inside[2])} [")
+    assert by_name["base"][1:4] == ["56", str(len(inside[0])), "-"]
+    assert by_name["base"][4].startswith(f"{len(inside[0])} [")
+    assert by_name["GRPO GSM8K"] == ["GRPO GSM8K", "20", "-", "-", "-", "-", "-", "-"]
+    assert f"SFT: {run}" in notes
+
+
+STUDY_MISTAKES = [
+    (["study.steps.compare.command=comapre"], "study.steps.compare.command is 'comapre'"),
+    (["study.steps.compare.options.ouut=x"], "study.steps.compare: unknown key 'ouut'; did you"),
+    (["study.steps.track.options.base='{bse}'"], "study.steps.track: nothing is named {bse}"),
+    (["study.models.post.recipe=tiny_randon"], "study.models.post.recipe is 'tiny_randon'"),
+    (["study.models.post.path=x"], "exactly one of study.models.post.path (x)"),
+    (["study.models.post={path: no/such-model, recipe: null}"], "'no/such-model' is neither"),
+    (["study.tokenizer=pots"], "study.tokenizer is 'pots'"),
+    (["study.steps.track.options.run='{task}'", "study.tasks=[]"], "is over tasks; name some"),
+    (["resources=slurm", "resources.gpus=8"], "leave out resources=slurm"),
+    (["study.defaults.evluate={n: 1}"], "study.defaults is 'evluate'"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), STUDY_MISTAKES, ids=lambda v: str(v)[:40])
+def test_mistakes_in_a_study_are_said_before_anything_is_made(
+    compose, tmp_path, overrides, message
+):
+    cfg = tiny(compose, tmp_path / "runs", "study", "distilled", *overrides)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run_study(cfg)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_name_that_is_taken_is_refused(compose, tmp_path):
+    from omegaconf import OmegaConf, open_dict
+
+    cfg = tiny(compose, tmp_path / "runs", "study", "distilled")
+    with open_dict(cfg):
+        cfg = OmegaConf.merge(cfg, {"study": {"models": {"run": {"path": "x"}}}})
+    with pytest.raises(ValueError, match=r"study.models.run: \{run\} is taken"):
+        run_study(cfg)
+
+
+def test_vllm_is_missed_before_the_first_step(compose, tmp_path, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    more = "study.defaults.evaluate.backend=vllm"
+    with pytest.raises(ValueError, match="backend=vllm needs the package vllm"):
+        run_study(tiny(compose, tmp_path / "runs", "study", "think", more))
+
+
+def test_the_command_line_of_a_study(tmp_path):
+    """Dry run: one command a line, nothing written; a mistake is one line."""
+    words = [sys.executable, "-m", "launch", "study", "experiment=paper/think"]
+
+    def start(*more):
+        return subprocess.run(
+            [*words, *more], cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    dry = start("resources.dry_run=true", "resources.preflight=false", "study.heads=7")
+    lines = dry.stdout.splitlines()
+    assert len(lines) == 1 + 4 * 5
+    assert lines[0].startswith("python -m analysis.think model=Qwen/Qwen3-8B")
+    assert "tracking.top_n=5000" in lines[0]
+    assert "heads/think-off-only.json:7" in lines[-1]
+    assert "max_new_tokens=32768 backend=vllm" in lines[-1]
+    assert not list(tmp_path.iterdir())
+    wrong = start("debug=tiny", "study.steps.think.options.sise=3")
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines()[-1].startswith("error: study.steps.think: unknown key 'sise'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_trivia_and_aime_pairs_come_from_the_hub(compose, tmp_path, monkeypatch):
+    """The benchmarks' rows as the hub gives them, without the hub."""
+    import datasets
+
+    from analysis.benchmarks import problems_for_pairs
+
+    asked = []
+
+    def load(name, config=None, split=None):
+        asked.append((name, config, split))
+        return [{"question": f"Who is {i}?", "answer": {"value": str(i)}} for i in range(50)]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    found = problems_for_pairs("triviaqa", 30, 1, {})
+    assert asked == [("mandarjoshi/trivia_qa", "rc.nocontext", "validation")]
+    assert len({problem.question for problem in found}) == 30
+    assert all(problem.question == f"Who is {problem.answer}?" for problem in found)
+    assert found == problems_for_pairs("triviaqa", 30, 1, None)
+    assert len(problems_for_pairs("triviaqa", 99, 1, None)) == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "problems", "expected"),
+    [
+        ("26.6", 30, True),  # 8 of 30 are 26.67, cut off
+        ("26.7", 30, True),  # and rounded
+        ("26.8", 30, False),
+        ("66.2", 83, True),  # 55 of 83
+        ("89.1", 83, True),
+        ("0.05", 83, False),
+        ("0.10", 500, False),  # half a problem
+        ("81.4", 500, True),
+        ("81.5", 500, False),
+        ("0", 198, True),
+        ("100", 30, True),
+        ("3.33", 30, True),
+        ("3.3", 30, True),
+    ],
+)
+def test_multiples_of_one_problem(text, problems, expected):
+    assert is_multiple(text, problems) is expected
+
+
+def test_standard_errors():
+    """Against a simulation of single samples; at 0 the formula gives 0."""
+    import numpy as np
+
+    error, exact = standard_error("30.0", 30)
+    drawn = np.random.default_rng(0).binomial(30, 0.3, size=200_000) / 30
+    assert exact
+    assert error == pytest.approx(100 * drawn.std(), rel=0.01)
+    assert standard_error("0", 30) == (0.0, True)
+    assert standard_error("0.05", 83)[1] is False
+
+
+def test_all_printed_cells_but_two_are_multiples():
+    odd = [
+        (row, task, text)
+        for table in TABLES
+        for group in table.groups
+        for row, numbers in group.rows.items()
+        for task, text in zip(table.tasks, numbers, strict=True)
+        if not is_multiple(text, PROBLEMS[task])
+    ]
+    assert odd == [("SFT heads zeroed", "amc", "0.05"), ("SFT heads zeroed", "math500", "0.10")]
+
+
+def write_scores(place, label, task, none, changed=None, **more):
+    """A scores.json as analysis.evaluate writes it, as far as it is read."""
+
+    def score(value):
+        return {"pass_at_1": value, "low": value - 0.1, "high": value + 0.1}
+
+    def difference(value):
+        return {"value": value, "low": value - 0.2, "high": value + 0.2}
+
+    result = {"label": label, "task": task, "conditions": {"none": score(none)}, "comparisons": {}}
+    if changed is not None:
+        result["conditions"]["intervention"] = score(changed)
+        result["comparisons"] = {"effect": difference(changed - none), "control": difference(-0.05)}
+    place.mkdir(parents=True)
+    (place / "scores.json").write_text(json.dumps(result | more))
+
+
+def lines_of(directory, capsys, *words):
+    from analysis.cli import main
+
+    main(paper.Options, "", paper.act, [f"runs={directory}", *words])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_ours_beside_the_paper(tmp_path, capsys):
+    """A label and a task find their cell; the unchanged model is part of a change's evaluation."""
+    row = "ablation/R1-Distill-Qwen-1.5B/reasoning"
+    write_scores(tmp_path / "a", row, "aime24", 0.4, 0.3)
+    write_scores(tmp_path / "b", row, "jsonl:data/amc.jsonl", 0.7, 0.6)  # a local copy
+    write_scores(tmp_path / "c", "think/on", "aime24", 0.9, think="on")
+    write_scores(tmp_path / "d", "scaling/SFT heads zeroed", "gsm8k", 0.5, 0.1)
+    write_scores(tmp_path / "e", None, "aime24", 0.2, 0.1)  # no label, no cell
+    lines = lines_of(tmp_path, capsys)
+    assert max(map(len, lines)) <= 100
+
+    def cells(title):
+        at = next(i for i, line in enumerate(lines) if line.startswith(title))
+        return [re.split(r"\s{2,}", line.strip()) for line in lines[at : at + 30]]
+
+    ablation = cells("R1-Distill-Qwen-1.5B")
+    assert ablation[1] == ["none", "AIME24", "30.0", "8.4", "40.0 [30-50]", "-", "-"]
+    assert ablation[4] == ["AMC", "66.2", "5.2", "70.0 [60-80]", "-", "-"]
+    changed = ["30.0 [20-40]", "-10.0 [-30, 10]", "-5.0 [-25, 15]"]
+    assert ablation[5] == ["reasoning", "AIME24", "26.6", "8.1", *changed]
+    assert ablation[6] == ["AIME25", "16.6", "6.8", "-", "-", "-"]
+    think = cells("Qwen3-8B")
+    assert think[1] == ["on", "AIME24", "80.0", "7.3", "90.0 [80-100]", "-", "-"]
+    assert think[6][:2] == ["off", "AIME24"]
+    assert think[6][-3:] == ["-", "-", "-"]  # what thinks is not the unchanged model of `off`
+    scaling = cells("Qwen2.5-Math-1.5B")
+    assert ["AMC", "0.05", "<0.2", "-", "-", "-"] in scaling
+    ours = ["gsm8k", "-", "-", "10.0 [0-20]", "-40.0 [-60, -20]", "-5.0 [-25, 15]"]
+    assert ours in scaling
+
+    table = lines_of(tmp_path, capsys, "format=markdown")
+    assert "| reasoning | AIME24 | 26.6 | 8.1 | " + " | ".join(changed) + " |" in table
+
+
+def test_what_analysis_paper_can_not_read_is_said(tmp_path, capsys):
+    def error(*words):
+        with pytest.raises(SystemExit):
+            lines_of(*words)
+        return capsys.readouterr().err
+
+    assert "there is no directory" in error(tmp_path / "none", capsys)
+    assert "there is no directory" in error(tmp_path / "none*", capsys)
+    assert "no tracked run and no scores.json with a label" in error(tmp_path, capsys)
+    for name in ("a", "b"):
+        write_scores(tmp_path / name, "think/on", "aime24", 0.9)
+    assert "both stand for think/on on aime24" in error(tmp_path, capsys)
+    assert lines_of(f"[{tmp_path}/a]", capsys)
+    assert "format is 'html'" in error(tmp_path, capsys, "format=html")
