@@ -201,7 +201,8 @@ def act(options: Options) -> None:
     from analysis.monitor import WandbMirror
     from analysis.present import present
     from analysis.publish import Publisher
-    from analysis.records import write_evaluation, write_json
+    from analysis.records import write_json
+    from analysis.score_files import write_evaluation
     from analysis.score_text import format_result
 
     transformers_logging.disable_progress_bar()

@@ -16,8 +16,8 @@ def present(publisher: Publisher, page: bool = True) -> None:
 
     Never raises: what fails is logged, and the records, which are the truth, are written already.
     """
-    from analysis.records import evaluated_tasks, read_evaluations
     from analysis.report import write_report
+    from analysis.score_files import evaluated_tasks, read_evaluations
     from analysis.table import tracked_points
     from analysis.trajectory import write_trajectory
 

@@ -142,7 +142,8 @@ class Publisher:
 
     def missing(self, points: Sequence[Point], mode: str) -> list[Entry]:
         """What W&B has not got in a mode (online or offline), by step."""
-        from analysis.records import evaluated_tasks, read_evaluations, record_dir
+        from analysis.records import record_dir
+        from analysis.score_files import evaluated_tasks, read_evaluations
 
         done = self._published().get(mode, {})
         found = []

@@ -21,16 +21,9 @@ import yaml
 from analysis.graph import short_head_name
 from analysis.heads import FDR
 from analysis.intervals import Association, Estimate, estimate
-from analysis.records import (
-    COMPARABLE,
-    evaluated_tasks,
-    invalid_steps,
-    read_evaluations,
-    read_interventions,
-    read_metrics,
-    read_records,
-)
+from analysis.records import COMPARABLE, invalid_steps, read_metrics, read_records
 from analysis.roles import TITLES, Roles, no_cells, read_roles
+from analysis.score_files import evaluated_tasks, read_evaluations, read_interventions
 from analysis.trajectory import HYSTERESIS, Known, Point, associations, ever_in_circuit, trajectory
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from test_training import ROOT, small
 
 from analysis import Pairs, attribute
 from analysis.loading import Base
-from analysis.records import read_evaluations, read_metrics, read_record, read_records, read_scores
+from analysis.records import read_metrics, read_record, read_records, read_scores
+from analysis.score_files import read_evaluations
 from train.sharding import check_config, zero_stage
 
 pytestmark = pytest.mark.distributed

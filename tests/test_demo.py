@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.records import read_evaluations, read_records
+from analysis.records import read_records
+from analysis.score_files import read_evaluations
 
 
 @pytest.mark.slow

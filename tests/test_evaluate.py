@@ -284,8 +284,9 @@ def test_a_mean_and_a_resampled_value(copier, tmp_path):
 
 def test_a_checkpoint_of_a_run(copier, tmp_path, compose):
     """Scores land in the run, and its report and table show them."""
-    from analysis.records import evaluated_tasks, read_evaluations, write_json
+    from analysis.records import write_json
     from analysis.report import write_report
+    from analysis.score_files import evaluated_tasks, read_evaluations
     from analysis.table import checkpoint_rows, format_table
 
     run_dir = tmp_path / "my-run"

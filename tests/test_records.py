@@ -20,9 +20,9 @@ from analysis.records import (
     read_records,
     read_scores,
     recorded_steps,
-    write_evaluation,
     write_record,
 )
+from analysis.score_files import write_evaluation
 from analysis.tracker import freeze_pairs
 
 GRAPH = Graph(n_layers=2, n_heads=4, n_kv_heads=2)

@@ -27,9 +27,10 @@ from analysis.figures import (
     trajectory_chart,
 )
 from analysis.graph import Graph
-from analysis.records import Record, append_metrics, write_evaluation, write_record
+from analysis.records import Record, append_metrics, write_record
 from analysis.report import main, write_report
 from analysis.resampling import Selection, resample_heads, select
+from analysis.score_files import write_evaluation
 from analysis.table import Run, checkpoint_rows, format_table, head_cells, read_runs
 
 GRAPH = Graph(2, 4, 2)

@@ -14,13 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from analysis.records import (
-    read_evaluations,
-    read_metrics,
-    read_record,
-    read_records,
-    read_scores,
-)
+from analysis.records import read_metrics, read_record, read_records, read_scores
+from analysis.score_files import read_evaluations
 from train.checkpoints import is_complete, last_complete, write_manifest
 from train.run import prepare, run
 

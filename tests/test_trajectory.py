@@ -17,7 +17,8 @@ from analysis.monitor import WandbMirror, redact
 from analysis.pictures import CELL, COLOURS, cohort_picture, head_map_picture
 from analysis.present import present
 from analysis.publish import Publisher, curve_heads, head_values
-from analysis.records import Record, read_records, record_dir, write_evaluation, write_record
+from analysis.records import Record, read_records, record_dir, write_record
+from analysis.score_files import write_evaluation
 from analysis.table import HEAD_TITLES, head_rows, tracked_points
 from analysis.trajectory import (
     TAU_SHARES,

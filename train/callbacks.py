@@ -21,8 +21,8 @@ from analysis.evaluation import evaluate
 from analysis.loading import Base
 from analysis.present import present
 from analysis.publish import Publisher
-from analysis.records import answers_path, read_evaluations, write_evaluation
 from analysis.sampling import Sampling
+from analysis.score_files import answers_path, read_evaluations, write_evaluation
 from analysis.tracker import HeadTracker
 from train.build import Evaluation
 from train.interrupt import Interrupt
