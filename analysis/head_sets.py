@@ -27,6 +27,10 @@ Head = tuple[int, int]  # layer and index in it
 SETS = ("in_circuit", "emergent", "retained", "pruned", "called_emergent", "called_pruned")
 
 
+class NoHeads(ValueError):
+    """A set of heads is empty: a finding, where the set is that of emergent or exclusive heads."""
+
+
 def head_name(head: Head) -> str:
     """`L3H2`."""
     return f"L{head[0]}H{head[1]}"
@@ -36,8 +40,9 @@ def parse_heads(text: str, graph: Graph) -> list[Head]:
     """The heads that a text names, in its order or the most important first, none twice.
 
     Raises:
-        ValueError: there is no such head, file, run, step or set, the set is empty, or what is
-            named is of a model of another shape.
+        NoHeads: the set is empty.
+        ValueError: there is no such head, file, run, step or set, or what is named is of a model
+            of another shape.
     """
     body, most = _split_count(text)
     if re.match(r"^([Ll]\d+[Hh]\d+|a\d+\.h\d+)(,|$)", body):
@@ -48,7 +53,7 @@ def parse_heads(text: str, graph: Graph) -> list[Head]:
         found = _of_run(body, graph)
     found = list(dict.fromkeys(found))
     if not found:
-        raise ValueError(f"there is no head in {text}, so there is nothing to change")
+        raise NoHeads(f"there is no head in {text}, so there is nothing to change")
     return found[:most]
 
 

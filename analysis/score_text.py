@@ -104,7 +104,8 @@ def format_result(result: Mapping[str, Any]) -> str:
     ]
     if comparisons:
         notes.append(
-            "p of an effect: exact sign test over problems. p of the effect against random heads: "
-            "the share of sets, this one included, with an effect as large."
+            "p of an effect: exact sign test over problems. Against random heads the interval is "
+            "that of the difference from their mean, and p the share of sets, this one included, "
+            "with an effect as large."
         )
     return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, WIDTH))])

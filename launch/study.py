@@ -16,7 +16,8 @@ a command of analysis (track, think, compare, evaluate) with its options, whose 
 study.defaults.COMMAND are options of all steps of a command. Steps that measure circuits do it as
 the group `tracking` says. All that can be wrong with the configuration is said before the first
 step. Each step is printed as a command that can be run alone. RUN/study.json lists the finished
-ones; the same command, given again, goes on with the others.
+ones; the same command, given again, goes on with the others. A step whose set of heads turns out
+empty is left out, which is said.
 """
 
 from __future__ import annotations
@@ -171,6 +172,7 @@ def run_steps(run: Path, steps: list[Step], places: dict[str, str]) -> None:
     Raises:
         ValueError: naming the step that failed.
     """
+    from analysis.head_sets import NoHeads
     from analysis.records import write_json
 
     log = run / "study.json"
@@ -184,6 +186,9 @@ def run_steps(run: Path, steps: list[Step], places: dict[str, str]) -> None:
         started = time.monotonic()
         try:
             step.module.act(step.parse(places))
+        except NoHeads as nothing:
+            print(f"{counted}: left out, as {nothing}", flush=True)
+            continue
         except (ValueError, OSError) as error:
             raise ValueError(f"step {step.name}: {error}") from error
         done[step.name] = {"command": line, "seconds": round(time.monotonic() - started, 1)}

@@ -271,6 +271,32 @@ def test_heads_of_runs_are_counted_as_the_paper_counts(compose, toy):
     assert f"SFT: {run}" in notes
 
 
+def test_a_step_on_an_empty_set_of_heads_is_left_out(tmp_path, capsys):
+    """No head is exclusive: a finding, and the steps after it run."""
+    from types import SimpleNamespace
+
+    from analysis.head_sets import parse_heads
+    from launch.study import run_steps
+
+    (tmp_path / "none.json").write_text('{"heads": []}')
+    ran = []
+
+    def step(name, act):
+        module = SimpleNamespace(act=act)
+        return SimpleNamespace(
+            name=name, module=module, line=lambda places: name, parse=lambda places: None
+        )
+
+    steps = [
+        step("empty", lambda options: parse_heads(f"{tmp_path}/none.json:5", None)),
+        step("after", lambda options: ran.append("after")),
+    ]
+    run_steps(tmp_path, steps, {})
+    assert ran == ["after"]
+    assert "[1/2] empty: left out, as there is no head in" in capsys.readouterr().out
+    assert list(json.loads((tmp_path / "study.json").read_text())) == ["after"]
+
+
 STUDY_MISTAKES = [
     (["study.steps.compare.command=comapre"], "study.steps.compare.command is 'comapre'"),
     (["study.steps.compare.options.ouut=x"], "study.steps.compare: unknown key 'ouut'; did you"),
