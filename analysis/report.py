@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -65,6 +66,13 @@ for (const box of document.querySelectorAll("input[data-table]")) {
 ASSOCIATION = """Spearman's rho over the checkpoints after the base, with a 95 % block bootstrap. p
 is the share of circular shifts of one series against the other that correlate as strongly, so it is
 at least 1/n, whatever the data. Curves that do not vary are left out."""
+VERDICTS = {  # of analysis/scores.py
+    "effect": "effect",
+    "control": "random heads",
+    "effect_minus_control": "effect − random",
+    "base_effect": "in the base",
+    "effect_minus_base": "effect − base",
+}
 INTERVENTIONS = """Differences are in points of pass@1, with a 95 % bootstrap over problems, samples
 and random sets of heads (as many in each layer, none of the set). p is that of the effect against
 random heads: the share of sets, the one in question included, with an effect as large; without
@@ -236,21 +244,19 @@ def task_scores(run: Run) -> str:
 
 def intervention_table(run: Run) -> str:
     """What changing some heads did, against random heads and against the base."""
-    from analysis.score_text import VERDICTS, percent
+    from analysis.score_text import percent
 
-    titles = ("task", "step", "change", "heads", "pass@1 %", "changed", *VERDICTS.values(), "p")
+    titles = ("task", "step", "change", "pass@1 %", "changed", *VERDICTS.values(), "p", "heads")
     lines = []
     for result in run.interventions.values():
         scores, verdicts = result["conditions"], result["comparisons"]
         cells = [percent(verdicts[v]) if v in verdicts else "-" for v in VERDICTS]
         task = result["task"] + (f", think {result['think']}" if result["think"] else "")
+        change = re.sub(r"[^:,]*/", "", result["intervention"])  # of paths, the last part
         ends = [percent(scores[name], "pass_at_1") for name in ("none", "intervention")]
-        heads = f"{len(result['heads'])}: {', '.join(result['heads'])}"
         against = verdicts.get("effect_minus_control", verdicts["effect"])["p_value"]
-        lines.append(
-            [task, str(result["step"]), result["intervention"], heads, *ends, *cells,
-             f"{against:.2g}"]
-        )  # fmt: skip
+        p, heads = f"{against:.2g}", ", ".join(result["heads"])
+        lines.append([task, str(result["step"]), change, *ends, *cells, p, heads])
     return f'{html_table(titles, lines)}<p class="note">{INTERVENTIONS}</p>'
 
 
