@@ -190,10 +190,37 @@ def test_under_lora(text):
     adapted = get_peft_model(model, config).double().eval()
     ids = ids_for(model)
     change, added = change_of(adapted, text)
+    how = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     with intervened(adapted, change, added):
         live = logits(adapted, ids)
+        answer = adapted.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)
     baked = bake(adapted, change, added)
     torch.testing.assert_close(logits(baked, ids), live, atol=1e-10, rtol=0)
+    assert torch.equal(baked.generate(ids, attention_mask=torch.ones_like(ids), **how), answer)
+
+
+def test_the_command_writes_a_checkpoint(tmp_path, capsys):
+    """From a model's directory to another one, which answers as the live model does."""
+    from analysis.cli import parse
+    from analysis.intervene import Options, act
+    from analysis.loading import load_model
+    from tests.known_circuit import save_copier
+
+    save_copier(tmp_path / "copier")
+    words = [f"model={tmp_path}/copier", f"out={tmp_path}/baked", "intervention=zero:L0H1"]
+    act(parse(Options, words))
+    assert "1 heads changed (zero:L0H1); wrote" in capsys.readouterr().out
+    model, ids = load_model(str(tmp_path / "copier"), None), ids_for(None)
+    with intervened(model, Intervention("zero", ((0, 1),))):
+        live = logits(model, ids)
+    baked = load_model(str(tmp_path / "baked"), None)
+    torch.testing.assert_close(logits(baked, ids), live, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="exists; give another out"):
+        act(parse(Options, words))
+    with pytest.raises(ValueError, match="takes its values from a reference set"):
+        act(parse(Options, [words[0], f"out={tmp_path}/x", "intervention=mean:L0H1"]))
+    with pytest.raises(ValueError, match="there is no pairs file none.jsonl"):
+        act(parse(Options, [*words[:1], f"out={tmp_path}/x", words[2], "reference=none.jsonl"]))
 
 
 @pytest.mark.parametrize("text", ["scale:0.5:L0H1", "mean:L0H1,L1H2"])
