@@ -263,6 +263,18 @@ def check_supported(model_type: str) -> None:
         )
 
 
+def graph_of(config: Any, kv: str = "grouped") -> Graph:
+    """The graph of a model's configuration, with no weight loaded.
+
+    Raises:
+        ValueError: the architecture is not supported, or `kv` is unknown.
+    """
+    check_supported(str(config.model_type))
+    heads = int(config.num_attention_heads)
+    shared = int(getattr(config, "num_key_value_heads", None) or heads)
+    return Graph(int(config.num_hidden_layers), heads, shared, kv)
+
+
 def _find(parent: Any, name: str, where: str) -> Any:
     module = getattr(parent, name, None)
     if not isinstance(module, nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +28,17 @@ _SHARED = (
 
 
 @torch.no_grad()
-def bake(model: nn.Module, intervention: Intervention, added: Constants | None = None) -> Any:
-    """A model with the intervention in its weights. The one given is used up.
+def bake(
+    model: nn.Module, intervention: Intervention | None, added: Constants | None = None
+) -> Any:
+    """A model with the intervention in its weights (None: none). The one given is used up.
 
     Adapters are merged first. `added` comes from `constants`.
 
     Raises:
         ValueError: the constants depend on the position, or the architecture can't hold them.
     """
-    if intervention.operation in ("mean_by_position", "resample"):
+    if intervention is not None and intervention.operation in ("mean_by_position", "resample"):
         raise ValueError(
             f"{intervention.operation} depends on the position, and weights do not; bake zero, "
             "scale or mean, or intervene on the live model"
@@ -45,6 +48,8 @@ def bake(model: nn.Module, intervention: Intervention, added: Constants | None =
     if added is not None and anatomy(model).blocks[0].o_proj.bias is None:
         model = _with_output_bias(model)
     parts = anatomy(model)
+    if intervention is None:
+        return model
     for layer, heads in intervention.by_layer.items():
         _change(parts, layer, heads, intervention.factor, added)
     return model
@@ -101,7 +106,7 @@ def save_baked(
     out: Path,
     model: nn.Module,
     tokenizer: Any,
-    intervention: Intervention,
+    intervention: Intervention | None,
     added: Constants | None,
 ) -> None:
     """Bake, and write a Hugging Face checkpoint with its tokenizer and intervention.json.
@@ -110,10 +115,17 @@ def save_baked(
         ValueError: as `bake`, or the tokenizer would be read back as another one.
     """
     baked = bake(model, intervention, added)
-    out.mkdir(parents=True)
-    baked.save_pretrained(out)
-    _save_tokenizer(out, tokenizer, baked.config.model_type)
-    write_json(out / "intervention.json", {"intervention": str(intervention)})
+    settings = baked.generation_config
+    if not settings.do_sample:  # else what some published files hold is refused as invalid
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
+            setattr(settings, name, None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        draft = Path(scratch) / "model"
+        baked.save_pretrained(draft)
+        _save_tokenizer(draft, tokenizer, baked.config.model_type)
+        write_json(draft / "intervention.json", {"intervention": str(intervention)})
+        draft.rename(out)
 
 
 def _save_tokenizer(out: Path, tokenizer: Any, model_type: str) -> None:

@@ -58,7 +58,7 @@ def _math(row: dict[str, Any]) -> Problem:
 def _amc(row: dict[str, Any]) -> Problem:
     """Answers are written as 142.0."""
     number = float(row["answer"])
-    return Problem(str(row["problem"]), f"{number:g}")
+    return Problem(str(row["problem"]), str(int(number) if number.is_integer() else number))
 
 
 def _gsm8k(row: dict[str, Any]) -> Problem:
@@ -103,12 +103,24 @@ def default_suffix(task: str) -> str:
     return SUFFIX if task in BENCHMARKS or task.startswith("jsonl:") else ""
 
 
+def check_task(task: str) -> None:
+    """Raise ValueError unless a text is a benchmark, a generator or a file."""
+    kind, _, name = task.partition(":")
+    if task in (*BENCHMARKS, "arithmetic") or (kind in ("jsonl", "reasoning_gym") and name):
+        return
+    raise ValueError(
+        f"unknown task {task!r}; choose one of {', '.join(BENCHMARKS)}, arithmetic, "
+        "reasoning_gym:TASK or jsonl:FILE"
+    )
+
+
 def load_task(task: str, size: int | None, seed: int, options: dict[str, Any]) -> list[Problem]:
     """The first `size` problems of a task (None: all, or GENERATED of a generator).
 
     Raises:
         ValueError: there is no such task, it can't be loaded, or it has fewer problems.
     """
+    check_task(task)
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
     if task in BENCHMARKS:
@@ -120,13 +132,8 @@ def load_task(task: str, size: int | None, seed: int, options: dict[str, Any]) -
             problems = generate(task, 10**9)
         except OSError as error:
             raise ValueError(f"{task} can't be read: {error.strerror}") from error
-    elif task == "arithmetic" or task.startswith("reasoning_gym:"):
-        return generate(task, size or GENERATED, seed, "held_out", options, distinct=True)
     else:
-        raise ValueError(
-            f"unknown task {task!r}; choose one of {', '.join(BENCHMARKS)}, arithmetic, "
-            "reasoning_gym:TASK or jsonl:FILE"
-        )
+        return generate(task, size or GENERATED, seed, "held_out", options, distinct=True)
     if size is not None and len(problems) < size:
         raise ValueError(f"{task} has {len(problems)} problems, fewer than size={size}")
     if not problems:

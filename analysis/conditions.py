@@ -8,6 +8,9 @@ base, base+intervention       another model, as it is and with the same heads ch
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,30 +18,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.anatomy import anatomy
 from analysis.baking import save_baked
 from analysis.completions import Completions
 from analysis.evaluation import Complete, fill_store, requests_of, score_of
+from analysis.evaluation_setup import answer_settings
 from analysis.head_sets import head_name, matched_random_sets
 from analysis.intervene import (
     NEED_REFERENCE,
     Intervention,
     constants,
     intervened,
-    parse_intervention,
+    read_reference,
 )
-from analysis.loading import Named, load_model, load_tokenizer
-from analysis.pairs import Pairs, encode, holds_text
+from analysis.loading import Named, is_adapter, load_config, load_model, load_tokenizer
+from analysis.pairs import encode
 from analysis.sampling import Completion, Request, sample
 from analysis.scores import compare
 from analysis.vllm_backend import engine
 
 if TYPE_CHECKING:
-    from analysis.evaluate import Setup
+    from analysis.evaluation_setup import Setup
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 REFERENCE_PROMPTS = 64  # of the task, where no pairs file is given
-AT_ONCE = 512  # answers that vLLM gets in one call
+AT_ONCE = 128  # answers that vLLM gets in one call
 
 
 @dataclass(frozen=True)
@@ -72,73 +77,88 @@ def conditions_of(
 
 def evaluate_conditions(setup: Setup) -> dict[str, Any]:
     """Fill the stores of all conditions; the content of scores.json."""
-    o = setup.options
-    device = "cpu" if o.backend == "vllm" else "auto"  # the engine needs the GPU's memory
-    model = load_model(setup.model.path, o.dtype, device)
-    intervention = parse_intervention(o.intervention, _graph(model, o.intervention))
     conditions = conditions_of(
-        intervention,
-        None if intervention is None else anatomy(model).graph,
-        o.controls,
+        setup.intervention,
+        setup.graph,
+        setup.options.controls,
         setup.base is not None,
-        o.seed,
+        setup.options.seed,
     )
-    stores = {
-        c.name: Completions(setup.out / "completions" / f"{c.name}.jsonl") for c in conditions
-    }
-    _fill(setup, setup.model, model, [c for c in conditions if not c.of_base], stores)
-    of_base = [c for c in conditions if c.of_base]
-    if of_base and setup.base is not None:
-        del model  # before the next one needs the memory
-        model = load_model(setup.base.path, o.dtype, device)
-        assert intervention is not None
-        _check_same_shape(anatomy(model).graph, intervention)
-        _fill(setup, setup.base, model, of_base, stores)
-    return _result(setup, conditions, stores, intervention)
+    paths = {condition.name: _store_path(setup, condition) for condition in conditions}
+    opened = {path: Completions(path) for path in set(paths.values())}
+    stores = {name: opened[path] for name, path in paths.items()}
+    for of_base, named in ((False, setup.model), (True, setup.base)):
+        if named is not None:
+            _fill(setup, named, [c for c in conditions if c.of_base == of_base], stores)
+    return _result(setup, conditions, stores)
 
 
-def _graph(model: Any, intervention: str) -> Any:
-    return None if intervention == "none" else anatomy(model).graph
-
-
-def _check_same_shape(graph: Any, intervention: Intervention) -> None:
-    layer, head = max(intervention.heads)[0], max(head for _, head in intervention.heads)
-    if layer >= graph.n_layers or head >= graph.n_heads:
-        raise ValueError(
-            f"the base has layers 0-{graph.n_layers - 1} and heads 0-{graph.n_heads - 1}, and the "
-            f"intervention is on L{layer} and H{head}; give a base of the same architecture"
-        )
+def _store_path(setup: Setup, condition: Condition) -> Path:
+    """Where the answers of a condition are kept; those of unchanged models may be shared."""
+    shared = setup.options.unchanged
+    if condition.intervention is not None or shared is None:
+        return setup.out / "completions" / f"{condition.name}.jsonl"
+    named = setup.base if condition.of_base else setup.model
+    assert named is not None
+    text = json.dumps(answer_settings(setup, named), sort_keys=True)
+    name = f"{setup.task}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
+    return Path(shared) / name
 
 
 def _fill(
     setup: Setup,
     named: Named,
-    model: Any,
     conditions: Sequence[Condition],
     stores: dict[str, Completions],
 ) -> None:
-    """Draw what is missing of the conditions of one model."""
+    """Draw what is missing of the conditions of one model, which is loaded if anything is."""
     tokenizer = load_tokenizer(named.path)
     requests = requests_of(tokenizer, setup.problems, setup.prompting, setup.sampling.samples)
+    missing = [c for c in conditions if not all(stores[c.name].has(r) for r in requests)]
+    if not missing:
+        return
+    check_room(load_config(named.path), tokenizer, requests, setup.sampling.max_new_tokens)
     prompts = list(dict.fromkeys(request.prompt for request in requests))
-    reference = _reference(setup, tokenizer, prompts)
-    size = setup.sampling.batch_size if setup.options.backend == "hf" else AT_ONCE
-    for condition in conditions:
-        store = stores[condition.name]
-        if all(store.has(request) for request in requests):
-            continue
+    reference = _reference(setup, named, tokenizer, prompts)
+    by_vllm = setup.options.backend == "vllm"
+    model = None if by_vllm else load_model(named.path, setup.dtype)
+    size = AT_ONCE if by_vllm else setup.sampling.batch_size
+    for condition in missing:
         with _answering(setup, named, model, tokenizer, condition, reference) as complete:
+            store = stores[condition.name]
             fill_store(store, requests, setup.problems, complete, size, condition.name)
 
 
-def _reference(setup: Setup, tokenizer: Any, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+def check_room(
+    config: Any, tokenizer: Any, requests: Sequence[Request], max_new_tokens: int
+) -> None:
+    """Say that answers may go beyond a model's context.
+
+    Raises:
+        ValueError: the model has learned its positions, so that it has none beyond.
+    """
+    limit = getattr(config, "max_position_embeddings", None)
+    longest = max(len(encode(tokenizer, r.prompt)) for r in requests)
+    if limit is None or longest + max_new_tokens <= limit:
+        return
+    what = f"prompts of up to {longest} tokens and max_new_tokens={max_new_tokens}"
+    if str(config.model_type) == "gpt2":
+        raise ValueError(
+            f"{what} do not fit the model, which has positions for {limit} tokens; give "
+            f"max_new_tokens={max(1, limit - longest)}"
+        )
+    log.warning("%s go beyond the %d tokens that the model was trained on", what, limit)
+
+
+def _reference(
+    setup: Setup, named: Named, tokenizer: Any, prompts: Sequence[str]
+) -> list[tuple[int, ...]]:
     """Token ids of the prompts that means and resampled values are taken from."""
-    if setup.options.intervention.partition(":")[0] not in NEED_REFERENCE:
+    if setup.intervention is None or setup.intervention.operation not in NEED_REFERENCE:
         return []
     if setup.options.reference is None:
         return [encode(tokenizer, prompt) for prompt in prompts[:REFERENCE_PROMPTS]]
-    file = Path(setup.options.reference)
-    return [p.clean_ids for p in Pairs.load(file, tokenizer if holds_text(file) else None)]
+    return read_reference(Path(setup.options.reference), tokenizer, load_config(named.path))
 
 
 @contextmanager
@@ -152,8 +172,8 @@ def _answering(
 ) -> Iterator[Complete]:
     """A function from requests to completions under a condition."""
     o, change = setup.options, condition.intervention
-    added = None if change is None else constants(model, change, reference, o.seed)
     if o.backend == "hf":
+        added = None if change is None else constants(model, change, reference, o.seed)
         with intervened(model, change, added):
 
             def complete(batch: list[Request]) -> list[Completion]:
@@ -163,28 +183,30 @@ def _answering(
         return
     with tempfile.TemporaryDirectory(prefix="headlab-baked-") as scratch:
         path = named.path
-        if change is not None:
+        if change is not None or is_adapter(path):  # the engine takes whole checkpoints
+            fresh = load_model(named.path, setup.dtype, "cpu")  # the GPU's memory is the engine's
+            added = None if change is None else constants(fresh, change, reference, o.seed)
             path = f"{scratch}/model"
-            fresh = load_model(named.path, o.dtype, "cpu")
             save_baked(Path(path), fresh, tokenizer, change, added)
             del fresh
-        with engine(path, o.dtype, setup.sampling, o.seed) as complete:
+        dtype = setup.dtype or str(load_config(named.path).dtype).removeprefix("torch.")
+        with engine(path, dtype, setup.sampling, o.seed) as complete:
             yield complete
 
 
 def _result(
-    setup: Setup,
-    conditions: Sequence[Condition],
-    stores: dict[str, Completions],
-    intervention: Intervention | None,
+    setup: Setup, conditions: Sequence[Condition], stores: dict[str, Completions]
 ) -> dict[str, Any]:
     o, size = setup.options, (len(setup.problems), setup.sampling.samples)
-    scores = {c.name: score_of(stores[c.name], *size, o.k, o.seed).to_json() for c in conditions}
+    scores = {
+        c.name: score_of(stores[c.name], *size, setup.ks, o.seed).to_json() for c in conditions
+    }
     found: dict[str, Any] = {}
-    if intervention is not None:
+    if setup.intervention is not None:
         right = {c.name: stores[c.name].right(*size) for c in conditions}
         found = {name: d.to_json() for name, d in compare(right, seed=o.seed).items()}
     changed = {c.name: c.intervention for c in conditions if c.intervention is not None}
+    names = {name: [head_name(h) for h in change.heads] for name, change in changed.items()}
     return {
         "schema": SCHEMA,
         "task": o.task,
@@ -194,8 +216,8 @@ def _result(
         "think": setup.prompting.think,
         "label": o.label,
         "intervention": o.intervention,
-        "heads": [] if intervention is None else [head_name(h) for h in intervention.heads],
-        "changed": {name: [head_name(h) for h in i.heads] for name, i in changed.items()},
+        "heads": names.get("intervention", []),
+        "changed": names,
         "settings": {"sampling": vars(setup.sampling), "seed": o.seed, "backend": o.backend},
         "conditions": scores,
         "comparisons": found,

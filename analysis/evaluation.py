@@ -7,7 +7,10 @@ what an unbroken evaluation would have written.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from tqdm import tqdm
@@ -20,6 +23,14 @@ from analysis.tasks import Problem
 from analysis.verify import judge
 
 Complete = Callable[[list[Request]], list[Completion]]
+
+
+def digest(problems: Sequence[Problem], prompting: Prompting, sampling: Sampling, seed: int) -> str:
+    """Tells what was asked, how, and how answers were drawn: equal for equal measurements."""
+    how = {name: value for name, value in vars(sampling).items() if name != "batch_size"}
+    asked = [(problem.question, problem.answer) for problem in problems]
+    text = json.dumps([asked, asdict(prompting), how, seed])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def requests_of(
@@ -64,7 +75,7 @@ def fill_store(
             tokens += sum(completion.tokens for completion in completions)
             bar.update(new)
             elapsed = bar.format_dict["elapsed"]
-            bar.set_postfix_str(f"{tokens / max(elapsed, 1e-9):.0f} tokens/s")
+            bar.set_postfix_str(f"{tokens / max(elapsed, 1e-9):.3g} tokens/s")
 
 
 def score_of(

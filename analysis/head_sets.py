@@ -15,6 +15,7 @@ the circuit are ranked by that in the base.
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 from collections import Counter
@@ -23,6 +24,9 @@ from pathlib import Path
 
 from analysis.graph import Graph, short_head_name
 
+log = logging.getLogger(__name__)
+
+TRIES = 50  # draws for each random set that is different from those before
 Head = tuple[int, int]  # layer and index in it
 SETS = ("in_circuit", "emergent", "retained", "pruned", "called_emergent", "called_pruned")
 
@@ -129,9 +133,10 @@ def _of_run(body: str, graph: Graph) -> list[Head]:
 def matched_random_sets(
     heads: Sequence[Head], graph: Graph, count: int, seed: int
 ) -> list[list[Head]]:
-    """Random sets with as many heads in each layer as the given set, and none of its heads.
+    """Different random sets with as many heads in each layer as the given set, and none of them.
 
     Where a layer has too few other heads, the rest comes from the nearest layers that have some.
+    Where fewer sets than asked for can be found, those are all, with a warning.
 
     Raises:
         ValueError: the set holds more than half of all heads, so nothing of equal size is left.
@@ -144,7 +149,16 @@ def matched_random_sets(
         )
     wanted = Counter(layer for layer, _ in taken)
     generator = random.Random(seed)
-    return [_matched(wanted, taken, graph, generator) for _ in range(count)]
+    found: dict[tuple[Head, ...], None] = {}
+    for _ in range(TRIES * count):
+        if len(found) == count:
+            break
+        found[tuple(_matched(wanted, taken, graph, generator))] = None
+    if len(found) < count:
+        log.warning(
+            "only %d different random sets match the heads (%d asked for)", len(found), count
+        )
+    return [list(heads) for heads in found]
 
 
 def _matched(

@@ -23,7 +23,8 @@ position can't be baked.
 
     python -m analysis.intervene model=DIR intervention=scale:1.3:L3H2,L5H1 out=DIR
 
-writes an ordinary Hugging Face checkpoint for any engine (vLLM, SGLang, lighteval).
+writes an ordinary Hugging Face checkpoint for other engines (vLLM, SGLang, lighteval). A mean is a
+bias of o_proj, which an engine has to know: vLLM's Qwen3 leaves it out.
 
 Shape legend: T tokens, P positions, n heads of one layer, e head width, d residual width.
 """
@@ -33,6 +34,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key, main
@@ -75,11 +77,11 @@ class Intervention:
         return found
 
 
-def parse_intervention(text: str, graph: Graph) -> Intervention | None:
-    """`zero:HEADS`, `scale:FACTOR:HEADS`, ...; None for `none`. HEADS as in analysis/head_sets.py.
+def split_intervention(text: str) -> tuple[str, float, str] | None:
+    """Operation, factor and HEADS of `zero:HEADS`, `scale:FACTOR:HEADS`, ...; None for `none`.
 
     Raises:
-        ValueError: no such operation, a factor that is no number, or heads that are not there.
+        ValueError: no such operation, or a factor that is no number.
     """
     if text == "none":
         return None
@@ -100,7 +102,20 @@ def parse_intervention(text: str, graph: Graph) -> Intervention | None:
             ) from None
         if not abs(factor) < float("inf"):
             raise ValueError(f"the factor in {text!r} must be finite")
-    return Intervention(operation, tuple(parse_heads(rest, graph)), factor)
+    return operation, factor, rest
+
+
+def parse_intervention(text: str, graph: Graph) -> Intervention | None:
+    """The intervention that a text names; None for `none`. HEADS as in analysis/head_sets.py.
+
+    Raises:
+        ValueError: as `split_intervention`, or heads that are not there.
+    """
+    parts = split_intervention(text)
+    if parts is None:
+        return None
+    operation, factor, heads = parts
+    return Intervention(operation, tuple(parse_heads(heads, graph)), factor)
 
 
 @dataclass(frozen=True)
@@ -160,6 +175,22 @@ def constants(
         return sums / counts[:, None, None]
 
     return Constants({m: torch.cat([by_position(z[m]), means[m]]) for m in z})
+
+
+def read_reference(file: Path, tokenizer: Any, config: Any) -> list[tuple[int, ...]]:
+    """The clean prompts of a pairs file, for a model of that configuration.
+
+    Raises:
+        ValueError: there is no such file, or it holds tokens or positions that the model lacks.
+    """
+    from analysis.pairs import Pairs, holds_text
+
+    if not file.is_file():
+        raise ValueError(f"there is no pairs file {file}")
+    pairs = Pairs.load(file, tokenizer if holds_text(file) else None)
+    pairs.check_vocabulary(int(config.vocab_size))
+    pairs.check_length(config.max_position_embeddings if config.model_type == "gpt2" else None)
+    return [pair.clean_ids for pair in pairs]
 
 
 def _reference_z(
@@ -258,28 +289,22 @@ class Options:
 
 def act(options: Options) -> None:
     """Load, bake and save."""
-    from pathlib import Path
-
-    from analysis.anatomy import anatomy
+    from analysis.anatomy import graph_of
     from analysis.baking import save_baked
-    from analysis.loading import find_model, load_model, load_tokenizer
-    from analysis.pairs import Pairs, holds_text
+    from analysis.loading import find_model, load_config, load_model, load_tokenizer
 
     out = Path(options.out)
     if out.exists():
         raise ValueError(f"{out} exists; give another out, or remove it")
-    path = find_model(options.model).path
-    model, tokenizer = load_model(path, options.dtype), load_tokenizer(path)
-    intervention = parse_intervention(options.intervention, anatomy(model).graph)
+    named = find_model(options.model)
+    config = load_config(named.path)
+    intervention = parse_intervention(options.intervention, graph_of(config))
     if intervention is None:
         raise ValueError("intervention=none changes nothing; give zero:, scale: or mean:")
-    reference: list[tuple[int, ...]] = []
+    tokenizer, reference = load_tokenizer(named.path), []
     if options.reference is not None:
-        file = Path(options.reference)
-        if not file.is_file():
-            raise ValueError(f"there is no pairs file {file}")
-        pairs = Pairs.load(file, tokenizer if holds_text(file) else None)
-        reference = [pair.clean_ids for pair in pairs]
+        reference = read_reference(Path(options.reference), tokenizer, config)
+    model = load_model(named.path, options.dtype or named.dtype)
     added = constants(model, intervention, reference)
     save_baked(out, model, tokenizer, intervention, added)
     print(f"{len(intervention.heads)} heads changed ({intervention}); wrote {out}")

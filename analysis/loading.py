@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.measurement import load_part
+
+_SOME = 2**20  # bytes of a file's beginning and end that its fingerprint reads
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +66,13 @@ class Named:
     """What a text such as `model=` names.
 
     path: directory or hub name of the model, or of an adapter. run, step: the run whose checkpoint
-    it is, where it is one.
+    it is, where it is one. dtype: that of the run's training, which its checkpoints are loaded in.
     """
 
     path: str
     run: Path | None = None
     step: int | None = None
+    dtype: str | None = None
 
     @property
     def label(self) -> str:
@@ -96,7 +101,7 @@ def find_model(text: str) -> Named:
         return Named(text)
     found = re.fullmatch(r"checkpoint-(\d+)", path.name)
     if found and (path.parent / "config.yaml").is_file():
-        return Named(str(path), path.parent, int(found[1]))
+        return _of_run(path.parent, found[1])
     if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ValueError(
             f"{text} holds no model (no config.json and no adapter_config.json); for a run, write "
@@ -118,11 +123,12 @@ def _of_run(run: Path, step: str) -> Named:
     if step == "last" and not there:
         raise ValueError(f"{run} has no checkpoint left; name a step that was tracked, or a model")
     number = max(there) if step == "last" else int(step)
+    base = Base.read(run)
+    dtype = base.dtype if base is not None else None
     if number in there:
-        return Named(str(there[number]), run, number)
-    base = Base.read(run) if number == 0 else None
-    if base is not None:
-        return Named(base.path, run, 0)
+        return Named(str(there[number]), run, number, dtype)
+    if number == 0 and base is not None:
+        return Named(base.path, run, 0, dtype)
     record = read_record(run, number)
     recorded = str(record.origin.get("model", {}).get("path") or "") if record else ""
     if recorded and (Path(recorded).is_dir() or not recorded.startswith("/")):
@@ -139,6 +145,35 @@ def _adapter_base(path: str) -> str | None:
     return str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
+def is_adapter(path: str) -> bool:
+    """Whether a directory holds an adapter and no whole model."""
+    return _adapter_base(path) is not None
+
+
+def load_config(path: str) -> Any:
+    """The configuration of a model, or of an adapter's base."""
+    from transformers import AutoConfig
+
+    return load_part(AutoConfig, _adapter_base(path) or path)
+
+
+def fingerprint(path: str) -> str | None:
+    """Tells the weights in a directory from others, by their sizes, beginnings and ends.
+
+    None for a hub name, which stands for itself.
+    """
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(place.glob("*.safetensors")):
+        with open(file, "rb") as content:
+            digest.update(f"{file.name} {file.stat().st_size}".encode() + content.read(_SOME))
+            content.seek(-min(_SOME, file.stat().st_size), os.SEEK_END)
+            digest.update(content.read())
+    return digest.hexdigest()[:16]
+
+
 def load_model(path: str, dtype: str | None, device: str = "auto") -> Any:
     """A model in eval mode, or an adapter attached to its base, unmerged; safetensors alone.
 
@@ -149,10 +184,8 @@ def load_model(path: str, dtype: str | None, device: str = "auto") -> Any:
     """
     import torch
 
-    from analysis.measurement import DTYPES
-
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"unknown dtype {dtype!r}; float32 and bfloat16 are two")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     base = _adapter_base(path)

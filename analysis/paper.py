@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from analysis.cli import key, main
 from analysis.paper_tables import (
     BASE_HEADS,
@@ -44,7 +46,8 @@ HEAD_NOTES = (
     "paper: heads in circuits on AIME 2024, by our reading unions over checkpoints. Ours: the same",
     "union, and that of emergent heads; then the last checkpoint alone, with 95 % bootstrap",
     "intervals over pairs, and how many of its emergent heads are called (analysis/heads.py);",
-    "named: of the five heads that the paper names, those in our union.",
+    "named: of the five heads that the paper names, those in our union. GRPO OpenR1: the paper has",
+    "two learning rates and one count, and does not say for which; it is printed for both.",
 )
 CELL_NOTES = (
     "pass@1 in %. SE: standard error of the paper's number if it is one sample of each problem; <:",
@@ -112,12 +115,19 @@ def read_results(places: Sequence[Path]) -> Results:
 
 
 def tracked_runs(places: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Directory and name of every tracked run below some directories."""
+    """Directory and name (in a study, STUDY/NAME) of every tracked run below some directories."""
+    files = _below(places, "config.yaml")
+    return [(f.parent, _name(f.parent)) for f in files if (f.parent / "heads").is_dir()]
+
+
+def _name(run: Path) -> str:
     from analysis.table import read_config
 
-    files = _below(places, "config.yaml")
-    runs = [file.parent for file in files if (file.parent / "heads").is_dir()]
-    return [(run, str(read_config(run).get("name", run.name))) for run in runs]
+    name = str(read_config(run).get("name", run.name))
+    file = run.resolve().parent / "config.yaml"
+    above = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    of_study = (above.get("train") or {}).get("kind") == "study"
+    return f"{above['name']}/{name}" if of_study else name
 
 
 def _signed(found: Mapping[str, Any] | None) -> str:
@@ -185,7 +195,7 @@ def head_rows(runs: Sequence[tuple[Path, str]]) -> tuple[list[list[str]], list[s
     later = [(run, name) for run, name in runs if len(points[run]) > 1]
     lines, notes, shown = [], [], set()
     for paper in HEADS:
-        mine = [run for run, name in later if name.startswith(paper.run)]
+        mine = [run for run, name in later if name.rpartition("/")[2].startswith(paper.run)]
         for run in mine:
             lines.append([paper.row, str(paper.count), *_counts(points[run], paper.names)])
             notes.append(f"{paper.row}: {run}")
@@ -255,15 +265,15 @@ def _markdown(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def format_tables(runs: Sequence[tuple[Path, str]], results: Results, format: str = "text") -> str:
     """All tables, each with its notes."""
-    draw = _markdown if format == "markdown" else _text
+    draw, mark = (_markdown, "## ") if format == "markdown" else (_text, "")
     counted, of_runs = head_rows(runs)
     parts = [("Heads in circuits", [HEAD_TITLES, *counted], [*HEAD_NOTES, *of_runs])]
     for table in TABLES:
-        parts.append((table.title, [CELL_TITLES, *cell_rows(table, results)], list(CELL_NOTES)))
+        notes = [*CELL_NOTES, *table.notes]
+        parts.append((table.title, [CELL_TITLES, *cell_rows(table, results)], notes))
     lines = []
     for title, rows, notes in parts:
-        lines += [f"## {title}" if format == "markdown" else title, ""]
-        lines += [*draw(rows), "", *notes, "", ""]
+        lines += [f"{mark}{title}", "", *draw(rows), "", *notes, "", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

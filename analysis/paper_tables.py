@@ -41,6 +41,7 @@ class Table:
     title: str
     tasks: tuple[str, ...]
     groups: tuple[Group, ...]
+    notes: tuple[str, ...] = ()
 
 
 ABLATION = Table(
@@ -89,6 +90,10 @@ SCALING = Table(
             },
         ),
     ),
+    (
+        "How to read the cells 0.05 and 0.10 is open. SE takes them as per cent, like all others;",
+        "then they are no multiple of one problem. As shares they would be 5 % and 10 %.",
+    ),
 )
 
 THINK = Table(
@@ -125,10 +130,12 @@ class HeadCount:
     names: tuple[str, ...]
 
 
+GRPO_OPENR1 = ("L0H8", "L5H1", "L7H1", "L18H11", "L11H8")  # printed once, for which rate is open
 HEADS = (
     HeadCount("distilled", "paper-distilled", 32, ("L5H0", "L5H2", "L5H4", "L6H10", "L7H7")),
     HeadCount("SFT", "paper-openr1-sft", 34, ("L0H8", "L11H3", "L3H3", "L5H1", "L7H3")),
-    HeadCount("GRPO OpenR1", "paper-openr1-grpo", 19, ("L0H8", "L5H1", "L7H1", "L18H11", "L11H8")),
+    HeadCount("GRPO OpenR1, lr 1e-6", "paper-openr1-grpo", 19, GRPO_OPENR1),
+    HeadCount("GRPO OpenR1, lr 2e-5", "paper-openr1-lr2e-5-grpo", 19, GRPO_OPENR1),
     HeadCount("GRPO GSM8K", "paper-gsm8k-grpo", 20, ("L0H8", "L5H1", "L7H2", "L3H3", "L21H2")),
 )
 BASE_HEADS = HeadCount("base", "", 56, ("L0H7", "L21H10", "L2H6", "L11H1", "L14H10"))

@@ -8,14 +8,15 @@ models asked the same question meet the same noise, which makes their difference
 (Batches differ in their padding, and floating point notices: which answers are decoded together can
 change a token where two are nearly equal.)
 
-The settings of the checkpoint's own generation_config.json (top_k, repetition penalties) are not
-used: only temperature and top-p act.
+The settings of the checkpoint's own generation_config.json (top_k, penalties, forbidden tokens) are
+not used, but for the tokens that end an answer: only temperature and top-p act.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +113,34 @@ def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
     """The tokens that end an answer: the tokenizer's and those of the model's own settings."""
     own = model.generation_config.eos_token_id
     listed = own if isinstance(own, list) else [own]
-    return sorted({token for token in (*listed, tokenizer.eos_token_id) if token is not None})
+    ends = {*listed, tokenizer.eos_token_id, end_of_turn(tokenizer)}
+    return sorted(token for token in ends if token is not None)
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The special token that the chat template puts after an answer; None if there is none.
+
+    A base model's tokenizer may have another end of text: Qwen2.5-Math ends a turn with
+    `<|im_end|>` and a text with `<|endoftext|>`.
+    """
+    if not tokenizer.chat_template:
+        return None
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
+    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("ANSWER")[2]
+    ids = tokenizer(after, add_special_tokens=False).input_ids
+    added = tokenizer.added_tokens_decoder
+    return ids[0] if ids and ids[0] in added and added[ids[0]].special else None
+
+
+@contextmanager
+def bare_settings(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Inside, the model has no generation settings but the given ones."""
+    own = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
@@ -138,13 +166,10 @@ def sample(
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=False,  # the noise is in the scores
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends or None,
     )
-    with preserved(model):
+    with preserved(model), bare_settings(model, config):
         output = model.generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,

@@ -102,6 +102,8 @@ def format_result(result: Mapping[str, Any]) -> str:
         + (", and random sets." if "control" in comparisons else "."),
         f"Answers not judged (they count as wrong): {_failures(conditions)}.",
     ]
+    if comparisons and "base" not in conditions:
+        notes.append("No base is known: base=DIR changes the same heads in another model too.")
     if comparisons:
         notes.append(
             "p of an effect: exact sign test over problems. Against random heads the interval is "

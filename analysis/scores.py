@@ -11,9 +11,11 @@ without an intervention); conditions that are compared share problems and sample
 Intervals are 95 % percentile bootstraps in two stages: problems are drawn, then samples within each
 problem; the draws are shared by all conditions, so that differences are paired. With one sample the
 second stage is empty. Drawing samples anew adds to a spread that already holds their noise, so
-with several samples the intervals are a little too wide (docs/LOG.md has the coverage). Where all
-problems came out the same, a bootstrap has no spread at all; then the interval is that of Clopper
-and Pearson (1934) for 0 (or all) of so many problems, and for a difference what follows from it.
+with several samples the intervals are a little too wide (docs/LOG.md has the coverage). For pass@k
+and the first k there is no second stage: a resample with repetitions holds fewer different samples,
+so that its pass@k would be too small; the spread over problems holds the samples' noise already.
+Where all problems came out the same, a bootstrap has no spread at all; then the interval is that of
+Clopper and Pearson (1934) for 0 (or all) of so many problems, and for a difference what follows.
 
 The test of a difference is the exact sign test over problems (those without a difference do not
 count); with one sample that is McNemar's exact test.
@@ -68,15 +70,21 @@ def bootstrap(
     statistics: Mapping[str, Statistic],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    within: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Each statistic of the data (row 0) and of two-stage resamples: [1 + R, C] each."""
+    """Each statistic of the data (row 0) and of resamples: [1 + R, C] each.
+
+    within: draw samples within the drawn problems, too.
+    """
     generator = np.random.default_rng(seed)
     _, problems, samples = right.shape
     rows: dict[str, list[np.ndarray]] = {name: [of(right)] for name, of in statistics.items()}
     for _ in range(resamples):
-        drawn = generator.integers(problems, size=(problems, 1))
-        within = generator.integers(samples, size=(problems, samples))
-        resampled = right[:, drawn, within]
+        drawn = generator.integers(problems, size=problems)
+        resampled = right[:, drawn]
+        if within:
+            columns = generator.integers(samples, size=(problems, samples))
+            resampled = np.take_along_axis(resampled, columns[None], 2)
         for name, of in statistics.items():
             rows[name].append(of(resampled))
     return {name: np.stack(values) for name, values in rows.items()}
@@ -125,13 +133,16 @@ class Difference:
 
 
 def difference(
-    values: np.ndarray, per_problem: np.ndarray, p_value: float | None = None
+    values: np.ndarray, per_problem: np.ndarray, p_value: float | None = None, most: float = 1
 ) -> Difference:
-    """A paired difference with its interval: its values [1 + R], and those of problems [P]."""
+    """A paired difference with its interval: its values [1 + R], and those of problems [P].
+
+    most: the largest difference that a problem can have.
+    """
     low, high = interval(values)
-    if (per_problem == per_problem[0]).all():  # the others, of which there may be so many, are +-1
+    if (per_problem == per_problem[0]).all():  # others, of which there may be so many, are +-most
         others, value = unseen(len(per_problem)), float(per_problem[0])
-        low, high = value - others * (1 + value), value + others * (1 - value)
+        low, high = value - others * (most + value), value + others * (most - value)
     return Difference(float(values[0]), low, high, p_value)
 
 
@@ -175,13 +186,13 @@ def compare(
         of_control = np.mean([shares[name] - shares["none"] for name in sets], 0)
         found["control"] = difference(control, of_control)
         p = rank_test(float(effect[0]), effects[0])
-        beyond = difference(effect - control, of_problems - of_control, p)
+        beyond = difference(effect - control, of_problems - of_control, p, most=2)
         found["effect_minus_control"] = beyond
     if "base" in right:
         found["base_effect"] = tested("base+intervention", "base")
         there = sampled["base+intervention"] - sampled["base"]
         of_base = shares["base+intervention"] - shares["base"]
-        found["effect_minus_base"] = difference(effect - there, of_problems - of_base)
+        found["effect_minus_base"] = difference(effect - there, of_problems - of_base, most=2)
     return found
 
 
@@ -231,11 +242,13 @@ def score(
         ValueError: a k is not in 1 .. n.
     """
     table = right[None]
-    wanted: dict[str, Statistic] = {"mean": mean}
+    wanted: dict[str, Statistic] = {}
     for k in ks:
         wanted[f"pass@{k}"] = lambda x, k=k: pass_at_k(x, k)  # type: ignore[misc]
         wanted[f"first {k}"] = lambda x, k=k: within_first(x, k)  # type: ignore[misc]
-    sampled = {name: v[:, 0] for name, v in bootstrap(table, wanted, resamples, seed).items()}
+    of_mean = bootstrap(table, {"mean": mean}, resamples, seed)
+    of_k = bootstrap(table, wanted, resamples, seed, within=False)
+    sampled = {name: values[:, 0] for name, values in (of_mean | of_k).items()}
     solved = right.mean(-1)
     one = share(sampled["mean"], solved)
     return Score(

@@ -138,6 +138,7 @@ class HeadTracker:
 
         None, with a warning and a record marked invalid, if the model's weights or its scores are
         not finite. Where memory runs out, the batch is halved, which does not change the result.
+        What the roles of heads raise is raised after the record is written.
         """
         started = time.perf_counter()
         s = self.settings
@@ -168,8 +169,14 @@ class HeadTracker:
                 step, scores, selection, circuit, found, describe(model, self.run), started
             )
 
+        failed: Exception | None = None
+        try:  # before the record, which says that the step is done
+            self._track_roles(model, step)
+        except Exception as error:  # must not cost the record
+            failed = error
         record = ranks.together(write)
-        self._track_roles(model, step)
+        if failed is not None:
+            raise failed
         return record
 
     def _write(
@@ -243,7 +250,7 @@ class HeadTracker:
     def _track_roles(self, model: nn.Module, step: int) -> None:
         """Write what the heads attend to and copy on the clean prompts (analysis/roles.py)."""
         names = [short_head_name(name) for name in anatomy(model).graph.head_names]
-        regions = find_regions(self.pairs, self._tokenizer)
+        regions = ranks.together(lambda: find_regions(self.pairs, self._tokenizer))
         mine = [regions.each[row] for row in ranks.my_rows(len(self.pairs))]
 
         def measure(pairs: Pairs, batch_size: int) -> list[torch.Tensor]:

@@ -57,6 +57,21 @@ class Step:
         except ValueError as error:
             raise ValueError(f"study.steps.{self.name}: {error}") from error
 
+    def check(self, places: Mapping[str, str]) -> Any:
+        """Its options, with all that its command can say of them before it runs.
+
+        Raises:
+            ValueError: naming the step.
+        """
+        options = self.parse(places)
+        check = getattr(self.module, "check", None)
+        if check is not None:
+            try:
+                check(options)
+            except ValueError as error:
+                raise ValueError(f"study.steps.{self.name}: {error}") from error
+        return options
+
     def line(self, places: Mapping[str, str]) -> str:
         """The command that runs this step alone."""
         return shlex.join(["python", "-m", f"analysis.{self.command}", *self.words(places)])

@@ -16,8 +16,9 @@ a command of analysis (track, think, compare, evaluate) with its options, whose 
 study.defaults.COMMAND are options of all steps of a command. Steps that measure circuits do it as
 the group `tracking` says. All that can be wrong with the configuration is said before the first
 step. Each step is printed as a command that can be run alone. RUN/study.json lists the finished
-ones; the same command, given again, goes on with the others. A step whose set of heads turns out
-empty is left out, which is said.
+ones; the same command, given again, goes on with the others, and with every evaluation, which
+keeps its answers and says if its heads are others now. A step whose set of heads turns out empty
+is left out, which is said.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def check_study(cfg: DictConfig) -> tuple[list[Step], dict[str, str]]:
                 f"study.steps.{step.name}: nothing is named {{{unknown[0]}}}; there are: "
                 f"{', '.join(places)}, task, step"
             )
-        options = step.parse(places)
+        options = step.check(places)
         if cfg.resources.preflight and getattr(options, "backend", None) == "vllm":
             from analysis.vllm_backend import check_vllm
 
@@ -169,6 +170,8 @@ def build(cfg: DictConfig, used: set[str], places: dict[str, str]) -> None:
 def run_steps(run: Path, steps: list[Step], places: dict[str, str]) -> None:
     """Run every step that is not finished, in order, and note each that is.
 
+    An evaluation runs in any case: the same words may mean other heads by now, which it refuses.
+
     Raises:
         ValueError: naming the step that failed.
     """
@@ -179,7 +182,8 @@ def run_steps(run: Path, steps: list[Step], places: dict[str, str]) -> None:
     done: dict[str, Any] = json.loads(log.read_text(encoding="utf-8")) if log.exists() else {}
     for number, step in enumerate(steps, start=1):
         line, counted = step.line(places), f"[{number}/{len(steps)}] {step.name}"
-        if done.get(step.name, {}).get("command") == line:
+        finished = done.get(step.name, {}).get("command") == line
+        if finished and step.command != "evaluate":
             print(f"{counted}: finished already", flush=True)
             continue
         print(f"\n{counted}: {line}", flush=True)

@@ -68,6 +68,9 @@ def test_every_option_of_every_group_composes(compose, group, option, kind):
 def test_paper_values(compose):
     sft = compose("sft", "experiment=paper/openr1").train.args
     assert (sft.learning_rate, sft.num_train_epochs, sft.warmup_steps) == (4e-5, 5, 0.03)
+    for name, end in (("openr1", "<|im_end|>"), ("openr1_7b", "<|im_end|>"), ("llama32", None)):
+        args = compose("sft", f"experiment=paper/{name}").train.args
+        assert (args.eos_token, args.max_length) == (end, 4096)
     grpo = compose("grpo", "experiment=paper/openr1")
     assert (grpo.train.args.learning_rate, grpo.train.args.num_generations) == (1e-6, 16)
     assert (grpo.train.args.num_train_epochs, grpo.train.args.warmup_steps) == (3, 0.1)

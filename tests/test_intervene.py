@@ -274,12 +274,13 @@ def test_the_known_circuit_must_be_used():
         assert solved(Intervention("zero", tuple(others))) == 1.0
 
 
-def test_random_sets_match_in_number_and_layers():
+def test_random_sets_match_in_number_and_layers(caplog):
     graph = Graph(6, 8, 4)
     heads = [(0, 1), (2, 0), (2, 3), (2, 7), (5, 5)]
     sets = matched_random_sets(heads, graph, 50, seed=1)
     assert sets == matched_random_sets(heads, graph, 50, seed=1)
     assert sets != matched_random_sets(heads, graph, 50, seed=2)
+    assert len(set(map(tuple, sets))) == 50
     for found in sets:
         assert len(set(found)) == 5
         assert not set(found) & set(heads)
@@ -289,6 +290,9 @@ def test_random_sets_match_in_number_and_layers():
     for found in matched_random_sets(full, graph, 20, seed=0):
         assert len(set(found)) == 8
         assert {layer for layer, _ in found} <= {1, 3}
+    half = [(0, 0), (0, 1)]  # of 4 heads in one layer: there is one other set
+    assert matched_random_sets(half, Graph(1, 4, 2), 5, seed=0) == [[(0, 2), (0, 3)]]
+    assert "only 1 different random sets match the heads (5 asked for)" in caplog.text
     with pytest.raises(ValueError, match="the set holds 25 of 48 heads"):
         matched_random_sets([(i, j) for i in range(4) for j in range(8)][:25], graph, 1, seed=0)
 

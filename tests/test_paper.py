@@ -133,6 +133,30 @@ def test_training_runs_end_to_end(compose, toy, name, kind):
     assert ("reward" if kind == "grpo" else "loss") in read_metrics(run)[2]
 
 
+def test_a_base_model_learns_where_its_turns_end(compose, toy):
+    """As Qwen2.5-Math: its tokenizer and generation config know <|endoftext|> alone."""
+    from transformers import AutoTokenizer, GenerationConfig, Qwen3ForCausalLM
+
+    from train.run import prepare, run
+    from train.tiny import END, PAD, build_tokenizer, tiny_config
+
+    base = toy / "base"
+    tokenizer = build_tokenizer()
+    tokenizer.eos_token = PAD
+    Qwen3ForCausalLM(tiny_config(tokenizer)).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    wanted = tokenizer.convert_tokens_to_ids(END)
+    assert GenerationConfig.from_pretrained(base).eos_token_id != wanted
+    cfg = tiny(
+        compose, toy / "of-base", "sft", "openr1", f"model.path={base}", "model.recipe=null",
+        "tracking=none", "train.args.max_steps=1", "train.args.disable_tqdm=true",
+    )  # fmt: skip
+    run(prepare(cfg))
+    made = Path(cfg.run_dir) / "checkpoint-1"
+    assert AutoTokenizer.from_pretrained(made).eos_token == END
+    assert wanted in GenerationConfig.from_pretrained(made).eos_token_id
+
+
 def test_distilled(compose, toy, capsys):
     """The whole study; the same command again does nothing."""
     from analysis.records import read_records
@@ -151,6 +175,9 @@ def test_distilled(compose, toy, capsys):
     assert said.count("finished already") == 2
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*.json")}
     assert {p for p in after if after[p] != before.get(p)} <= {run / "pairs.json"}
+    rows, _ = paper.head_rows(paper.tracked_runs([run]))
+    assert rows[1][:2] == ["distilled", "32"]
+    assert rows[1][2] != "-"
 
     with pytest.raises(ValueError, match="pairs.jsonl holds other pairs"):
         run_study(tiny(compose, toy, "study", "distilled", "pairs.size=3"))
@@ -199,6 +226,8 @@ def test_ablation(compose, toy, name):
     size = "1.5B" if name == "ablation_1_5b" else "7B"
     found = {label.split("/")[2]: r for (label, _), r in results.items() if f"Qwen-{size}" in label}
     assert found.keys() == {"reasoning", "base", "TriviaQA"}
+    rows, _ = paper.head_rows(paper.tracked_runs([run]))
+    assert [row[0] for row in rows[-2:]] == [f"{cfg.name}/track", f"{cfg.name}/track-trivia"]
     base, post = tracked_points(run / "track")
     trivia = tracked_points(run / "track-trivia")[1]
     inside = {
@@ -215,7 +244,7 @@ def test_ablation(compose, toy, name):
 
 
 def test_scaling_goes_on_after_a_step_that_failed(compose, toy, monkeypatch, capsys):
-    """It says which runs it needs, takes their heads, and repeats no finished step."""
+    """It says which runs it needs, takes their heads, and asks the finished evaluations again."""
     from analysis import evaluate
 
     cfg = tiny(compose, toy / "lonely", "study", "scaling")
@@ -237,11 +266,14 @@ def test_scaling_goes_on_after_a_step_that_failed(compose, toy, monkeypatch, cap
     monkeypatch.setattr(evaluate, "act", fail_at_second)
     with pytest.raises(ValueError, match="step sft-x1.3-arithmetic: the power went"):
         run_study(cfg)
+    [answers] = Path(cfg.run_dir).glob("sft-zeroed-arithmetic/completions/intervention.jsonl")
+    before = answers.stat().st_mtime_ns
     run_study(cfg)
     assert calls[2:] == [
-        *("scaling/SFT heads x1.3", "scaling/GRPO-GSM8K heads x0.5"),
-        "scaling/GRPO-GSM8K heads x1.3",
+        *("scaling/SFT heads zeroed", "scaling/SFT heads x1.3"),
+        *("scaling/GRPO-GSM8K heads x0.5", "scaling/GRPO-GSM8K heads x1.3"),
     ]
+    assert answers.stat().st_mtime_ns == before  # none is drawn again
     results = paper.read_results([Path(cfg.run_dir)])
     assert len(results) == 4
     heads = [results[f"scaling/{row}", "arithmetic"]["heads"] for row in (
@@ -271,6 +303,25 @@ def test_heads_of_runs_are_counted_as_the_paper_counts(compose, toy):
     assert f"SFT: {run}" in notes
 
 
+def test_each_rate_of_grpo_has_its_row(compose, tmp_path):
+    """The paper's one count stands beside both."""
+    from conftest import random_pairs, tiny_model
+
+    from analysis.tracker import HeadTracker, TrackingSettings
+
+    tracker = HeadTracker(tmp_path, random_pairs(3), TrackingSettings(ig_steps=1, resamples=5))
+    for step in (0, 1):
+        tracker.track(tiny_model("qwen2", seed=step), step, show_progress=False)
+    name = compose("grpo", "experiment=paper/openr1_lr2e-5").name
+    (tmp_path / "config.yaml").write_text(f"name: {name}\ntrain: {{kind: grpo}}\n")
+    rows, _ = paper.head_rows(paper.tracked_runs([tmp_path]))
+    by_name = {row[0]: row for row in rows}
+    assert by_name["GRPO OpenR1, lr 1e-6"][1:3] == ["19", "-"]
+    assert by_name["GRPO OpenR1, lr 2e-5"][1] == "19"
+    assert by_name["GRPO OpenR1, lr 2e-5"][2] != "-"
+    assert "does not say for which" in "\n".join(paper.HEAD_NOTES)
+
+
 def test_a_step_on_an_empty_set_of_heads_is_left_out(tmp_path, capsys):
     """No head is exclusive: a finding, and the steps after it run."""
     from types import SimpleNamespace
@@ -281,15 +332,15 @@ def test_a_step_on_an_empty_set_of_heads_is_left_out(tmp_path, capsys):
     (tmp_path / "none.json").write_text('{"heads": []}')
     ran = []
 
-    def step(name, act):
-        module = SimpleNamespace(act=act)
+    def step(name, command, act):
         return SimpleNamespace(
-            name=name, module=module, line=lambda places: name, parse=lambda places: None
-        )
+            name=name, command=command, module=SimpleNamespace(act=act),
+            line=lambda places: name, parse=lambda places: None,
+        )  # fmt: skip
 
     steps = [
-        step("empty", lambda options: parse_heads(f"{tmp_path}/none.json:5", None)),
-        step("after", lambda options: ran.append("after")),
+        step("empty", "evaluate", lambda options: parse_heads(f"{tmp_path}/none.json:5", None)),
+        step("after", "track", lambda options: ran.append("after")),
     ]
     run_steps(tmp_path, steps, {})
     assert ran == ["after"]
@@ -309,6 +360,14 @@ STUDY_MISTAKES = [
     (["resources=slurm", "resources.gpus=8"], "leave out resources=slurm"),
     (["study.defaults.evluate={n: 1}"], "study.defaults is 'evluate'"),
 ]
+EVALUATE_MISTAKES = [
+    ("backend=hff", "backend is 'hff'"),
+    ("k=[1,9]", "k=9 needs as many samples"),
+    ("task=aime23", "aime23"),
+    ("intervention='zer:L0H0'", "zer"),
+    ("intervention='scale:much:L0H0'", "much"),
+    ("temperature=-1", "temperature"),
+]
 
 
 @pytest.mark.parametrize(("overrides", "message"), STUDY_MISTAKES, ids=lambda v: str(v)[:40])
@@ -317,6 +376,17 @@ def test_mistakes_in_a_study_are_said_before_anything_is_made(
 ):
     cfg = tiny(compose, tmp_path / "runs", "study", "distilled", *overrides)
     with pytest.raises(ValueError, match=re.escape(message)):
+        run_study(cfg)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("override", "message"), EVALUATE_MISTAKES)
+def test_mistakes_in_an_evaluation_are_said_before_anything_is_made(
+    compose, tmp_path, override, message
+):
+    change = f"++study.steps.off.options.{override}"
+    cfg = tiny(compose, tmp_path / "runs", "study", "think", change)
+    with pytest.raises(ValueError, match=f"study.steps.off.*{re.escape(message)}"):
         run_study(cfg)
     assert not (tmp_path / "runs").exists()
 
@@ -480,6 +550,7 @@ def test_ours_beside_the_paper(tmp_path, capsys):
     assert think[1] == ["on", "AIME24", "80.0", "7.3", "90.0 [80-100]", "-", "-"]
     assert think[6][:2] == ["off", "AIME24"]
     assert think[6][-3:] == ["-", "-", "-"]  # what thinks is not the unchanged model of `off`
+    assert sum("0.05 and 0.10 is open" in line for line in lines) == 1
     scaling = cells("Qwen2.5-Math-1.5B")
     assert ["AMC", "0.05", "<0.2", "-", "-", "-"] in scaling
     ours = ["gsm8k", "-", "-", "10.0 [0-20]", "-40.0 [-60, -20]", "-5.0 [-25, 15]"]

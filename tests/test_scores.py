@@ -94,6 +94,22 @@ def test_intervals_cover(problems, samples, difference):
     assert 0.95 - error - 0.01 < covered(problems, samples, worlds, difference) <= 1.0
 
 
+@pytest.mark.parametrize("k", [4, 2])
+def test_intervals_of_pass_at_k_cover(k):
+    """At k = n above all, where samples drawn with repetitions would lose the only right one."""
+    generator, worlds, hits = np.random.default_rng(k), 300, 0
+    grid = (np.arange(20_000) + 0.5) / 20_000
+    truth = float((1 - (1 - stats.beta.ppf(grid, 0.5, 0.8)) ** k).mean())
+    for world in range(worlds):
+        rates = generator.beta(0.5, 0.8, (60, 1))
+        found = score(generator.random((60, 4)) < rates, [k], 0, {}, 300, world)
+        for estimate in (found.pass_at_k[k], found.first_k[k]):
+            assert estimate.low <= estimate.value <= estimate.high
+        hits += found.pass_at_k[k].low <= truth <= found.pass_at_k[k].high
+    error = 3 * (0.95 * 0.05 / worlds) ** 0.5
+    assert 0.95 - error - 0.01 < hits / worlds <= 1.0
+
+
 def test_problems_that_all_came_out_the_same_have_an_interval():
     """0 of 30: Clopper and Pearson's upper end; a bootstrap would say that it is surely 0."""
     wanted = stats.beta.ppf(0.975, 1, 30)
@@ -154,6 +170,15 @@ def test_nothing_changed_is_not_certainty():
     effect = compare(right, resamples=100)["effect"]
     assert (effect.value, effect.p_value) == (0, 1)
     assert (effect.low, effect.high) == (-unseen(20), unseen(20))
+
+
+def test_differences_of_differences_reach_two():
+    """Effect -1 and base effect +1 in all of 20 problems: -2, and an interval that holds it."""
+    yes, no = np.ones((20, 1), dtype=bool), np.zeros((20, 1), dtype=bool)
+    right = {"none": yes, "intervention": no, "base": no, "base+intervention": yes}
+    found = compare(right, resamples=50)["effect_minus_base"]
+    assert (found.value, found.low) == (-2, -2)
+    assert found.high == pytest.approx(-2 + 4 * unseen(20))
 
 
 def test_rank_among_random_sets():

@@ -17,7 +17,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from analysis import ranks
 from analysis.completions import Completions
-from analysis.evaluation import evaluate
+from analysis.evaluation import digest, evaluate
 from analysis.loading import Base
 from analysis.present import present
 from analysis.publish import Publisher
@@ -206,7 +206,8 @@ class EvaluationCallback(CheckpointCallback):
                 score = evaluate(
                     model, tokenizer, e.problems, e.prompting, self.sampling, self.seed, store
                 )
-                write_evaluation(self.run, step, score.to_json(), e.task)
+                asked = digest(e.problems, e.prompting, self.sampling, self.seed)
+                write_evaluation(self.run, step, {**score.to_json(), "asked": asked}, e.task)
 
         ranks.together(measure)
 
