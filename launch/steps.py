@@ -57,20 +57,16 @@ class Step:
         except ValueError as error:
             raise ValueError(f"study.steps.{self.name}: {error}") from error
 
-    def check(self, places: Mapping[str, str]) -> Any:
-        """Its options, with all that its command can say of them before it runs.
+    def check(self, options: Any) -> None:
+        """All that its command can say of its options before it runs, where it can.
 
         Raises:
             ValueError: naming the step.
         """
-        options = self.parse(places)
-        check = getattr(self.module, "check", None)
-        if check is not None:
-            try:
-                check(options)
-            except ValueError as error:
-                raise ValueError(f"study.steps.{self.name}: {error}") from error
-        return options
+        try:
+            getattr(self.module, "check", lambda options: None)(options)
+        except ValueError as error:
+            raise ValueError(f"study.steps.{self.name}: {error}") from error
 
     def line(self, places: Mapping[str, str]) -> str:
         """The command that runs this step alone."""

@@ -93,11 +93,9 @@ def check_study(cfg: DictConfig) -> tuple[list[Step], dict[str, str]]:
                 f"study.steps.{step.name}: nothing is named {{{unknown[0]}}}; there are: "
                 f"{', '.join(places)}, task, step"
             )
-        options = step.check(places)
-        if cfg.resources.preflight and getattr(options, "backend", None) == "vllm":
-            from analysis.vllm_backend import check_vllm
-
-            check_vllm()
+        options = step.parse(places)
+        if cfg.resources.preflight:
+            step.check(options)
     if cfg.study.tokenizer not in models_of(cfg):
         raise ValueError(
             f"study.tokenizer is {cfg.study.tokenizer!r}, which is no model of the study; choose "

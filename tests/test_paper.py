@@ -200,6 +200,9 @@ def test_think(compose, toy, capsys):
     ]
     off_only = json.loads((run / "think" / "heads" / "think-off-only.json").read_text())["heads"]
     assert results["think/off heads zeroed", "arithmetic"]["heads"] == off_only[:2]
+    # one file for each mode, off for three steps; 3 problems, 2 answers each
+    kept = [file.read_text().splitlines() for file in (run / "unchanged").glob("*.jsonl")]
+    assert [len(answers) for answers in kept] == [6, 6]
 
     # the command that is printed for a step is the step
     printed = re.search(r"\] off-arithmetic: (python .*)", capsys.readouterr().out)[1]
