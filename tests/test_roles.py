@@ -529,6 +529,7 @@ def two_ranks(run: Path, code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.distributed
 def test_roles_that_fail_on_one_rank_do_not_cost_the_record(tmp_path: Path) -> None:
     said = two_ranks(tmp_path / "two", FAIL_ON_ONE)
     assert "rank 0: another rank failed" in said
@@ -536,6 +537,7 @@ def test_roles_that_fail_on_one_rank_do_not_cost_the_record(tmp_path: Path) -> N
     assert read_record(tmp_path / "two", 3) is not None
 
 
+@pytest.mark.distributed
 def test_two_ranks_find_the_roles_of_one(tmp_path: Path) -> None:
     two_ranks(tmp_path / "two", TRACK)
     tracker = HeadTracker(tmp_path / "one", random_pairs(5, (20, 16, 18)), SETTINGS)

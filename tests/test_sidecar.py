@@ -59,6 +59,7 @@ def test_afterwards_its_records_are_those_of_tracking_inline(compose, tiny_dir, 
     assert (beside / "report.html").exists()
 
 
+@pytest.mark.distributed
 def test_two_beside_the_training_share_its_checkpoints(tiny_dir, tmp_path):
     """Started before the run exists; W&B gets each step once, whoever was there to give it."""
     directory = tmp_path / "r"
@@ -81,6 +82,7 @@ def test_two_beside_the_training_share_its_checkpoints(tiny_dir, tmp_path):
     assert [point["step"] for point in shown] == list(range(5))
 
 
+@pytest.mark.distributed
 def test_killed_while_it_tracks_another_takes_over(compose, tiny_dir, tmp_path):
     directory = tmp_path / "r"
     more = ["tracking.where=sidecar", "evaluation=none", "tracking.resamples=3000"]

@@ -191,6 +191,7 @@ def test_killed_and_resumed_equals_unbroken(compose, tiny_dir, tmp_path, kind):
         prepare(compose(kind, *again, "pairs.size=5"))
 
 
+@pytest.mark.distributed
 def test_launch_in_two_processes_tracks_once(tiny_dir, tmp_path):
     """Data-parallel over gloo: one set of records, one report, and the launcher's resolved file."""
     done = subprocess.run(
