@@ -237,6 +237,27 @@ def test_only_what_is_missing_is_published(tmp_path: Path) -> None:
     assert len(again.update(tracked_points(run))) == 4
 
 
+def test_scores_of_benchmarks_are_published(tmp_path: Path) -> None:
+    """Each task has its own curves, at the checkpoint's step; one measured again goes again."""
+    run = run_with(tmp_path / "r", some_records("b"))
+    fake = FakeRun()
+    publisher = Publisher(run, WandbMirror(fake))
+    publisher.update(tracked_points(run))
+    write_evaluation(run, 20, {"pass_at_1": 0.5, "low": 0.4, "high": 0.6}, "math500")
+    write_evaluation(run, 20, {"pass_at_1": 0.1, "low": 0.0, "high": 0.2}, "aime24-think-off")
+    assert publisher.update(tracked_points(run)) == [20, 20]
+    assert fake.rows[-2:] == [
+        {"heads/step": 20, **{f"eval/aime24-think-off/pass@1{end}": value
+                              for end, value in (("", 0.1), ("/lo", 0.0), ("/hi", 0.2))}},
+        {"heads/step": 20, **{f"eval/math500/pass@1{end}": value
+                              for end, value in (("", 0.5), ("/lo", 0.4), ("/hi", 0.6))}},
+    ]  # fmt: skip
+    assert publisher.update(tracked_points(run)) == []
+    write_evaluation(run, 20, {"pass_at_1": 0.6, "low": 0.5, "high": 0.7}, "math500")
+    assert publisher.update(tracked_points(run)) == [20]
+    assert fake.rows[-1]["eval/math500/pass@1"] == 0.6
+
+
 def test_an_uploaded_offline_run_is_not_logged_again(tmp_path: Path, monkeypatch: Any) -> None:
     """Online: offline files go up as `wandb sync` does it, then only what they did not hold."""
     from analysis import publish
