@@ -29,6 +29,10 @@ def percent(found: Mapping[str, Any], value: str = "value") -> str:
     return f"{100 * found[value]:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
@@ -80,13 +84,14 @@ def format_result(result: Mapping[str, Any]) -> str:
     """Two tables, the conditions and what follows from them, and what their brackets mean."""
     conditions, comparisons = result["conditions"], result["comparisons"]
     none = conditions["none"]
-    head = f"{result['task']}: {none['problems']} problems, {none['samples']} samples of each"
+    problems, samples = _count(none["problems"], "problem"), _count(none["samples"], "sample")
+    head = f"{result['task']}: {problems}, {samples} of each"
     if result["think"]:
         head += f", think {result['think']}"
     lines = [head]
     if result["intervention"] != "none":
-        changed = f"{result['intervention']} ({len(result['heads'])} heads: "
-        changed += f"{', '.join(result['heads'])})"
+        heads = f"{_count(len(result['heads']), 'head')}: {', '.join(result['heads'])}"
+        changed = f"{result['intervention']} ({heads})"
         lines += textwrap.wrap(changed, WIDTH)
     lines += ["", *_table(_condition_rows(conditions)), ""]
     if comparisons:
@@ -105,9 +110,12 @@ def format_result(result: Mapping[str, Any]) -> str:
     if comparisons and "base" not in conditions:
         notes.append("No base is known: base=DIR changes the same heads in another model too.")
     if comparisons:
-        notes.append(
-            "p of an effect: exact sign test over problems. Against random heads the interval is "
-            "that of the difference from their mean, and p the share of sets, this one included, "
-            "with an effect as large."
-        )
+        notes.append("p of an effect: exact sign test over problems.")
+        if "control" in comparisons:
+            notes[-1] += (
+                " Against random heads the interval is that of the difference from their mean, and "
+                "p the share of sets, this one included, with an effect as large."
+            )
+        else:
+            notes.append("No random heads were changed: controls=10 tells what any heads would do.")
     return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, WIDTH))])

@@ -198,6 +198,13 @@ def test_the_known_circuit_end_to_end(copier, tmp_path, capsys):
     assert "effect - that of random heads" in shown
 
 
+def test_a_result_without_random_heads_says_so(copier, tmp_path, capsys):
+    run(copier, tmp_path / "e", "intervention=zero:L0H3", "controls=0", "size=4", "n=1")
+    shown = capsys.readouterr().out
+    assert "4 problems, 1 sample of each" in shown and "(1 head: L0H3)" in shown
+    assert "No random heads were changed: controls=10" in shown and "gainst random" not in shown
+
+
 def test_random_heads_of_the_circuits_layers_have_no_effect(copier, tmp_path, capsys):
     """The same command on two heads that do nothing: no effect beyond chance."""
     found = run(copier, tmp_path / "e", "intervention=zero:L0H3,L2H0", "controls=4")["comparisons"]
