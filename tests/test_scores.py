@@ -122,6 +122,15 @@ def test_problems_that_all_came_out_the_same_have_an_interval():
     assert (everything.high, everything.low) == (1, pytest.approx(1 - wanted))
 
 
+def test_differences_stay_within_what_they_can_be():
+    """Three problems that nobody solves: at most +-1 against random heads, +-2 against the base."""
+    names = ["none", "intervention", "random-1", "random-2", "base", "base+intervention"]
+    found = compare({name: np.zeros((3, 2), dtype=bool) for name in names}, resamples=50)
+    for name in ("effect", "control", "effect_minus_control", "base_effect"):
+        assert (found[name].low, found[name].high) == (-unseen(3), unseen(3))
+    assert found["effect_minus_base"].high == 2 * unseen(3)
+
+
 def planted(problems: int, rates: dict[str, float], seed: int = 0) -> dict[str, np.ndarray]:
     """One sample of each problem; conditions share the random number of a problem."""
     common = np.random.default_rng(seed).random((problems, 1))
