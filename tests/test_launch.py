@@ -153,7 +153,8 @@ def test_resources_that_do_not_go_together(compose, tmp_path, overrides, message
 def test_a_signal_reaches_the_child_whose_status_counts(tmp_path, number):
     child = f"trap 'exit 7' {number.name[3:]}; echo $$; while :; do sleep 0.05; done"
     code = (
-        "import os, sys; from launch.local import run_forwarding\n"
+        "import os, signal, sys; from launch.local import run_forwarding\n"
+        f"signal.signal({int(number)}, signal.SIG_DFL)  # nohup and & have it ignored\n"
         "status, stopped = run_forwarding(['bash', '-c', sys.argv[1]], dict(os.environ))\n"
         "sys.exit(status + stopped)"
     )
