@@ -109,13 +109,15 @@ def format_result(result: Mapping[str, Any]) -> str:
     ]
     if comparisons and "base" not in conditions:
         notes.append("No base is known: base=DIR changes the same heads in another model too.")
-    if comparisons:
-        notes.append("p of an effect: exact sign test over problems.")
-        if "control" in comparisons:
-            notes[-1] += (
-                " Against random heads the interval is that of the difference from their mean, and "
-                "p the share of sets, this one included, with an effect as large."
-            )
-        else:
-            notes.append("No random heads were changed: controls=10 tells what any heads would do.")
+    if "control" in comparisons:
+        notes.append(
+            "p of an effect: exact sign test over problems. Against random heads the interval is "
+            "that of the difference from their mean, and p the share of sets, this one included, "
+            "with an effect as large."
+        )
+    elif comparisons:
+        notes.append(
+            "p: exact sign test over problems. No random heads were changed: controls=10 tells "
+            "what any heads would do."
+        )
     return "\n".join([*lines, *(part for note in notes for part in textwrap.wrap(note, WIDTH))])

@@ -186,8 +186,7 @@ def compare(
         of_control = np.mean([shares[name] - shares["none"] for name in sets], 0)
         found["control"] = difference(control, of_control)
         p = rank_test(float(effect[0]), effects[0])
-        beyond = difference(effect - control, of_problems - of_control, p)
-        found["effect_minus_control"] = beyond
+        found["effect_minus_control"] = difference(effect - control, of_problems - of_control, p)
     if "base" in right:
         found["base_effect"] = tested("base+intervention", "base")
         there = sampled["base+intervention"] - sampled["base"]
