@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from analysis import evaluation
-from analysis.benchmarks import BENCHMARKS, SUFFIX, default_suffix, load_task, slug
 from analysis.cli import parse
 from analysis.completions import Completions
 from analysis.evaluate import Options, act, prepare
@@ -448,62 +447,6 @@ def test_mistakes_are_named_before_any_weight_is_loaded(copier, given, message):
 def test_a_directory_without_a_model_is_named(tmp_path, copier):
     with pytest.raises(ValueError, match="holds no model .* for a run, write .*@STEP"):
         prepare(parse(Options, [f"model={tmp_path}", f"task=jsonl:{copier}/task.jsonl"]))
-
-
-ROWS = {
-    "aime24": ({"problem": "p", "answer": "204"}, "204"),
-    "amc": ({"problem": "p", "answer": "1234567.0"}, "1234567"),
-    "amc23": ({"question": "p", "answer": "27.0"}, "27.0"),
-    "math500": (
-        {"problem": "p", "answer": "wrong", "solution": "so \\boxed{1}, \\boxed{\\frac{1}{2}}."},
-        "\\frac{1}{2}",
-    ),
-    "gsm8k": ({"question": "p", "answer": "so 5 #### 1,024"}, "1,024"),
-}
-
-
-@pytest.mark.parametrize("task", ROWS)
-def test_rows_of_benchmarks(task):
-    row, answer = ROWS[task]
-    problem = BENCHMARKS[task].problem(row)
-    assert (problem.question, problem.answer) == ("p", answer)
-    assert default_suffix(task) == SUFFIX
-
-
-def test_choices_of_gpqa_are_in_an_order_of_their_own():
-    orders = set()
-    for number in range(40):
-        row = {"Question": f"q{number}", "Correct Answer": "yes "}
-        row |= {f"Incorrect Answer {i}": f"no{i}" for i in (1, 2, 3)}
-        problem = BENCHMARKS["gpqa"].problem(row)
-        assert f"({problem.answer}) yes" in problem.question
-        assert BENCHMARKS["gpqa"].problem(row) == problem
-        orders.add(problem.answer)
-    assert orders == set("ABCD")
-
-
-def test_a_benchmark_comes_from_the_hub(monkeypatch):
-    import datasets
-
-    def load_dataset(name, config, split):
-        assert (name, config, split) == ("openai/gsm8k", "main", "test")
-        return [{"question": f"q{i}", "answer": f"#### {i}"} for i in range(5)]
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert load_task("gsm8k", 2, 0, {}) == [Problem("q0", "0"), Problem("q1", "1")]
-
-    def offline(*args, **kwargs):
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(ValueError, match="gsm8k can't be loaded from the hub .* no network; with"):
-        load_task("gsm8k", 2, 0, {})
-
-
-def test_names_of_tasks():
-    assert slug("reasoning_gym:chain_sum") == "reasoning_gym-chain_sum"
-    assert slug("jsonl:/data/my problems.jsonl") == "my-problems"
-    assert default_suffix("arithmetic") == ""
 
 
 def test_vllm_gets_baked_checkpoints_and_seeds(copier, tmp_path, monkeypatch):
