@@ -1,4 +1,4 @@
-"""The paper's experiments: each runs at toy scale, debug=tiny changes what it may, mistakes are said."""
+"""The paper's experiments: toy runs of each, what debug=tiny may change, mistakes in a study."""
 
 from __future__ import annotations
 
