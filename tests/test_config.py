@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import MissingConfigException
 
 from train.entry import CONF, expand_overrides
 
@@ -53,6 +54,20 @@ def test_every_experiment_builds_its_arguments(compose, experiment, kind, tmp_pa
     assert args.seed == 0
     assert peft_config(cfg).r == 16
     tracking_settings(cfg)
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "name"),
+    [
+        ("sft", "experiment=tny", "experiment/tny"),
+        ("sft", "experiment=paper/gsm8k", "experiment/paper/gsm8k"),  # there for GRPO alone
+        ("grpo", "debug=fst", "debug/fst"),
+    ],
+)
+def test_an_experiment_that_is_not_there_is_an_error(compose, kind, override, name):
+    """And not a run of the defaults."""
+    with pytest.raises(MissingConfigException, match=f"Could not find '{name}'"):
+        compose(kind, override)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -102,6 +117,9 @@ def test_every_key_has_a_comment_with_its_command():
 
 def test_shorthands():
     assert expand_overrides(["experiment=tiny"], "grpo") == ["train=grpo", "experiment=tiny/grpo"]
+    assert expand_overrides(["experiment=tiny,smollm2"], "sft")[1] == (
+        "experiment=tiny/sft,smollm2/sft"
+    )
     assert expand_overrides(["train=grpo", "experiment=tiny"], None)[1] == "experiment=tiny/grpo"
     assert expand_overrides(["train.args.beta=0.1"], "grpo")[1] == "++train.args.beta=0.1"
     assert expand_overrides(["+train.args.x=1", "seed=3"], "sft")[1:] == [

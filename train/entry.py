@@ -76,8 +76,11 @@ def expand_overrides(overrides: list[str], kind: str | None) -> list[str]:
 
 def _expand(override: str, kind: str) -> str:
     key, equals, value = override.partition("=")
-    if key in ("experiment", "debug") and (CONF / key / value / f"{kind}.yaml").exists():
-        return f"{key}={value}/{kind}"
+    if key in ("experiment", "debug"):
+        names = value.split(",")  # several in a sweep
+        there = [(CONF / key / name / f"{kind}.yaml").exists() for name in names]
+        variants = [f"{n}/{kind}" if known else n for n, known in zip(names, there, strict=True)]
+        return f"{key}={','.join(variants)}"
     if equals and key.startswith(tuple(f"{name}." for name in OPEN_MAPS)):
         return f"++{override}"
     return override
