@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import difflib
 import logging
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, field, fields, is_dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
@@ -76,13 +79,24 @@ def on_off(name: str, value: Any) -> str | None:
 
 
 def help_text(schema: Any, usage: str) -> str:
-    """What `--help` prints."""
+    """What `--help` prints, as wide as the terminal: prose is wrapped, indented lines are not."""
+    columns = shutil.get_terminal_size().columns
+    wrap = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
+    paragraphs = [
+        part if "\n " in f"\n{part}" else "\n".join(wrap(part, columns))
+        for part in usage.strip().split("\n\n")
+    ]
     rows = [
         (name + ("" if default == REQUIRED else f"={'null' if default is None else default}"), text)
         for name, default, text in keys(schema)
     ]
     width = max(len(name) for name, _ in rows)
-    return "\n".join([usage.strip(), "", *(f"  {name:{width}}  {text}" for name, text in rows)])
+    lines = []
+    for name, text in rows:
+        first, *more = wrap(text, max(columns - width - 4, 30)) or [""]
+        lines.append(f"  {name:{width}}  {first}")
+        lines += [f"{'':{width + 4}}{part}" for part in more]
+    return "\n".join(["\n\n".join(paragraphs), "", *lines])
 
 
 def main(

@@ -221,6 +221,18 @@ def test_text_pairs_are_tokenized(tiny_dir, tmp_path):
         Pairs.load(path, tokenizer)
 
 
+def test_help_is_as_wide_as_the_terminal(monkeypatch):
+    from analysis import evaluate
+    from analysis.cli import help_text
+
+    usage = "Some prose. " * 20 + "\n\n    python -m a.long command " + "x=1 " * 30 + "\n\nMore."
+    for columns in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = help_text(evaluate.Options, usage).splitlines()
+        assert columns - 20 < max(len(line) for line in lines if "x=1" not in line) <= columns
+        assert sum("x=1" in line for line in lines) == 1  # a command is not broken
+
+
 def test_help_lists_every_key_and_is_instant(run):
     status, printed, _ = run("attribute", "--help")
     assert status == 0
