@@ -14,11 +14,11 @@ $(READY): pyproject.toml constraints.txt
 
 # The embedded tiny model: base, then SFT and GRPO with head tracking.
 demo: $(READY)
-	$(BIN)/python -m launch.demo experiment=tiny
+	$(BIN)/headlab demo experiment=tiny
 
 # The same on SmolLM2-135M-Instruct and problems from reasoning-gym.
 demo-real: $(READY)
-	$(BIN)/python -m launch.demo experiment=smollm2
+	$(BIN)/headlab demo experiment=smollm2
 
 test: $(READY)
 	$(BIN)/python -m pytest

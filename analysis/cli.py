@@ -11,7 +11,7 @@ import logging
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -51,9 +51,7 @@ def parse(schema: type[T], arguments: list[str]) -> T:
         if not equals:
             raise ValueError(f"{argument!r} is not key=value")
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown key {name!r}; {hint}")
+            raise ValueError(f"unknown key {name!r}; {nearest(name, known)}")
     try:
         config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.from_dotlist(arguments))
     except OmegaConfBaseException as error:
@@ -63,19 +61,6 @@ def parse(schema: type[T], arguments: list[str]) -> T:
     value = OmegaConf.to_object(config)
     assert isinstance(value, schema)
     return value
-
-
-def on_off(name: str, value: Any) -> str | None:
-    """`on`, `off` or None; YAML reads the bare words on and off as truth values.
-
-    Raises:
-        ValueError: anything else.
-    """
-    modes = {None: None, True: "on", "True": "on", "on": "on"}
-    modes |= {False: "off", "False": "off", "off": "off"}
-    if not isinstance(value, str | bool | None) or value not in modes:
-        raise ValueError(f"{name} is {value!r}; choose on or off, or leave it out")
-    return modes[value]
 
 
 def help_text(schema: Any, usage: str) -> str:
@@ -126,3 +111,37 @@ def main(
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean NAME?`, or all that is known where nothing is near."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+
+
+def dispatch(
+    program: str,
+    commands: Mapping[str, str],
+    run: Callable[[str, list[str]], None],
+    arguments: list[str],
+) -> None:
+    """Run the command that the first argument names, with the others; without one, list them.
+
+    Args:
+        commands: what each command is for, in a line.
+        run: called with the command and its arguments.
+
+    Raises:
+        SystemExit: with status 2, there is no such command.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, commands))
+        lines = [f"  {name:{width}}  {purpose}" for name, purpose in commands.items()]
+        print("\n".join([f"{program} COMMAND --help says more of each.", "", *lines]))
+        return
+    command, *rest = arguments
+    if command not in commands:
+        print(f"error: no command {command!r}; {nearest(command, commands)}", file=sys.stderr)
+        sys.exit(2)
+    run(command, rest)

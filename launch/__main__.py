@@ -1,12 +1,12 @@
 """Start a training run, on this machine or through Slurm, in as many processes as there are GPUs.
 
-    python -m launch train=grpo experiment=tiny
-    python -m launch train=sft experiment=tiny resources.processes=2
-    python -m launch train=grpo experiment=... resources=slurm resources.nodes=2 resources.gpus=8
-    python -m launch --multirun train=sft experiment=tiny seed=0,1,2
-    python -m launch sidecar --help     analyse the checkpoints of a run from a process of its own
-    python -m launch bench --help       what tracking costs a trainer
-    python -m launch study --help       experiments that train nothing: circuits and evaluations
+    headlab launch train=grpo experiment=tiny
+    headlab launch train=sft experiment=tiny resources.processes=2
+    headlab launch train=grpo experiment=... resources=slurm resources.nodes=2 resources.gpus=8
+    headlab launch --multirun train=sft experiment=tiny seed=0,1,2
+    headlab sidecar --help     analyse the checkpoints of a run from a process of its own
+    headlab launch bench --help       what tracking costs a trainer
+    headlab study --help       experiments that train nothing: circuits and evaluations
 
 The configuration is composed and checked once, here, and written into the run directory; the
 processes get the resolved file, so that all of them see the same values.
@@ -25,7 +25,7 @@ from train.entry import start
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-COMMANDS = {"sidecar": "launch.sidecar", "bench": "launch.bench", "study": "launch.study"}
+COMMANDS = {"sidecar": "launch.sidecar", "bench": "launch.bench.command", "study": "launch.study"}
 
 
 def action(cfg: DictConfig) -> None:
@@ -63,8 +63,9 @@ def launch(cfg: DictConfig, sweeping: bool) -> int:
     Raises:
         ValueError: saying what is wrong and how to mend it.
     """
-    from analysis.locks import Lock
-    from analysis.monitor import redact, run_id
+    from analysis.records.locks import Lock
+    from analysis.records.secrets import redact
+    from analysis.reporting.wandb_mirror import run_id
     from launch import local, slurm
     from launch.preflight import preflight
     from launch.processes import local_node
@@ -99,7 +100,7 @@ def refuse_if_in_use(run: Path) -> None:
     Raises:
         ValueError: naming who has it.
     """
-    from analysis.locks import Held, holder_of
+    from analysis.records.locks import Held, holder_of
     from launch.slurm import queued
 
     if (holder := holder_of(run / "locks" / "run")) is not None:
@@ -132,14 +133,19 @@ def write(config_file: Path, values: dict[str, Any]) -> None:
     """Write the resolved configuration that the processes get."""
     import yaml
 
-    from analysis.records import atomic_write
+    from analysis.files import atomic_write
 
     with atomic_write(config_file) as draft:
         draft.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
-if __name__ == "__main__":
-    if sys.argv[1:] and sys.argv[1] in COMMANDS:
-        importlib.import_module(COMMANDS[sys.argv[1]]).main(sys.argv[2:])
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    if arguments and arguments[0] in COMMANDS:
+        importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:])
     else:
-        start(None, action, __doc__ or "")
+        start(None, action, __doc__ or "", arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,8 +1,8 @@
 """SFT and GRPO from one base, side by side: which heads does each bring into use?
 
-    python -m launch.demo experiment=tiny                 what `make demo` runs
-    python -m launch.demo experiment=smollm2              what `make demo-real` runs
-    python -m launch.demo experiment=tiny seed=1 ...      any override is given to both runs
+    headlab demo experiment=tiny                 what `make demo` runs
+    headlab demo experiment=smollm2              what `make demo-real` runs
+    headlab demo experiment=tiny seed=1 ...      any override is given to both runs
 
 A run that was interrupted is continued; a finished one is not run again.
 """
@@ -45,8 +45,9 @@ def main(overrides: list[str]) -> None:
 
 
 def _summary(runs: dict[str, Path], seconds: float) -> None:
-    from analysis.report import write_report
-    from analysis.table import checkpoint_rows, format_table, signal_name
+    from analysis.reporting.report import write_report
+    from analysis.reporting.tables import format_table
+    from analysis.trajectories.run import checkpoint_rows, signal_name
 
     for kind, directory in runs.items():
         print(f"\n{kind.upper()}")

@@ -243,7 +243,7 @@ def settings(cfg: DictConfig) -> list[str]:
 
 def account(cfg: DictConfig) -> list[str]:
     """Whether the run is mirrored online."""
-    from analysis.monitor import has_account, resolve_mode
+    from analysis.reporting.wandb_mirror import has_account, resolve_mode
 
     if resolve_mode(cfg.logger.wandb_mode) == "online" and not has_account():
         return [

@@ -1,6 +1,6 @@
 """Track the checkpoints of a run from a process of its own, beside the training or after it.
 
-    python -m launch sidecar run=runs/my-run device=cuda:7
+    headlab sidecar run=runs/my-run device=cuda:7
 
 For runs with tracking.where=sidecar. It watches the run directory, which may be on a file system
 shared with another machine, and may itself start before, during or after the training. A
@@ -29,8 +29,8 @@ from analysis.cli import main as run_command
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from analysis.loading import Base
-    from analysis.tracker import HeadTracker
+    from analysis.models.loading import Base
+    from analysis.tracking.tracker import HeadTracker
     from train.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,9 @@ class Watched:
         Raises:
             ValueError: it is a run without tracking.
         """
-        from analysis.loading import Base, load_tokenizer_if_any
-        from analysis.pairs import Pairs
-        from analysis.tracker import HeadTracker
+        from analysis.models.loading import Base, load_tokenizer_if_any
+        from analysis.prompts.pairs import Pairs
+        from analysis.tracking.tracker import HeadTracker
         from train.build import tracking_settings
         from train.config import load_resolved, plain
         from train.schedule import Schedule
@@ -75,7 +75,7 @@ class Watched:
         cfg = load_resolved(run / "config.yaml")
         settings = tracking_settings(cfg)
         if settings is None:
-            raise ValueError(f"{run} is trained with tracking=none; use python -m analysis.track")
+            raise ValueError(f"{run} is trained with tracking=none; use headlab track")
         schedule = Schedule.parse(plain(cfg.tracking)["schedule"])
         tokenizer = load_tokenizer_if_any(base.path)
         tracker = HeadTracker(run, Pairs.load(run / "pairs.jsonl"), settings, tokenizer)
@@ -109,7 +109,7 @@ class Watched:
         Raises:
             ValueError: the checkpoint can't be loaded.
         """
-        from analysis.locks import Held, Lock
+        from analysis.records.locks import Held, Lock
 
         try:
             claim = Lock.take(self.run / "locks" / f"step-{step:06d}", f"step {step}")
@@ -124,7 +124,7 @@ class Watched:
 
     @property
     def trainer_is_there(self) -> bool:
-        from analysis.locks import holder_of
+        from analysis.records.locks import holder_of
 
         return holder_of(self.run / "locks" / "run") is not None
 
@@ -132,7 +132,7 @@ class Watched:
 @contextmanager
 def _turn(run: Path, poll: float) -> Iterator[None]:
     """Wait for the right to write the report and W&B rows of a run."""
-    from analysis.locks import Held, Lock
+    from analysis.records.locks import Held, Lock
 
     while True:
         try:
@@ -145,8 +145,8 @@ def _turn(run: Path, poll: float) -> Iterator[None]:
 
 
 def _show(watched: Watched, options: Options, mirror: Any) -> None:
-    from analysis.present import present
-    from analysis.publish import Publisher
+    from analysis.reporting.present import present
+    from analysis.reporting.publish import Publisher
 
     with _turn(watched.run, options.poll):
         present(Publisher(watched.run, mirror, watched.cfg.logger.max_head_curves))
@@ -154,9 +154,10 @@ def _show(watched: Watched, options: Options, mirror: Any) -> None:
 
 def _conclude(watched: Watched, options: Options) -> None:
     """Report and W&B rows of everything, once the trainer has gone, and the table."""
-    from analysis.monitor import WandbMirror, resolve_mode
-    from analysis.publish import Publisher
-    from analysis.table import checkpoint_rows, format_table, signal_name, tracked_points
+    from analysis.reporting.publish import Publisher
+    from analysis.reporting.tables import format_table
+    from analysis.reporting.wandb_mirror import WandbMirror, resolve_mode
+    from analysis.trajectories.run import checkpoint_rows, signal_name, tracked_points
     from train.config import plain
 
     cfg, run = watched.cfg, watched.run
@@ -178,7 +179,7 @@ def watch(options: Options) -> Watched:
     """
     import torch
 
-    from analysis.monitor import WandbMirror
+    from analysis.reporting.wandb_mirror import WandbMirror
     from train.checkpoints import checkpoints, is_complete
 
     run = Path(options.run)

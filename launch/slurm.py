@@ -1,7 +1,7 @@
 """A run as a Slurm job: the script that `resources=slurm` renders, and its submission.
 
-    python -m launch train=grpo resources=slurm resources.nodes=2 resources.gpus=8
-    python -m launch ... resources.dry_run=true      prints the script alone
+    headlab launch train=grpo resources=slurm resources.nodes=2 resources.gpus=8
+    headlab launch ... resources.dry_run=true      prints the script alone
 
 One torchrun on each node, started by srun; they meet at the first node. The configuration of the
 job says resume=auto, so that a job that starts again, because its time was up or a node failed,
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from analysis.records import atomic_write
+from analysis.files import atomic_write
 from launch.processes import GRACE, command, environment, node_of
 
 CARRIED = ("HEADLAB_CACHE", "HF_HOME", "WANDB_MODE")

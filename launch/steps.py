@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shlex
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import keys, parse
+from analysis.commands import command_module
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -44,7 +44,7 @@ class Step:
 
     @property
     def module(self) -> Any:
-        return importlib.import_module(f"analysis.{self.command}")
+        return command_module(self.command)
 
     def parse(self, places: Mapping[str, str]) -> Any:
         """The options of its command.
@@ -70,7 +70,7 @@ class Step:
 
     def line(self, places: Mapping[str, str]) -> str:
         """The command that runs this step alone."""
-        return shlex.join(["python", "-m", f"analysis.{self.command}", *self.words(places)])
+        return shlex.join(["headlab", self.command, *self.words(places)])
 
 
 def fill(value: Any, places: Mapping[str, str]) -> Any:
@@ -128,13 +128,13 @@ def steps_of(cfg: DictConfig) -> list[Step]:
 
 def _tracking(command: str, group: dict[str, Any]) -> dict[str, Any]:
     """The settings of the group `tracking` that a command has."""
-    schema = importlib.import_module(f"analysis.{command}").Options
+    schema = command_module(command).Options
     names = [name.partition(".")[2] for name, *_ in keys(schema) if name.startswith("tracking.")]
     return {name: group[name] for name in names}
 
 
 def _over_tasks(step: Step, tasks: list[str]) -> list[Step]:
-    from analysis.benchmarks import slug
+    from analysis.prompts.benchmarks import slug
 
     if "task" not in step.used:
         return [Step(step.name, step.command, fill(step.options, {"step": step.name}))]

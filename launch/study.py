@@ -1,7 +1,7 @@
 """Run a study: circuits and evaluations of models that are there already; nothing is trained.
 
-    python -m launch study experiment=paper/distilled
-    python -m launch study experiment=paper/think resources.dry_run=true      print its commands
+    headlab study experiment=paper/distilled
+    headlab study experiment=paper/think resources.dry_run=true      print its commands
 
 A study is a configuration with a part `study`: further models, pair sets, and steps in order, each
 a command of analysis (track, think, compare, evaluate) with its options, whose texts may hold
@@ -139,12 +139,12 @@ def build(cfg: DictConfig, used: set[str], places: dict[str, str]) -> None:
     """
     from omegaconf import OmegaConf
 
-    from analysis.loading import load_tokenizer
-    from analysis.pairs import Pairs
-    from analysis.records import atomic_write
+    from analysis.files import atomic_write
+    from analysis.models.loading import load_tokenizer
+    from analysis.prompts.pairs import Pairs
     from train.build import build_pairs
     from train.config import plain
-    from train.recipes import build_recipe
+    from train.recipes.registry import build_recipe
 
     for name, model in models_of(cfg).items():
         if model.recipe is not None and name in used | {cfg.study.tokenizer}:
@@ -173,8 +173,8 @@ def run_steps(run: Path, steps: list[Step], places: dict[str, str]) -> None:
     Raises:
         ValueError: naming the step that failed.
     """
-    from analysis.head_sets import NoHeads
-    from analysis.records import write_json
+    from analysis.files import write_json
+    from analysis.interventions.head_sets import NoHeads
 
     log = run / "study.json"
     done: dict[str, Any] = json.loads(log.read_text(encoding="utf-8")) if log.exists() else {}
@@ -213,8 +213,8 @@ def run_study(cfg: DictConfig) -> None:
     Raises:
         ValueError: saying what is wrong and how to mend it.
     """
-    from analysis.locks import Lock
-    from analysis.monitor import redact
+    from analysis.records.locks import Lock
+    from analysis.records.secrets import redact
     from launch.__main__ import write
     from train.config import plain
 
@@ -231,7 +231,7 @@ def run_study(cfg: DictConfig) -> None:
         write(run / "config.yaml", {**redact(plain(cfg)), "train": {"kind": "study"}})
         build(cfg, set().union(*(step.used for step in steps)), places)
         run_steps(run, steps, places)
-    print(f"\n{run} is finished; beside the paper: python -m analysis.paper runs={run}")
+    print(f"\n{run} is finished; beside the paper: headlab paper runs={run}")
 
 
 def action(cfg: DictConfig) -> None:
@@ -244,5 +244,4 @@ def action(cfg: DictConfig) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    sys.argv[1:] = arguments
-    start("study", action, __doc__ or "")
+    start("study", action, __doc__ or "", arguments)

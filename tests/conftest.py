@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from tests.support.models import ARCHITECTURES
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -16,8 +18,6 @@ from typing import Any
 import pytest
 import torch
 
-ARCHITECTURES = ("qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3", "gpt2")
-
 torch.set_num_threads(1)
 
 
@@ -27,71 +27,9 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["HEADLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-def tiny_model(architecture: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
-    """A random model of 2 layers, 4 query heads, 2 key/value heads, with wide weights.
-
-    Norm weights and biases are random too, so that a mistake in either shows.
-    """
-    import transformers
-
-    if architecture == "gpt2":
-        config = transformers.GPT2Config(
-            vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=48
-        )
-        model = transformers.GPT2LMHeadModel(config).to(dtype)
-    else:
-        kind = {"gemma3": "Gemma3", "qwen2": "Qwen2"}.get(architecture, architecture.capitalize())
-        options: dict[str, Any] = {"head_dim": 16 if architecture == "qwen3" else 8}
-        if architecture.startswith("gemma"):
-            options["query_pre_attn_scalar"] = 12
-            options["final_logit_softcapping"] = 3.0
-            options["layer_types"] = ["sliding_attention", "full_attention"]
-        config_class = getattr(
-            transformers, "Gemma3TextConfig" if architecture == "gemma3" else f"{kind}Config"
-        )
-        config = config_class(
-            vocab_size=50,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            sliding_window=4 if architecture in ("mistral", "gemma2", "gemma3") else None,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            tie_word_embeddings=architecture in ("qwen3", "gemma2", "gemma3"),
-            **options,
-        )
-        model = getattr(transformers, f"{kind}ForCausalLM")(config).to(dtype)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=dtype)
-            scale = 0.3 if parameter.ndim == 2 else 0.2
-            norm = "weight" in name and any(part in name for part in ("norm", "ln_"))
-            offset = 1.0 if norm and not architecture.startswith("gemma") else 0.0
-            parameter.copy_(noise * scale + offset)
-    return model.eval()
-
-
 @pytest.fixture(params=ARCHITECTURES)
 def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def random_pairs(count: int = 3, lengths: tuple[int, ...] = (6, 4, 5), seed: int = 0) -> Any:
-    """Pairs of random tokens of different lengths, with targets and foils."""
-    from analysis import Pair, Pairs
-
-    generator = torch.Generator().manual_seed(seed)
-
-    def tokens(n: int) -> tuple[int, ...]:
-        return tuple(torch.randint(3, 50, (n,), generator=generator).tolist())
-
-    sizes = [lengths[index % len(lengths)] for index in range(count)]
-    return Pairs([Pair(tokens(n), tokens(n), 10 + i, 20 + i) for i, n in enumerate(sizes)])
 
 
 @pytest.fixture
@@ -115,7 +53,7 @@ def compose() -> Callable[..., Any]:
 @pytest.fixture
 def tiny_dir(tmp_path: Path) -> Path:
     """The embedded tiny model with random weights, as a Hugging Face directory."""
-    from train.tiny import build_random
+    from train.recipes.tiny import build_random
 
     directory = tmp_path / "tiny"
     build_random(directory, seed=0)

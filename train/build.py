@@ -16,12 +16,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from analysis.benchmarks import default_suffix, load_task, problems_for_pairs, slug
-from analysis.cli import on_off
-from analysis.pairs import Pairs
-from analysis.prompts import Prompting, answer_style_pairs, counterfactual_pairs
-from analysis.tasks import Problem, generate
-from analysis.tracker import TrackingSettings
+from analysis.prompts.benchmarks import default_suffix, load_task, problems_for_pairs, slug
+from analysis.prompts.chat import Prompting, on_off
+from analysis.prompts.pair_building import answer_style_pairs, counterfactual_pairs
+from analysis.prompts.pairs import Pairs
+from analysis.prompts.problems import Problem, generate
+from analysis.tracking.settings import TrackingSettings
 from train.config import plain
 from train.data import is_generator, load_problems, prompting
 from train.sharding import check_config
@@ -137,7 +137,7 @@ def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> 
     """
     from transformers import AutoConfig
 
-    from analysis.anatomy import check_supported
+    from analysis.models.anatomy import check_supported
 
     try:
         config = AutoConfig.from_pretrained(path)

@@ -15,15 +15,15 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from analysis import ranks
-from analysis.completions import Completions
-from analysis.evaluation import digest, evaluate
-from analysis.loading import Base
-from analysis.present import present
-from analysis.publish import Publisher
-from analysis.sampling import Sampling
-from analysis.score_files import answers_path, read_evaluations, write_evaluation
-from analysis.tracker import HeadTracker
+from analysis.evaluation.asking import digest, evaluate
+from analysis.evaluation.completions import Completions
+from analysis.evaluation.sampling import Sampling
+from analysis.models.loading import Base
+from analysis.records.evaluations import answers_path, read_evaluations, write_evaluation
+from analysis.reporting.present import present
+from analysis.reporting.publish import Publisher
+from analysis.tracking import distributed
+from analysis.tracking.tracker import HeadTracker
 from train.build import Evaluation
 from train.interrupt import Interrupt
 from train.schedule import Budget, Schedule
@@ -74,7 +74,7 @@ class CheckpointCallback(TrainerCallback):
         """Observe the live model, with its weights whole."""
         with whole_weights(self.trainer):
             self.observe(state.global_step, model, tokenizer)
-        ranks.wait_for_all()
+        distributed.wait_for_all()
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None,
@@ -82,7 +82,7 @@ class CheckpointCallback(TrainerCallback):
     ) -> None:  # fmt: skip
         step = state.global_step
         wanted = self.is_regular(step) and self.is_wanted(step, state.max_steps)
-        if wanted and not ranks.main_decides(lambda: self.is_done(step)):
+        if wanted and not distributed.main_decides(lambda: self.is_done(step)):
             self.look(state, model, processing_class)
 
     def on_save(
@@ -124,7 +124,7 @@ class HeadTrackingCallback(CheckpointCallback):
     def is_wanted(self, step: int, last: int) -> bool:
         if self.where == "sidecar" or not self.schedule.includes(step, last):
             return False
-        return step in (0, last) or ranks.main_decides(lambda: self.budget.allows(step))
+        return step in (0, last) or distributed.main_decides(lambda: self.budget.allows(step))
 
     def is_regular(self, step: int) -> bool:
         return super().is_regular(step) or self.schedule.is_due(step)
@@ -156,7 +156,7 @@ class HeadTrackingCallback(CheckpointCallback):
         except Exception:
             if self.on_error == "raise":
                 raise
-            if ranks.rank() == 0:
+            if distributed.rank() == 0:
                 log.exception("head tracking failed at step %d; the checkpoint is safe", step)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # what tracking has used is the training's again
@@ -173,7 +173,7 @@ class HeadTrackingCallback(CheckpointCallback):
             with unsharded_loading():
                 return base.load(run / f"checkpoint-{step}" if step else None, device)
 
-        return ranks.together(load)
+        return distributed.together(load)
 
 
 class EvaluationCallback(CheckpointCallback):
@@ -201,7 +201,7 @@ class EvaluationCallback(CheckpointCallback):
         e = self.evaluation
 
         def measure() -> None:
-            if ranks.rank() == 0:
+            if distributed.rank() == 0:
                 store = Completions(answers_path(self.run, e.task, step))
                 score = evaluate(
                     model, tokenizer, e.problems, e.prompting, self.sampling, self.seed, store
@@ -209,7 +209,7 @@ class EvaluationCallback(CheckpointCallback):
                 asked = digest(e.problems, e.prompting, self.sampling, self.seed)
                 write_evaluation(self.run, step, {**score.to_json(), "asked": asked}, e.task)
 
-        ranks.together(measure)
+        distributed.together(measure)
 
 
 class PresentCallback(TrainerCallback):

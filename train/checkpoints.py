@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from analysis.records import write_json
+from analysis.files import write_json
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from analysis.cli import on_off
-from analysis.monitor import secrets_in
+from analysis.prompts.chat import on_off
+from analysis.records.secrets import secrets_in
 from train.schedule import Schedule
 
 RECIPES = ("tiny_random", "tiny_base", "smollm2", "qwen_coder")
@@ -166,7 +166,7 @@ class StepConfig:
 
 @dataclass
 class StudyConfig:
-    """What `python -m launch study` runs; a training run has none."""
+    """What `headlab study` runs; a training run has none."""
 
     models: dict[str, ModelConfig] = field(default_factory=dict)
     pairs: dict[str, PairsConfig] = field(default_factory=dict)

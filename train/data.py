@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from analysis.prompts import Prompting, fill
-from analysis.tasks import Problem, generate
+from analysis.prompts.chat import Prompting, fill
+from analysis.prompts.problems import Problem, generate
 from train.config import plain
 
 if TYPE_CHECKING:

@@ -86,12 +86,17 @@ def _expand(override: str, kind: str) -> str:
     return override
 
 
-def start(kind: str | None, action: Callable[[DictConfig], None], usage: str) -> None:
-    """Compose the configuration from the command line and run an action on it.
+def start(
+    kind: str | None,
+    action: Callable[[DictConfig], None],
+    usage: str,
+    arguments: list[str],
+) -> None:
+    """Compose the configuration from a command line and run an action on it.
 
     `usage` (the entry module's docstring) heads the help.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
+    if {"-h", "--help"} & set(arguments):
         print(help_text(usage))
         return
     import hydra
@@ -99,6 +104,6 @@ def start(kind: str | None, action: Callable[[DictConfig], None], usage: str) ->
     from train.config import register
 
     register()
-    sys.argv[1:] = expand_overrides(sys.argv[1:], kind)
+    sys.argv[1:] = expand_overrides(arguments, kind)
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     decorate(action)()

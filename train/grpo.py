@@ -1,11 +1,12 @@
 """GRPO with verifiable rewards and head tracking.
 
-python -m train.grpo experiment=tiny
-python -m train.grpo experiment=tiny train.args.num_generations=16 train.args.beta=0.04
+headlab grpo experiment=tiny
+headlab grpo experiment=tiny train.args.num_generations=16 train.args.beta=0.04
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from train.entry import start
@@ -20,5 +21,10 @@ def action(cfg: DictConfig) -> None:
     run_or_exit(cfg)
 
 
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    start("grpo", action, __doc__ or "", arguments)
+
+
 if __name__ == "__main__":
-    start("grpo", action, __doc__ or "")
+    main(sys.argv[1:])

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from analysis import ranks
+from analysis.tracking import distributed
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Interrupt(TrainerCallback):
         self._before = signal.signal(signal.SIGTERM, self._handle)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        asked = ranks.any_rank(self.asked)
+        asked = distributed.any_rank(self.asked)
         if not asked or state.global_step % self.cycle or control.should_training_stop:
             return
         self.stopping = True

@@ -9,9 +9,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from analysis import ranks
-from analysis.loading import Base
-from analysis.records import append_metrics, write_json
+from analysis.files import write_json
+from analysis.models.loading import Base
+from analysis.records.training_log import append_metrics
+from analysis.tracking import distributed
 from train.checkpoints import (
     MANIFEST,
     checkpoints,
@@ -85,10 +86,10 @@ class Keeper(TrainerCallback):
                 (checkpoint / MANIFEST).unlink(missing_ok=True)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        ranks.wait_for_all()  # every rank has written its part
+        distributed.wait_for_all()  # every rank has written its part
 
         def declare() -> None:
-            if ranks.rank() != 0:
+            if distributed.rank() != 0:
                 return
             checkpoint = self.run / f"checkpoint-{state.global_step}"
             if not has_weights(checkpoint):
@@ -96,7 +97,7 @@ class Keeper(TrainerCallback):
             write_manifest(checkpoint, self.interrupt.extra)
             tidy(self.run, self.keep, self.may_go, state.best_model_checkpoint)
 
-        ranks.together(declare)
+        distributed.together(declare)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and not self.interrupt.stopping:

@@ -1,6 +1,6 @@
 """Verifiable rewards for GRPO, in the form TRL calls: (completions, columns) -> one number each.
 
-    accuracy    1 if the answer is right (analysis.verify), else 0
+    accuracy    1 if the answer is right (analysis.evaluation.verify), else 0
     format      1 if the completion is <think>...</think><answer>...</answer> and nothing else
     tag_count   0.25 for each of the four tags that stands in the completion exactly once
 
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from analysis.verify import judge
+from analysis.evaluation.verify import judge
 
 _FORMAT = re.compile(
     r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?answer>).)*</answer>\s*", re.DOTALL

@@ -19,15 +19,17 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
-from analysis import ranks
-from analysis.loading import Base
-from analysis.locks import Held, Lock
-from analysis.monitor import WandbMirror, redact
-from analysis.pairs import Pairs
-from analysis.publish import Publisher
-from analysis.records import atomic_write
-from analysis.sampling import Sampling
-from analysis.tracker import HeadTracker, TrackingSettings
+from analysis.evaluation.sampling import Sampling
+from analysis.files import atomic_write
+from analysis.models.loading import Base
+from analysis.prompts.pairs import Pairs
+from analysis.records.locks import Held, Lock
+from analysis.records.secrets import redact
+from analysis.reporting.publish import Publisher
+from analysis.reporting.wandb_mirror import WandbMirror
+from analysis.tracking import distributed
+from analysis.tracking.settings import TrackingSettings
+from analysis.tracking.tracker import HeadTracker
 from train.build import (
     Evaluation,
     build_pairs,
@@ -48,7 +50,7 @@ from train.checkpoints import (
 from train.config import check, check_same_run, load_resolved, plain
 from train.data import grpo_dataset, sft_dataset
 from train.disk import DiskFull, explained_if_full
-from train.recipes import build_recipe
+from train.recipes.registry import build_recipe
 from train.rewards import find_rewards
 from train.schedule import Schedule
 from train.sharding import NotInForce, alone, set_up, unsharded_loading
@@ -297,14 +299,14 @@ def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Any]) 
     from train.keeper import write_finished
 
     step = step_of(checkpoint)
-    if ranks.rank() == 0:
+    if distributed.rank() == 0:
         print(f"{plan.run} is finished at step {step}; nothing is trained", flush=True)
         write_finished(plan.run, step)
     observers = [
         c for c in callbacks
         if isinstance(c, CheckpointCallback)
         and c.is_wanted(step, step)
-        and not ranks.main_decides(lambda c=c: c.is_done(step))  # type: ignore[misc]
+        and not distributed.main_decides(lambda c=c: c.is_done(step))  # type: ignore[misc]
     ]  # fmt: skip
     if not observers:
         return
@@ -317,12 +319,13 @@ def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Any]) 
 
 def _conclude(plan: Plan, publisher: Publisher) -> None:
     """Print the table of checkpoints; what a stop has left unpublished is made up."""
-    from analysis.present import present
-    from analysis.table import checkpoint_rows, format_table, signal_name
+    from analysis.reporting.present import present
+    from analysis.reporting.tables import format_table
+    from analysis.trajectories.run import checkpoint_rows, signal_name
 
     present(publisher, page=plan.cfg.tracking.where != "sidecar")
     if plan.tracking is not None and plan.cfg.tracking.where == "sidecar":
-        print(f"to track the checkpoints: python -m launch sidecar run={plan.run}", flush=True)
+        print(f"to track the checkpoints: headlab sidecar run={plan.run}", flush=True)
         return
     print(format_table(checkpoint_rows(plan.run), signal_name(plan.run)))
     print(f"report: {plan.run / 'report.html'}", flush=True)

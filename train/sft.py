@@ -1,11 +1,12 @@
 """Supervised fine-tuning with head tracking.
 
-python -m train.sft experiment=tiny
-python -m train.sft model=hub model.path=DIR data=file data.source=jsonl:FILE name=my-run
+headlab sft experiment=tiny
+headlab sft model=hub model.path=DIR data=file data.source=jsonl:FILE name=my-run
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from train.entry import start
@@ -20,5 +21,10 @@ def action(cfg: DictConfig) -> None:
     run_or_exit(cfg)
 
 
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    start("sft", action, __doc__ or "", arguments)
+
+
 if __name__ == "__main__":
-    start("sft", action, __doc__ or "")
+    main(sys.argv[1:])

@@ -75,7 +75,7 @@ def check_in_force(trainer: Any, config: Any) -> None:
     if found != "DeepSpeedEngine":
         raise NotInForce(
             f"deepspeed was asked for and is not in force (the trainer runs a {found}): the way "
-            "this process was started switches it off; start it with python -m launch or torchrun"
+            "this process was started switches it off; start it with headlab launch or torchrun"
         )
     if engine.zero_optimization_stage() != zero_stage(config):
         raise NotInForce(

@@ -1,0 +1,336 @@
+"""Edge attribution patching on Hugging Face modules: (model, pairs) -> one score per edge and pair.
+
+    score(u -> v) = sum over positions of  D_u . sum_k w_k dM/d(input of v) at step k
+    D_u = what u writes on the corrupted prompt - what it writes on the clean prompt
+
+M is a metric for which larger is worse (analysis/attribution/metrics.py), so the score is the
+first-order change of M when the edge u -> v carries its corrupted value, and a positive score means
+that the edge helps. The methods, under the names of the EAP-IG package, differ in where the
+gradient is taken:
+
+    EAP                  on the clean prompt                    Syed et al. 2023, arXiv 2310.10348
+    EAP-IG-inputs        at points between the corrupted embedding and the clean one, the rest of
+                         the clean run following from them      Hanna et al. 2024, arXiv 2403.17806
+    EAP-IG-activations   in clean runs in which one block of nodes (the embedding, the heads of one
+                         layer, or one MLP) writes a mixture of its two outputs; all blocks in turn
+    clean-corrupted      the mean of the clean and the corrupted prompt
+    exact                no gradient: M with the one edge patched, less M on the clean prompt
+
+    for how the gradients are summed see analysis/attribution/gradients.py, for how they meet the
+    D_u analysis/attribution/contraction.py, for `exact` analysis/attribution/patching.py
+
+Grouped-query attention is exact: the gradient at a shared key or value head is that of the head
+itself (grouped), or of each query head's own copy (ungrouped).
+
+Shape legend: B pairs, T positions, S sources, D destinations, E edges, d residual width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from analysis.attribution.contraction import Contraction, block_bytes
+from analysis.attribution.edge_scores import EdgeScores
+from analysis.attribution.gradients import GradientSums
+from analysis.attribution.metrics import Metric, metric_named
+from analysis.attribution.patching import exact_scores
+from analysis.attribution.quadrature import path_points
+from analysis.models.allocator import keep_freed_memory
+from analysis.models.anatomy import Anatomy, anatomy, wide
+from analysis.models.audit import Audit
+from analysis.models.forward import Sources, record_sources, run, ungrouped
+from analysis.models.graph import KV
+from analysis.models.hooks import Hooks
+from analysis.models.preserve import preserved
+from analysis.prompts.pairs import Batch, Pairs
+
+log = logging.getLogger(__name__)
+
+METHODS = ("EAP", "EAP-IG-inputs", "EAP-IG-activations", "clean-corrupted", "exact")
+MEMORY_BUDGET = 2**32
+BLOCK_SHARE = 160  # a block of tokens gets this part of the budget, 26 MiB: it stays in the caches
+MOST_STEPS = 8  # that are kept before they are contracted
+
+
+def attribute(
+    model: nn.Module,
+    pairs: Pairs,
+    method: str = "EAP-IG-inputs",
+    metric: str = "kl",
+    ig_steps: int = 5,
+    quadrature: str = "left",
+    kv: str = "grouped",
+    batch_size: int = 8,
+    show_progress: bool = False,
+    memory_budget: int = MEMORY_BUDGET,
+) -> EdgeScores:
+    """Score every edge of a model's graph on every pair.
+
+    The model keeps its weights, gradients, modes and random states; every hook is removed. Scores
+    are accumulated in float32 (float64 for a float64 model) whatever the model's dtype. On a CPU
+    the process keeps from now on what it frees (`analysis.models.allocator`).
+
+    Args:
+        model: a Hugging Face causal language model, or a PEFT model around one. method: one of
+        METHODS. metric: one of `analysis.attribution.metrics.METRICS`. ig_steps, quadrature: number
+        and kind of the points on the path (`analysis.attribution.quadrature`), for
+            the two EAP-IG methods. `left` is the package's sum: for EAP-IG-activations, whose path
+            runs from the clean activations to the corrupted ones, it starts at the clean end.
+        kv: `grouped`, one edge into a shared key or value head, or `ungrouped`, one for every
+            query head that reads it (the EAP-IG package's graph).
+        batch_size: pairs in one pass; the result does not depend on it.
+        memory_budget: bytes for what the steps leave behind, beyond the model's own passes; long
+            batches are contracted after fewer steps and in more blocks of tokens, as the log says.
+            The result does not depend on it.
+
+    Raises:
+        ValueError: unknown method, metric, quadrature or kv; ids outside the vocabulary; a target,
+            foil or label missing; an unsupported architecture; parts that do not add up; scores
+            that are not finite.
+    """
+    check_settings(method, metric, ig_steps, quadrature, kv, batch_size)
+    points = path_points(quadrature, ig_steps)
+    parts = anatomy(model, kv)
+    pairs.check_vocabulary(int(parts.embedding.num_embeddings))
+    pairs.check_length(parts.max_tokens)
+    device = next(model.parameters()).device
+    if device.type == "cpu":
+        keep_freed_memory()
+    results: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    n_batches = -(-len(pairs) // batch_size)
+    silent = None if show_progress else True  # None: silent unless this is a terminal
+    with preserved(model), ungrouped(parts):
+        todo = pairs.batches(batch_size)
+        for batch in tqdm(todo, "attribution", n_batches, leave=False, disable=silent):
+            first = not results
+            job = _Job(parts, batch.to(device), metric_named(metric), memory_budget, first)
+            results.append(job.scores(method, points))
+    scores, clean, corrupted = (torch.cat(column) for column in zip(*results, strict=True))
+    if not bool(torch.isfinite(scores).all()):
+        bad = int((~torch.isfinite(scores)).flatten(1).any(1).nonzero()[0])
+        raise ValueError(f"the scores of pair {bad} are not finite; use a wider dtype")
+    return EdgeScores(parts.graph, scores, clean, corrupted)
+
+
+def check_settings(
+    method: str, metric: str, ig_steps: int, quadrature: str, kv: str, batch_size: int
+) -> None:
+    """Raise ValueError, with what is known, for a setting of `attribute` that is not."""
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    if kv not in KV:
+        raise ValueError(f"unknown kv {kv!r}; known: {', '.join(KV)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; a pass needs at least one pair")
+    metric_named(metric)
+    path_points(quadrature, ig_steps)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The attribution of one batch. `first`: check the model on its clean run, and log the plan."""
+
+    parts: Anatomy
+    batch: Batch
+    metric: Metric
+    memory_budget: int
+    first: bool
+
+    def scores(
+        self, method: str, points: list[tuple[float, float]]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores [B, S, D] and the clean and corrupted metric [B], on the CPU."""
+        batch, metric = self.batch, self.metric
+        path = _embedding_path(method, points)
+        with Hooks() as hooks:
+            sums = GradientSums(self.parts, hooks)
+            clean, clean_logits = self._ends(sums, batch.clean, path.pop(1.0, None), None)
+            corrupted, logits = self._ends(sums, batch.corrupted, path.pop(0.0, None), clean_logits)
+            if method == "exact":
+                scores = exact_scores(self.parts, batch, metric, corrupted, clean_logits)
+            else:
+                if method == "EAP-IG-activations":
+                    steps = _activation_steps(self.parts, points, self.batch)
+                else:
+                    steps = _embedding_steps(path, clean.embedding, corrupted.embedding)
+                differences = _differences(corrupted, clean, batch.mask)
+                scores = self._by_gradient(steps, sums, differences, clean_logits)
+        m_clean, m_corrupted = (metric(x, clean_logits, batch) for x in (clean_logits, logits))
+        mask = self.parts.graph.edge_mask.to(scores.device)
+        return (scores * mask).cpu(), m_clean.cpu(), m_corrupted.cpu()
+
+    def _ends(
+        self,
+        sums: GradientSums,
+        ids: torch.Tensor,
+        weight: float | None,
+        clean_logits: torch.Tensor | None,
+    ) -> tuple[Sources, torch.Tensor]:
+        """The clean or the corrupted run: what its sources write, and its logits [N, V].
+
+        With a weight the path has a point here, and the same run's gradients are summed.
+        """
+        parts = self.parts
+        with Hooks() as hooks, torch.set_grad_enabled(weight is not None):
+            audit = None
+            if self.first and clean_logits is None:
+                audit = Audit(parts, hooks, int(self.batch.mask[0].sum()))
+            seen = record_sources(hooks, parts)
+            if weight is None:
+                logits = run(parts, ids, self.batch)
+            else:
+                sums.weight = weight
+                logits = self._backward(hooks, ids, lambda x: x, clean_logits)
+        if audit is not None:
+            audit.verify(seen)
+        return seen, logits
+
+    def _backward(
+        self,
+        hooks: Hooks,
+        ids: torch.Tensor,
+        change: Callable[[torch.Tensor], torch.Tensor],
+        clean_logits: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Forward and backward, to the (changed) embeddings; the logits [N, V]."""
+        leaves = []
+
+        def enter(x: torch.Tensor) -> torch.Tensor:
+            leaves.append(change(x).detach().requires_grad_())
+            return leaves[0]
+
+        hooks.input(self.parts.layers[0], enter)
+        logits = run(self.parts, ids, self.batch)
+        reference = logits.detach() if clean_logits is None else clean_logits
+        torch.autograd.grad(self.metric(logits, reference, self.batch).sum(), leaves)
+        return logits.detach()
+
+    def _plan(self) -> tuple[int, int]:
+        """Steps kept before they are contracted, and tokens in a block, that fit the budget."""
+        n_pairs, length = self.batch.clean.shape
+        norm = self.parts.final_norm.module.weight
+        step = len(self.parts.blocks) * n_pairs * length * len(norm) * norm.element_size()
+        block = block_bytes(self.parts, n_pairs)
+        steps = max(1, min(MOST_STEPS, self.memory_budget // step))
+        tokens = max(1, min(length, self.memory_budget // BLOCK_SHARE // block))
+        if self.first:
+            log.info(
+                "attribution of %d pairs of up to %d tokens at a time: up to %d steps are kept "
+                "(%.2f GiB each), contracted in blocks of %d tokens (%.2f GiB), to stay within "
+                "%.2f GiB",
+                *(n_pairs, length, steps, step / 2**30),
+                *(tokens, tokens * block / 2**30, self.memory_budget / 2**30),
+            )
+        return steps, tokens
+
+    def _by_gradient(
+        self,
+        steps: Iterator[_Step],
+        sums: GradientSums,
+        differences: Sources,
+        clean_logits: torch.Tensor,
+    ) -> torch.Tensor:
+        """Run the remaining steps and contract the summed gradients: [B, S, D]."""
+        kept, tokens = self._plan()
+        contraction = Contraction(self.parts, differences, tokens)
+        shape = len(self.batch.clean), *self.parts.graph.edge_mask.shape
+        scores = differences.embedding.new_zeros(shape)
+        for step in steps:
+            if sums.n_steps >= kept:
+                contraction.add(sums, scores)
+                sums.clear()
+            sums.weight, sums.first_attention = step.weight, step.first_attention
+            with Hooks() as hooks, torch.enable_grad():
+                if step.writes is not None:
+                    module, output = step.writes
+                    hooks.output(module, lambda y, output=output: output)  # type: ignore[misc]
+                embedding = step.embedding
+                self._backward(hooks, self.batch.clean, lambda x, new=embedding: new, clean_logits)  # type: ignore[misc]
+        contraction.add(sums, scores)
+        return scores
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One run on the clean tokens: what enters the first layer, and what a module writes instead.
+
+    first_attention: the lowest layer whose attention counts as a destination.
+    """
+
+    weight: float
+    embedding: torch.Tensor
+    writes: tuple[nn.Module, torch.Tensor] | None = None
+    first_attention: int = 0
+
+
+def _differences(corrupted: Sources, clean: Sources, mask: torch.Tensor) -> Sources:
+    """Corrupted less clean in float32 or wider, 0 at padded positions; both are used up."""
+    keep = mask[..., None]
+
+    def less(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (wide(a) - wide(b)).mul_(keep)
+
+    def each(a: list[torch.Tensor], b: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [less(a.pop(0), b.pop(0)) for _ in range(len(a))]
+
+    embedding = less(corrupted.embedding, clean.embedding)
+    return Sources(embedding, each(corrupted.zr, clean.zr), each(corrupted.mlp, clean.mlp))
+
+
+def _embedding_path(method: str, points: list[tuple[float, float]]) -> dict[float, float]:
+    """Weight of each alpha between the corrupted embedding (0) and the clean one (1)."""
+    return {
+        "EAP": {1.0: 1.0},
+        "clean-corrupted": {1.0: 0.5, 0.0: 0.5},
+        "EAP-IG-inputs": dict(points),
+    }.get(method, {})
+
+
+def _embedding_steps(
+    path: dict[float, float], clean: torch.Tensor, corrupted: torch.Tensor
+) -> Iterator[_Step]:
+    for alpha, weight in path.items():
+        yield _Step(weight, torch.lerp(corrupted, clean, alpha))
+
+
+def _activation_steps(
+    parts: Anatomy, points: list[tuple[float, float]], batch: Batch
+) -> Iterator[_Step]:
+    """The runs of EAP-IG-activations; their weights add up to 1.
+
+    Those that mix the embedding add nothing to the attention of layer 0, as in the package, where
+    that embedding is a constant.
+    """
+    branches = [b for block in parts.blocks for b in (block.attention_branch, block.mlp_branch)]
+    clean, corrupted = (
+        _outputs(parts, [parts.layers[0], *branches], ids, batch)
+        for ids in (batch.clean, batch.corrupted)
+    )
+    share = 1 / len(clean)
+    for index, (written, other) in enumerate(zip(clean, corrupted, strict=True)):
+        for beta, weight in points:
+            mixed = torch.lerp(written, other, beta)
+            if index == 0:
+                yield _Step(weight * share, mixed, first_attention=1)
+            else:
+                yield _Step(weight * share, clean[0], (branches[index - 1], mixed))
+
+
+@torch.no_grad()
+def _outputs(
+    parts: Anatomy, modules: list[nn.Module], ids: torch.Tensor, batch: Batch
+) -> list[torch.Tensor]:
+    """What enters the first module, and what the others return, in one run: [B, T, d] each."""
+    seen: list[torch.Tensor] = []
+    with Hooks() as hooks:
+        hooks.input(modules[0], lambda x: seen.append(x))
+        for module in modules[1:]:
+            hooks.output(module, lambda y: seen.append(y))
+        run(parts, ids, batch)
+    return seen

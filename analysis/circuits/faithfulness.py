@@ -1,0 +1,127 @@
+"""How much of a model's behaviour a circuit keeps when every other edge is ablated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from analysis.attribution.metrics import metric_named
+from analysis.attribution.patching import RUN_BYTES, patched_logits
+from analysis.circuits.circuit import Circuit
+from analysis.models.anatomy import Anatomy, anatomy, wide
+from analysis.models.audit import check_model
+from analysis.models.forward import Sources, run, source_run, ungrouped
+from analysis.models.preserve import preserved
+from analysis.prompts.pairs import Batch, Pairs
+
+ABLATIONS = ("patch", "zero", "mean")
+
+
+@dataclass(frozen=True)
+class CircuitEvaluation:
+    """The metric of a circuit, of the full model and of the empty circuit, for each pair: [pairs].
+
+    The metric is the loss form of analysis/attribution/metrics.py: larger is worse.
+    """
+
+    circuit: torch.Tensor
+    full: torch.Tensor
+    empty: torch.Tensor
+
+    @property
+    def faithfulness(self) -> float:
+        """(m(C) - m(empty)) / (m(full) - m(empty)), of means over pairs; NaN if nothing changes.
+
+        Hanna et al. 2024, arXiv 2403.17806; 1 is the full model, 0 the empty circuit.
+        """
+        circuit, full, empty = (float(m.mean()) for m in (self.circuit, self.full, self.empty))
+        return (circuit - empty) / (full - empty) if full != empty else float("nan")
+
+
+def evaluate_circuit(
+    model: nn.Module,
+    pairs: Pairs,
+    circuit: Circuit,
+    metric: str = "kl",
+    ablation: str = "patch",
+    batch_size: int = 8,
+) -> CircuitEvaluation:
+    """Run the model with the circuit's edges clean and all others ablated.
+
+    Raises:
+        ValueError: unknown metric or ablation, a circuit of another graph, or anything that
+            `attribute` refuses.
+    """
+    return evaluate_circuits(model, pairs, [circuit], metric, ablation, batch_size)[0]
+
+
+def evaluate_circuits(
+    model: nn.Module,
+    pairs: Pairs,
+    circuits: Sequence[Circuit],
+    metric: str = "kl",
+    ablation: str = "patch",
+    batch_size: int = 8,
+) -> list[CircuitEvaluation]:
+    """`evaluate_circuit` for several circuits of one graph, which share the clean runs."""
+    if ablation not in ABLATIONS:
+        raise ValueError(f"unknown ablation {ablation!r}; known: {', '.join(ABLATIONS)}")
+    measure = metric_named(metric)
+    parts = anatomy(model, circuits[0].graph.kv)
+    for circuit in circuits:
+        if circuit.graph.destination_names != parts.graph.destination_names:
+            raise ValueError(f"the circuit is of {circuit.graph}, the model has {parts.graph}")
+    pairs.check_vocabulary(int(parts.embedding.num_embeddings))
+    pairs.check_length(parts.max_tokens)
+    keeps = [circuit.matrix for circuit in circuits]
+    keeps.append(torch.zeros_like(keeps[0]))  # the empty circuit
+    device = next(model.parameters()).device
+    rows = []
+    with preserved(model), torch.no_grad(), ungrouped(parts):
+        check_model(parts, pairs)
+        means = _mean_sources(parts, pairs, batch_size, device) if ablation == "mean" else None
+        for batch in pairs.batches(_rows(parts, pairs, batch_size)):
+            batch = batch.to(device)
+            clean_logits = run(parts, batch.clean, batch)
+            ablated = means or _ablated(parts, batch, ablation)
+            cuts = [(parts.graph.edge_mask & ~keep).to(device) for keep in keeps]
+            logits = [patched_logits(parts, batch, cut[None], ablated) for cut in cuts]
+            values = [measure(x, clean_logits, batch).cpu() for x in (clean_logits, *logits)]
+            rows.append(torch.stack(values))
+    full, *of_circuits, empty = torch.cat(rows, 1)
+    return [CircuitEvaluation(values, full, empty) for values in of_circuits]
+
+
+def _rows(parts: Anatomy, pairs: Pairs, batch_size: int) -> int:
+    """Pairs in one run: at most `batch_size`, and no more than RUN_BYTES of differences."""
+    length = max(len(pair.clean_ids) for pair in pairs)
+    gain = parts.final_norm.gain
+    one = parts.graph.n_sources * length * len(gain) * gain.element_size()
+    return max(1, min(batch_size, RUN_BYTES // one))
+
+
+def _ablated(parts: Anatomy, batch: Batch, ablation: str) -> Sources:
+    if ablation == "patch":
+        seen, _ = source_run(parts, batch.corrupted, batch)
+        return Sources(wide(seen.embedding), list(map(wide, seen.zr)), list(map(wide, seen.mlp)))
+    zero = torch.zeros((), device=batch.clean.device)
+    n_layers = len(parts.blocks)
+    return Sources(zero, [zero] * n_layers, [zero] * n_layers)
+
+
+def _mean_sources(parts: Anatomy, pairs: Pairs, batch_size: int, device: torch.device) -> Sources:
+    """Mean over the tokens of all clean prompts of what each source writes; padding is left out."""
+    totals: list[torch.Tensor] = []
+    n_tokens, n_layers = 0, len(parts.blocks)
+    for batch in pairs.batches(batch_size):
+        batch = batch.to(device)
+        seen, _ = source_run(parts, batch.clean, batch)
+        keep = batch.mask[..., None]
+        sums = [(wide(t) * keep).sum((0, 1)) for t in (seen.embedding, *seen.zr, *seen.mlp)]
+        totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
+        n_tokens += int(batch.mask.sum())
+    embedding, *rest = [total / n_tokens for total in totals]
+    return Sources(embedding, rest[:n_layers], rest[n_layers:])

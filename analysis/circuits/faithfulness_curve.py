@@ -1,0 +1,95 @@
+"""Faithfulness of circuits of growing size, and the areas CPR and CMD, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from analysis.attribution.edge_scores import EdgeScores
+    from analysis.circuits.circuit import Circuit
+    from analysis.circuits.faithfulness import CircuitEvaluation
+
+FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Faithfulness at each of FRACTIONS, and its areas; values are (value, low, high)."""
+
+    n_edges: list[int]
+    points: list[tuple[float, float, float]]
+    cpr: tuple[float, float, float]
+    cmd: tuple[float, float, float]
+
+
+def area(values: torch.Tensor, fractions: Sequence[float] = FRACTIONS) -> torch.Tensor:
+    """Area under values [..., len(fractions)] over the fractions, by trapezoids: [...]."""
+    import torch
+
+    return torch.trapezoid(values, torch.tensor(fractions, dtype=values.dtype))
+
+
+def circuits_of(scores: EdgeScores, greedy: bool, signed: bool) -> list[Circuit]:
+    """The circuit of each of FRACTIONS; the last is the whole graph."""
+    import torch
+
+    from analysis.circuits.circuit import Circuit, select_circuit
+
+    some = [
+        select_circuit(scores, fraction=share, greedy=greedy, signed=signed)
+        for share in FRACTIONS[:-1]
+    ]
+    return [*some, Circuit(scores.graph, torch.ones(scores.graph.n_edges, dtype=torch.bool))]
+
+
+def curve(circuits: list[Circuit], evaluations: list[CircuitEvaluation], seed: int) -> Curve:
+    """Faithfulness with intervals, from the metric of each pair.
+
+    Raises:
+        ValueError: the full model and the empty circuit measure the same, so nothing is to explain.
+    """
+    import torch
+
+    metric = torch.stack([e.circuit for e in evaluations]).double()  # [circuits, pairs]
+    full, empty = evaluations[0].full.double(), evaluations[0].empty.double()
+    if full.mean() == empty.mean():
+        raise ValueError(
+            "the metric is the same for the full model and the empty circuit; the pairs or the "
+            "metric show no difference that a circuit could explain"
+        )
+    n_pairs = len(full)
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(n_pairs, (RESAMPLES, n_pairs), generator=generator)
+
+    def faithfulness(rows: torch.Tensor) -> torch.Tensor:
+        m, top, bottom = metric[:, rows].mean(-1), full[rows].mean(-1), empty[rows].mean(-1)
+        return ((m - bottom) / (top - bottom)).movedim(0, -1)
+
+    value, samples = faithfulness(torch.arange(n_pairs)), faithfulness(draws)
+
+    def estimate(v: torch.Tensor, resampled: torch.Tensor) -> tuple[float, float, float]:
+        bounds = torch.tensor([0.025, 0.975], dtype=v.dtype)
+        low, high = torch.quantile(resampled, bounds).tolist()
+        return float(v), low, high
+
+    return Curve(
+        n_edges=[circuit.n_edges for circuit in circuits],
+        points=[estimate(value[i], samples[:, i]) for i in range(len(circuits))],
+        cpr=estimate(area(value), area(samples)),
+        cmd=estimate(area((1 - value).abs()), area((1 - samples).abs())),
+    )
+
+
+def random_scores(scores: EdgeScores, seed: int) -> EdgeScores:
+    """The same scores in a random order of the edges: the control."""
+    import torch
+
+    order = torch.randperm(scores.graph.n_edges, generator=torch.Generator().manual_seed(seed))
+    per_pair = torch.zeros_like(scores.per_pair)
+    per_pair[:, scores.graph.edge_mask] = scores.per_edge[:, order]
+    return replace(scores, per_pair=per_pair)

@@ -1,0 +1,22 @@
+"""Score every edge of a model on a file of pairs, and write scores and circuit.
+
+    headlab attribute model.path=DIR pairs.path=FILE.jsonl out=DIR
+
+OUT/edges.safetensors   `mean` [source, destination] and `per_pair` [pair, source, destination]
+OUT/names.json          names of the sources and destinations, and what was measured how
+OUT/graph.json          scores and circuit in the format of the EAP-IG package
+
+From Python, call `attribute` of the package `analysis`; this module is its command line alone.
+"""
+
+from __future__ import annotations
+
+from analysis.commands.measuring import Options
+
+
+def act(options: Options) -> None:
+    """Load, attribute, write."""
+    from analysis.commands.measuring import load, measure, write
+
+    model, pairs = load(options)
+    write(options, measure(options, model, pairs), model.config.hidden_size)

@@ -1,0 +1,75 @@
+r"""Measure pass@1 on a benchmark, with and without a change of some heads, against controls.
+
+    headlab evaluate model=runs/my-sft@last task=math500 size=100 n=4 max_new_tokens=2048
+    headlab evaluate model=runs/my-sft@last task=arithmetic size=100 \
+        intervention=zero:runs/my-sft@last:emergent:10 base=runs/my-sft@0
+
+Sampling is that of arXiv 2509.25758 (temperature 0.6, top-p 0.95, its suffix for benchmarks). With
+an intervention (analysis/interventions/operations.py) the same problems are asked, with the same
+random numbers, of the model as it is, of the changed one, of `controls` models in which random
+heads are changed (as many in each layer, none of the set), and of `base` with and without the
+change of those heads. Printed are the effect, the effect less that of random heads, and the effect
+less that in the base, each with a 95 % interval (analysis/evaluation/scores.py has the
+definitions).
+
+OUT/completions/*.jsonl holds every answer, as it comes: the same command goes on where it was
+stopped. OUT/scores.json holds the results. OUT is RUN/evaluations/TASK/step-000040/NAME for a
+checkpoint of a run, whose report then shows them (`headlab publish` gives the score to
+W&B); the base is what the run started from. OUT/settings.json holds all that shapes an answer,
+the heads and weights included: an evaluation goes on with the same alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.evaluation.setup import Options, check, keep_settings, prepare
+
+if TYPE_CHECKING:
+    from analysis.evaluation.setup import Setup
+
+
+def act(options: Options) -> None:
+    """Evaluate every condition; print and write the results."""
+    from transformers.utils import logging as transformers_logging
+
+    from analysis.evaluation.conditions import evaluate_conditions
+    from analysis.files import write_json
+    from analysis.records.locks import Lock
+    from analysis.reporting.evaluation_text import format_result
+
+    transformers_logging.disable_progress_bar()
+    setup = prepare(options)
+    with Lock.take(setup.out / "lock", f"the evaluation in {setup.out}"):
+        keep_settings(setup)
+        result = evaluate_conditions(setup)
+        write_json(setup.out / "scores.json", result)
+    print(format_result(result))
+    print(f"wrote {setup.out / 'scores.json'}")
+    if setup.model.run is not None and setup.model.step is not None:
+        show_in_run(setup, setup.model.run, setup.model.step, result["conditions"]["none"])
+
+
+def show_in_run(setup: Setup, run: Path, step: int, score: dict[str, Any]) -> None:
+    """Give the score of an unchanged checkpoint to its run, and bring the run's report up to date.
+
+    A score that is there and was measured with other settings stays, and that is said.
+    """
+    from analysis.evaluation.asking import digest
+    from analysis.records.evaluations import read_evaluations, write_evaluation
+    from analysis.reporting.present import present
+    from analysis.reporting.publish import Publisher
+    from analysis.reporting.wandb_mirror import WandbMirror
+
+    asked = digest(setup.problems, setup.prompting, setup.sampling, setup.options.seed)
+    there = read_evaluations(run, setup.task).get(step)
+    if there is None or there.get("asked") == asked:
+        write_evaluation(run, step, {**score, "asked": asked}, setup.task)
+    else:
+        print(f"{run} keeps its score of step {step}, which was measured with other settings")
+    if (run / "config.yaml").is_file():
+        present(Publisher(run, WandbMirror(None)))
+
+
+__all__ = ["Options", "act", "check", "prepare"]

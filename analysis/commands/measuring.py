@@ -1,0 +1,144 @@
+"""What the command lines that measure a model on pairs share: options, loading, attribution."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.cli import key
+from analysis.models.loading import DTYPES, load_part
+
+if TYPE_CHECKING:
+    from analysis.attribution.edge_scores import EdgeScores
+    from analysis.circuits.circuit import Circuit
+    from analysis.prompts.pairs import Pairs
+
+
+@dataclass
+class ModelOptions:
+    path: str = key("directory (or hub name) of a model, or of an adapter of one")
+
+
+@dataclass
+class PairsOptions:
+    path: str = key("JSONL file of pairs")
+
+
+@dataclass
+class AttributionOptions:
+    method: str = key(
+        "EAP, EAP-IG-inputs, EAP-IG-activations, clean-corrupted, exact", "EAP-IG-inputs"
+    )
+    metric: str = key("kl, logit_diff or nll", "kl")
+    ig_steps: int = key("points on the path", 5)
+    quadrature: str = key("left, right, midpoint or gauss-legendre", "left")
+    kv: str = key("grouped, or ungrouped: a k and a v for every query head", "grouped")
+    batch_size: int = key("pairs in one pass; does not change the result", 8)
+    dtype: str = key(" or ".join(DTYPES), "float32")
+
+
+@dataclass
+class CircuitOptions:
+    top_n: int | None = key("edges in the circuit; give one of these three", None)
+    fraction: float | None = key("share of all edges; default: all edges", None)
+    threshold: float | None = key("|score| from which on an edge is in", None)
+    greedy: bool = key("grow the circuit from the logits up", False)
+    signed: bool = key("rank by score instead of |score|", False)
+
+
+@dataclass
+class Options:
+    model: ModelOptions = field(default_factory=ModelOptions)
+    pairs: PairsOptions = field(default_factory=PairsOptions)
+    out: str = key("directory for the results")
+    attribution: AttributionOptions = field(default_factory=AttributionOptions)
+    circuit: CircuitOptions = field(default_factory=CircuitOptions)
+
+
+def load(options: Options) -> tuple[Any, Pairs]:
+    """The model, on the GPU if there is one, and the pairs.
+
+    Raises:
+        ValueError: either can't be read, or the architecture is not supported.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from analysis.attribution.eap import check_settings
+    from analysis.models.anatomy import check_supported
+    from analysis.prompts.pairs import Pairs, holds_text
+
+    settings = asdict(options.attribution)
+    dtype = settings.pop("dtype")
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown attribution.dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    check_settings(**settings)
+    path = options.model.path
+    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+        raise ValueError(f"there is no directory model.path={path}")
+    file = Path(options.pairs.path)
+    if not file.is_file():
+        raise ValueError(f"there is no pairs file {file}")
+    if not (Path(path) / "adapter_config.json").exists():
+        check_supported(load_part(AutoConfig, path).model_type)
+    tokenizer = load_part(AutoTokenizer, path) if holds_text(file) else None
+    pairs = Pairs.load(file, tokenizer)
+    model = load_part(AutoModelForCausalLM, path, dtype=getattr(torch, dtype))
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), pairs
+
+
+def measure(options: Options, model: Any, pairs: Pairs) -> EdgeScores:
+    """The edge scores that the options ask for."""
+    from analysis.attribution.eap import attribute
+
+    settings = asdict(options.attribution)
+    del settings["dtype"]
+    return attribute(model, pairs, **settings)
+
+
+def circuit_of(options: Options, scores: EdgeScores) -> Circuit:
+    """The circuit that the options ask for; all edges if they name no size."""
+    import torch
+
+    from analysis.circuits.circuit import Circuit, select_circuit
+
+    wanted = asdict(options.circuit)
+    if all(wanted[name] is None for name in ("top_n", "fraction", "threshold")):
+        return Circuit(scores.graph, torch.ones(scores.graph.n_edges, dtype=torch.bool))
+    return select_circuit(scores, **wanted)
+
+
+def summary(options: Options, scores: EdgeScores) -> dict[str, Any]:
+    """What was measured, and how, for the files of a command."""
+    return {
+        "model": options.model.path,
+        "pairs": options.pairs.path,
+        "attribution": asdict(options.attribution),
+        "n_pairs": len(scores.per_pair),
+        "n_edges": scores.graph.n_edges,
+        "completeness_gap": scores.completeness_gap,
+        "metric_clean": float(scores.metric_clean.mean()),
+        "metric_corrupted": float(scores.metric_corrupted.mean()),
+    }
+
+
+def write(options: Options, scores: EdgeScores, d_model: int) -> None:
+    """Write edges.safetensors, names.json and graph.json; each appears when it is whole."""
+    from safetensors.torch import save
+
+    from analysis.circuits.graph_files import write_graph
+    from analysis.files import atomic_write, write_json
+
+    out = Path(options.out)
+    circuit = circuit_of(options, scores)
+    with atomic_write(out / "edges.safetensors") as draft:
+        draft.write_bytes(save({"mean": scores.mean, "per_pair": scores.per_pair}))
+    names = {"sources": scores.source_names, "destinations": scores.destination_names}
+    write_json(out / "names.json", {**names, **summary(options, scores)})
+    write_graph(out / "graph.json", circuit, scores.mean, d_model)
+    print(
+        f"{scores.graph.n_edges} edges, {len(scores.per_pair)} pairs; completeness gap "
+        f"{scores.completeness_gap:.2%}; circuit of {circuit.n_edges} edges and "
+        f"{len(circuit.heads)} heads; wrote {out}"
+    )

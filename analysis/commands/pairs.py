@@ -1,0 +1,57 @@
+"""Write a pairs file for a model: problems with the same skeleton and another answer.
+
+    headlab pairs model=DIR source=arithmetic size=32 out=pairs.jsonl
+
+Each pair is two problems of one skeleton and token length whose answers begin with different tokens
+(analysis/prompts/pair_building.py). It can be read by every command that takes pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.cli import key
+from analysis.prompts.chat import on_off
+
+POOL = 40  # problems drawn for each pair, of which partners are found
+
+
+@dataclass
+class Options:
+    model: str = key("directory or hub name; its tokenizer and chat template are used")
+    out: str = key("JSONL file to be written")
+    source: str = key("arithmetic, reasoning_gym:TASK or jsonl:FILE", "arithmetic")
+    options: Any = key("of a generator: 'options={terms: 3}'", None)
+    size: int = key("pairs", 32)
+    seed: int = key("of the problems", 1)
+    prefix: str = key("the answer's start that is given", "")
+    cut_solution_after: str | None = key("give the solution up to this mark too", None)
+    system_prompt: str | None = key("before the question", None)
+    suffix: str = key("after the question", "")
+    think: Any = key("on or off; null: the chat template's default", None)
+
+
+def act(options: Options) -> None:
+    """Draw problems, pair them, write."""
+    from pathlib import Path
+
+    from analysis.files import atomic_write
+    from analysis.models.loading import load_tokenizer
+    from analysis.prompts.chat import Prompting
+    from analysis.prompts.pair_building import counterfactual_pairs
+    from analysis.prompts.problems import generate
+    from analysis.records.checkpoints import find_model
+
+    o = options
+    if o.options is not None and not isinstance(o.options, dict):
+        raise ValueError(f"options is {o.options!r}; write 'options={{terms: 3}}'")
+    tokenizer = load_tokenizer(find_model(o.model).path)
+    problems = generate(o.source, POOL * o.size, o.seed, "held_out", o.options)
+    prompting = Prompting(o.system_prompt, o.suffix, think=on_off("think", o.think))
+    pairs = counterfactual_pairs(
+        tokenizer, problems, prompting, o.size, o.prefix, o.cut_solution_after
+    )
+    with atomic_write(Path(o.out)) as draft:
+        pairs.save(draft)
+    print(f"{len(pairs)} pairs, hash {pairs.hash}; wrote {o.out}")

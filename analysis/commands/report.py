@@ -1,0 +1,32 @@
+"""Write the page of one run, or one page of several.
+
+headlab report runs=runs/my-sft                  -> runs/my-sft/report.html
+headlab report 'runs=[runs/my-sft,runs/my-grpo]' out=both.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.cli import key
+
+
+@dataclass
+class Options:
+    runs: Any = key("directory of a run, or a list of several: [DIR,DIR]")
+    out: str | None = key("the page; null: report.html in the run, or beside the runs", None)
+
+
+def act(options: Options) -> None:
+    """Write the page and say where it is."""
+    from analysis.reporting.report import write_report
+
+    given = options.runs if isinstance(options.runs, list) else [options.runs]
+    runs = [Path(str(run)).expanduser() for run in given]
+    if not runs:
+        raise ValueError("runs is empty; name a run's directory, or several: runs=[DIR,DIR]")
+    home = runs[0] if len(runs) == 1 else runs[0].parent
+    out = home / "report.html" if options.out is None else Path(options.out).expanduser()
+    print(write_report(runs, out))

@@ -1,0 +1,106 @@
+"""Print what the heads of a circuit attend to and copy, measured first where that is missing.
+
+    headlab roles run=runs/my-run step=last
+
+Definitions and sources are in analysis/heads/attention.py (scores) and analysis/prompts/regions.py
+(which tokens count).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.cli import key
+from analysis.heads.roles import TITLES, Roles, head_roles, read_roles, write_roles
+
+if TYPE_CHECKING:
+    from analysis.records.record import Record
+
+
+@dataclass
+class Options:
+    run: str = key("directory of a run that was tracked")
+    step: str = key("a recorded step, or last", "last")
+    batch_size: int = key("prompts in one pass; does not change the result", 8)
+    redo: bool = key("measure again where the roles are written already", False)
+
+
+def _record(run: Path, step: str) -> Record:
+    """The record of a step that a command line names.
+
+    Raises:
+        ValueError: there is none, or it is invalid.
+    """
+    from analysis.records.record import invalid_steps, read_record, recorded_steps
+
+    bad = invalid_steps(run)
+    valid = [number for number in recorded_steps(run / "heads") if number not in bad]
+    number = valid[-1] if step == "last" and valid else int(step) if step.isdecimal() else None
+    record = None if number is None else read_record(run, number)
+    if record is None:
+        known = ", ".join(map(str, valid)) or "none"
+        raise ValueError(f"{run} has no valid record of step {step}; it has: {known}")
+    return record
+
+
+def measure(run: Path, record: Record, batch_size: int) -> Roles:
+    """The roles at a record, from its checkpoint, written beside it.
+
+    Raises:
+        ValueError: the checkpoint is gone, or it or the pairs are not those of the record.
+    """
+    import torch
+
+    from analysis.models.loading import Base, load_model, load_tokenizer_if_any
+    from analysis.models.provenance import weight_hashes
+    from analysis.prompts.pairs import Pairs
+    from analysis.records.checkpoints import find_model
+
+    pairs = Pairs.load(run / "pairs.jsonl")
+    if pairs.hash != record.pairs_hash:
+        raise ValueError(
+            f"{run}/pairs.jsonl holds other pairs (hash {pairs.hash}) than the record of step "
+            f"{record.step} was measured on ({record.pairs_hash}); restore that file"
+        )
+    named, base = find_model(f"{run}@{record.step}"), Base.read(run)
+    measured = record.origin["model"]
+    if base is None:
+        model = load_model(named.path, measured["dtype"])
+    else:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = base.load(Path(named.path) if record.step else None, device)
+    if any(measured[part] != found for part, found in weight_hashes(model).items()):
+        raise ValueError(
+            f"{named.path} has other weights than step {record.step} of {run} was measured with; "
+            "track that checkpoint again (headlab track redo=true)"
+        )
+    tokenizer = load_tokenizer_if_any(base.path if base else named.path)
+    sample = record.settings["resamples"], record.settings["seed"]
+    roles = head_roles(model, pairs, tokenizer, batch_size, *sample)
+    write_roles(run, record.step, pairs.hash, roles)
+    return roles
+
+
+def format_roles(roles: Roles, record: Record) -> str:
+    """A table of the circuit's heads, the most important first, with what its columns rest on."""
+    inside = record.in_circuit.nonzero().flatten().tolist()
+    inside.sort(key=lambda head: -float(record.importance[head]))
+    lines = [["head", *TITLES.values()], *([roles.heads[h], *roles.cells(h)] for h in inside)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = ["  ".join(map(str.rjust, line, widths)) for line in lines]
+    counts = [f"{TITLES[n]} {s.pairs}" for n, s in roles.scores.items() if n != "copying"]
+    return "\n".join([*rows, "", f"pairs: {', '.join(counts)}; receiver over {roles.unit}"])
+
+
+def act(options: Options) -> None:
+    """Print the roles of a step, measured now if they are not there."""
+    run = Path(options.run)
+    if not run.is_dir():
+        raise ValueError(f"there is no run {run}; give a directory that tracking wrote")
+    record = _record(run, options.step)
+    roles = None if options.redo else read_roles(run, record.step)
+    if roles is None:
+        roles = measure(run, record, options.batch_size)
+    print(format_roles(roles, record))

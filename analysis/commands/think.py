@@ -1,0 +1,229 @@
+r"""Circuits of one model with thinking on and off: which heads each mode uses alone.
+
+    headlab think model=Qwen/Qwen3-8B source=arithmetic 'options={terms: 2}' size=32 \
+        out=runs/think
+
+Thinking is switched by the chat template (Qwen3's `enable_thinking`), or off by an empty think
+block where the template has no switch (analysis/prompts/pair_building.py). Both modes get the same
+problems: pair i of one and pair i of the other are the same two problems, so that a resample of the
+pairs is the same in both. Each mode is tracked as step 0 of a run of its own, OUT/on and OUT/off,
+with pairs, record and per-pair scores. Then the heads are compared by analysis/heads/changes.py
+with on as `before` and off as `after`:
+
+    think on only    in the circuit of think on, not in that of think off    (pruned)
+    think off only   in the circuit of think off, not in that of think on    (emergent)
+    both             in both                                                 (retained)
+
+By chance: how many heads are in the circuit of one resample of the pairs and not in that of another
+in one and the same mode, as mean and 97.5 % point. A head is called as analysis/heads/changes.py
+has it.
+
+OUT/think.json holds the numbers, OUT/heads/{think-on-only,think-off-only,both}.json the heads, the
+most important in their circuit first (of `both`, by the mean of the two), as
+analysis.commands.evaluate takes them. A mode that has its record is not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.cli import key
+from analysis.comparison.thinking import MODES
+from analysis.tracking.settings import TrackingOptions
+
+if TYPE_CHECKING:
+    from analysis.comparison.thinking import Modes
+    from analysis.prompts.pairs import Pairs
+    from analysis.records.record import Record
+    from analysis.tracking.tracker import HeadTracker
+
+KINDS = ("counterfactual", "answer_style")
+POOL = 40  # problems drawn for each pair, of which partners are found
+TRIED = 10  # heads that the printed commands change
+CLEAN_START = "<think>Okay, so I have this problem where I need to find the answer."
+CORRUPTED_START = "To determine the answer, we need to work through the given problem."
+
+
+@dataclass
+class Options:
+    model: str = key("directory or hub name of a model or adapter, or RUN@STEP (RUN@last)")
+    out: str = key("directory for the two runs and their comparison")
+    source: str = key("arithmetic, reasoning_gym:TASK, jsonl:FILE or a benchmark", "arithmetic")
+    options: Any = key("of a generator: 'options={terms: 3}'", None)
+    size: int = key("pairs", 32)
+    seed: int = key("of the problems", 1)
+    kind: str = key("counterfactual or answer_style: as in conf/pairs", "counterfactual")
+    prefix: str = key("of counterfactual pairs: the answer's start that is given", "<answer>")
+    cut_solution_after: str | None = key("of the same: give the solution up to this mark too", None)
+    clean_start: str | None = key("of answer_style pairs; null: <think>Okay, so I ...", None)
+    corrupted_start: str | None = key("the other style; null: To determine the ...", None)
+    prefix_tokens: int = key("tokens of the starts that are kept", 8)
+    system_prompt: str | None = key("before the question", None)
+    suffix: str = key("after the question", "")
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    dtype: str = key("float32, float64 or bfloat16", "float32")
+
+
+def build_pairs(options: Options, tokenizer: Any) -> dict[str, Pairs]:
+    """The pairs of each mode; pair i is of the same problems in both.
+
+    Raises:
+        ValueError: too few problems are pairs in both modes, or the source gives too few.
+    """
+    from analysis.prompts.benchmarks import problems_for_pairs
+    from analysis.prompts.chat import Prompting
+    from analysis.prompts.pair_building import (
+        answer_style_pairs,
+        common_counterfactual_pairs,
+    )
+
+    o = options
+    if o.kind not in KINDS:
+        raise ValueError(f"kind is {o.kind!r}; choose one of: {', '.join(KINDS)}")
+    if o.size < 1:
+        raise ValueError(f"size must be at least 1 pair, not {o.size}")
+    if o.options is not None and not isinstance(o.options, dict):
+        raise ValueError(f"options is {o.options!r}; write 'options={{terms: 3}}'")
+    ask = [Prompting(o.system_prompt, o.suffix, think=mode) for mode in MODES]
+    wanted = o.size if o.kind == "answer_style" else POOL * o.size
+    problems = problems_for_pairs(o.source, wanted, o.seed, o.options)
+    if o.kind == "counterfactual":
+        found = common_counterfactual_pairs(
+            tokenizer, problems, ask, o.size, o.prefix, o.cut_solution_after
+        )
+        return dict(zip(MODES, found, strict=True))
+    if len(problems) < o.size:
+        raise ValueError(f"{o.source} has {len(problems)} problems, fewer than size={o.size}")
+    starts = (o.clean_start or CLEAN_START, o.corrupted_start or CORRUPTED_START, o.prefix_tokens)
+    found = [answer_style_pairs(tokenizer, problems, prompting, *starts) for prompting in ask]
+    return dict(zip(MODES, found, strict=True))
+
+
+def start_trackers(
+    options: Options, model: str, tokenizer: Any, pairs: dict[str, Pairs]
+) -> dict[str, HeadTracker]:
+    """The run of each mode, made or checked, and its tracker. model: path of its weights.
+
+    Raises:
+        ValueError: a setting is wrong, or OUT was made of another model, pairs or settings.
+    """
+    from analysis.commands import track
+    from analysis.tracking.settings import TrackingSettings
+    from analysis.tracking.tracker import HeadTracker
+    from analysis.trajectories.run import read_config
+
+    given = asdict(options.tracking)
+    settings = TrackingSettings(
+        **{name: value for name, value in given.items() if name not in ("fdr", "hysteresis")}
+    )
+    trackers = {}
+    for mode in MODES:
+        run = Path(options.out) / mode
+        if (run / "config.yaml").exists():
+            saved = read_config(run)
+            for name, now in (("base", model), ("dtype", options.dtype)):
+                if saved.get(name) != now:
+                    raise ValueError(
+                        f"{run} was measured with {name} {saved.get(name)}, not {now}; give the "
+                        "same, or another out=DIR"
+                    )
+        track.prepare_run(
+            track.Options(
+                run=str(run), checkpoints=[], base=model, pairs=str(run / "pairs.jsonl"),
+                tracking=options.tracking, dtype=options.dtype,
+            )
+        )  # fmt: skip
+        trackers[mode] = HeadTracker(run, pairs[mode], settings, tokenizer)
+    return trackers
+
+
+def track_modes(options: Options, model: str, trackers: dict[str, HeadTracker]) -> None:
+    """Measure the modes that have no record; no weight is loaded if both have one."""
+    from analysis.models.loading import load_model
+
+    todo = [mode for mode in MODES if not trackers[mode].is_tracked(0)]
+    print(f"2 modes, {len(MODES) - len(todo)} of them measured already", flush=True)
+    if not todo:
+        return
+    loaded = load_model(model, options.dtype)
+    for mode in todo:
+        print(f"think {mode}: {trackers[mode].run}", flush=True)
+        trackers[mode].track(loaded, 0)
+
+
+def read_mode(run: Path) -> Record:
+    """The record of one mode.
+
+    Raises:
+        ValueError: it is missing or marked invalid.
+    """
+    from analysis.records.record import invalid_steps, read_record
+
+    record = read_record(run, 0)
+    if record is None:
+        reason = invalid_steps(run).get(0, "it has no record")
+        raise ValueError(f"there is no circuit in {run}: {reason}")
+    return record
+
+
+def write(options: Options, modes: Modes) -> None:
+    """Write OUT/think.json and the lists of heads."""
+    from analysis.comparison.thinking import SETS, summary
+    from analysis.files import write_json
+
+    out, names = Path(options.out), modes.head_names()
+    for name in SETS:
+        ordered, called = modes.ordered(name), modes.called(name)
+        heads = {
+            "heads": [names[head] for head in ordered],
+            "called": [names[head] for head in ordered if called[head]],
+        }
+        write_json(out / "heads" / f"{name}.json", heads)
+    write_json(out / "think.json", {**summary(modes), "options": asdict(options)})
+
+
+def next_steps(options: Options, modes: Modes) -> str:
+    """The commands that take the think-off-only heads away and halve them, in think-off mode."""
+    count = len(modes.ordered("think-off-only"))
+    if count == 0:
+        return "No head is in the think-off circuit alone, so there is none to ablate."
+    o = options
+    heads = f"{Path(o.out) / 'heads' / 'think-off-only.json'}:{min(count, TRIED)}"
+    words = [f"model={o.model}", f"task={o.source}", "think=off"]
+    words += [f"options={json.dumps(o.options)}"] if o.options else []
+    words += [f"system_prompt={o.system_prompt}"] if o.system_prompt else []
+    words += [f"suffix={o.suffix}"] if o.suffix else []
+    commands = [
+        shlex.join(["headlab", "evaluate", *words, f"intervention={change}:{heads}"])
+        for change in ("zero", "scale:0.5")
+    ]
+    called = int(modes.called("think-off-only").sum())
+    doubt = "" if called else ", none of which is called: they may be noise"
+    return "\n".join([f"To test the think-off-only heads{doubt}:", *commands])
+
+
+def act(options: Options) -> None:
+    """Track both modes, compare them, write and print."""
+    from transformers.utils import logging as transformers_logging
+
+    from analysis.comparison.thinking import compare_modes, format_modes
+    from analysis.models.loading import DTYPES, load_tokenizer
+    from analysis.records.checkpoints import find_model
+
+    if options.dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {options.dtype!r}; known: {', '.join(DTYPES)}")
+    transformers_logging.disable_progress_bar()
+    model = find_model(options.model).path
+    tokenizer = load_tokenizer(model)
+    pairs = build_pairs(options, tokenizer)
+    track_modes(options, model, start_trackers(options, model, tokenizer, pairs))
+    q, out = options.tracking.fdr, Path(options.out)
+    modes = compare_modes(read_mode(out / "on"), read_mode(out / "off"), q)
+    write(options, modes)
+    print(format_modes(modes, q))
+    print(f"wrote {out / 'think.json'}")
+    print(next_steps(options, modes))

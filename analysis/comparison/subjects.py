@@ -1,0 +1,166 @@
+"""What is compared: runs, records in runs, and graph files, found by the texts that name them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.cli import key
+
+if TYPE_CHECKING:
+    from analysis.comparison.definitions import Subject
+
+NAMES = "abcdefgh"
+
+_RECORD = re.compile(r"(?:step|checkpoint)-(\d+)$")
+
+
+@dataclass
+class Options:
+    a: str = key("run, RUN@STEP, RUN/checkpoint-STEP, RUN/heads/step-STEP, or graph file")
+    b: str = key("what a is compared with")
+    c: str | None = key("one more to compare", None)
+    d: str | None = key("as c", None)
+    e: str | None = key("as c", None)
+    f: str | None = key("as c", None)
+    g: str | None = key("as c", None)
+    h: str | None = key("as c", None)
+    out: str = key("directory for comparison.json and comparison.html", "comparison")
+    q: float = key("false-discovery rate of called heads", 0.05)
+    cross: bool = key("run each circuit in each model", True)
+    model_a: str | None = key("model of a (directory, adapter or hub name), if not as above", None)
+    model_b: str | None = key("as model_a", None)
+    model_c: str | None = key("as model_a", None)
+    model_d: str | None = key("as model_a", None)
+    model_e: str | None = key("as model_a", None)
+    model_f: str | None = key("as model_a", None)
+    model_g: str | None = key("as model_a", None)
+    model_h: str | None = key("as model_a", None)
+    pairs: str | None = key("JSONL file of pairs for cross; default: those of the runs", None)
+    metric: str = key("of cross where no record names one: kl, logit_diff or nll", "kl")
+    batch_size: int = key("pairs in one pass; does not change the result", 8)
+    seed: int = key("of the random circuits", 0)
+    device: str = key("cpu, cuda, or auto: cuda if there is one", "auto")
+    dtype: str = key("of the models: float32, float64 or bfloat16", "float32")
+
+
+def locate(given: str) -> tuple[Path, int | None]:
+    """The run and the step that a text names (None: the last record), or a graph file.
+
+    Raises:
+        ValueError: there is nothing of that name.
+    """
+    path = Path(given).expanduser()
+    if path.name == "record.json":
+        path = path.parent
+    if path.is_file():
+        if path.suffix not in (".json", ".pt"):
+            raise ValueError(f"{given} is no graph file; its name must end in .json or .pt")
+        return path, None
+    if (path / "heads").is_dir():
+        return path, None
+    found = _RECORD.search(path.name)
+    run = path.parent.parent if path.parent.name == "heads" else path.parent
+    if found and (run / "heads").is_dir():
+        return run, int(found[1])
+    name, at, step = str(path).rpartition("@")
+    if at and Path(name).is_dir():
+        if not step.isdecimal():
+            raise ValueError(f"{given} must end in @ and a step, such as {name}@40")
+        return Path(name), int(step)
+    if path.is_dir():
+        raise ValueError(f"{given} is not a run with tracked heads: it holds no directory heads")
+    raise ValueError(
+        f"there is no {given}; give a run, RUN@STEP, RUN/checkpoint-STEP, RUN/heads/step-STEP, "
+        "or a graph file"
+    )
+
+
+def read_subject(name: str, given: str) -> Subject:
+    """Read what a key such as `a` names.
+
+    Raises:
+        ValueError: it is missing or can't be read; for a missing step, with the steps there are.
+    """
+    import torch
+
+    from analysis.circuits.circuit import prune
+    from analysis.circuits.graph_files import read_graph
+    from analysis.comparison.definitions import Subject
+    from analysis.records.record import read_record, record_dir, recorded_steps
+
+    path, step = locate(given)
+    if path.is_file():
+        circuit, scores = read_graph(path)
+        graph = circuit.graph
+        edges, mean = prune(graph, circuit.edges[None])[0], scores[graph.edge_mask].float()
+        return Subject(name, path.stem, path, graph, edges, torch.nan_to_num(mean))
+    known_steps = recorded_steps(path / "heads")
+    steps = [n for n in known_steps if (record_dir(path, n) / "record.json").exists()]
+    if not steps:
+        raise ValueError(f"{path} has no records; track its checkpoints (headlab track)")
+    if step is not None and step not in steps:
+        known = ", ".join(map(str, steps))
+        raise ValueError(f"{path} has no record of step {step}; it has those of steps {known}")
+    record = read_record(path, steps[-1] if step is None else step)
+    assert record is not None
+    base = read_record(path, 0) if record.step else record
+    return Subject(
+        name, f"{_run_name(path)}@{record.step}", path, record.graph, record.circuit, record.mean,
+        record, base,
+    )  # fmt: skip
+
+
+def _run_name(run: Path) -> str:
+    from analysis.trajectories.run import read_config
+
+    if not (run / "config.yaml").exists():
+        return run.resolve().name
+    return str(read_config(run).get("name", run.resolve().name))
+
+
+def read_subjects(options: Options) -> list[Subject]:
+    """Everything that is compared, in order.
+
+    Raises:
+        ValueError: as `read_subject`, or two of them do not measure the same thing.
+    """
+    from itertools import combinations
+
+    from analysis.comparison.definitions import check_pair
+
+    given = {name: getattr(options, name) for name in NAMES if getattr(options, name) is not None}
+    for name in NAMES:
+        if getattr(options, f"model_{name}") is not None and name not in given:
+            raise ValueError(f"model_{name} is given, but no {name}")
+    found = []
+    for name, text in given.items():
+        try:
+            found.append(read_subject(name, text))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    for pair in combinations(found, 2):
+        check_pair(*pair)
+    return found
+
+
+def check_options(options: Options) -> None:
+    """Raise ValueError for a value that is unknown or out of range."""
+    import torch
+
+    from analysis.attribution.metrics import metric_named
+    from analysis.models.loading import DTYPES
+
+    if options.dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {options.dtype!r}; known: {', '.join(DTYPES)}")
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"unknown device {options.device!r}; known: auto, cpu, cuda")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda, but torch finds no GPU; give device=cpu")
+    if not 0 < options.q < 1:
+        raise ValueError(f"q, a false-discovery rate, must lie in (0, 1), not {options.q}")
+    if options.batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, not {options.batch_size}")
+    metric_named(options.metric)

@@ -1,0 +1,188 @@
+"""Answers sampled from a model, each from random numbers of its own.
+
+A token is drawn by the Gumbel-max trick: the largest of log p + g, where p is the distribution
+after temperature and top-p, and g is standard Gumbel noise (Gumbel 1954). The noise of one answer
+comes from a generator that is seeded by (seed, problem, sample) alone. So an answer does not hang
+on what is decoded beside it, an evaluation that was killed goes on as if it had not been, and two
+models asked the same question meet the same noise, which makes their difference easier to see.
+(Batches differ in their padding, and floating point notices: which answers are decoded together can
+change a token where two are nearly equal.)
+
+The settings of the checkpoint's own generation_config.json (top_k, penalties, forbidden tokens) are
+not used, but for the tokens that end an answer: only temperature and top-p act.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from analysis.models.preserve import preserved
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn. temperature 0 is greedy decoding; then one sample is enough.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    samples: int = 4
+    temperature: float = 0.6
+    top_p: float = 0.95
+    max_new_tokens: int = 256
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], not {self.top_p}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to be drawn: to which prompt, and as which sample of which problem.
+
+    begun: what of the answer stands in the prompt already; it is judged with the rest.
+    """
+
+    problem: int
+    sample: int
+    prompt: str
+    begun: str = ""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer as text, the tokens it took, and whether it was cut off before its end."""
+
+    text: str
+    tokens: int
+    truncated: bool
+
+
+def seed_of(seed: int, request: Request) -> int:
+    """The seed of one answer's noise."""
+    text = f"{seed}/{request.problem}/{request.sample}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class GumbelNoise(LogitsProcessor):
+    """Adds Gumbel noise to log-probabilities, each row's from a generator of its own."""
+
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        noise = torch.empty_like(scores, dtype=torch.float32)
+        for row, generator in zip(noise, self._generators, strict=True):
+            row.exponential_(generator=generator)
+        return scores.float() - noise.log()
+
+
+def processors(
+    sampling: Sampling, seeds: Sequence[int], device: torch.device
+) -> LogitsProcessorList:
+    """What turns logits into scores whose maximum is the drawn token; none for greedy decoding."""
+    if sampling.temperature == 0:
+        return LogitsProcessorList()
+    found: list[LogitsProcessor] = [TemperatureLogitsWarper(float(sampling.temperature))]
+    if sampling.top_p < 1:
+        found.append(TopPLogitsWarper(sampling.top_p))
+    return LogitsProcessorList([*found, GumbelNoise(seeds, device)])
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: the tokenizer's and those of the model's own settings."""
+    own = model.generation_config.eos_token_id
+    listed = own if isinstance(own, list) else [own]
+    ends = {*listed, tokenizer.eos_token_id, end_of_turn(tokenizer)}
+    return sorted(token for token in ends if token is not None)
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The special token that the chat template puts after an answer; None if there is none.
+
+    A base model's tokenizer may have another end of text: Qwen2.5-Math ends a turn with
+    `<|im_end|>` and a text with `<|endoftext|>`.
+    """
+    if not tokenizer.chat_template:
+        return None
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
+    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("ANSWER")[2]
+    ids = tokenizer(after, add_special_tokens=False).input_ids
+    added = tokenizer.added_tokens_decoder
+    return ids[0] if ids and ids[0] in added and added[ids[0]].special else None
+
+
+@contextmanager
+def bare_settings(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Inside, the model has no generation settings but the given ones."""
+    own = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
+    """Requests in order, `size` at a time."""
+    for start in range(0, len(requests), size):
+        yield list(requests[start : start + size])
+
+
+@torch.no_grad()
+def sample(
+    model: Any, tokenizer: Any, requests: Sequence[Request], sampling: Sampling, seed: int
+) -> list[Completion]:
+    """The answers to some requests, decoded together; the model is left as it was."""
+    device = next(model.parameters()).device
+    batch = tokenizer(
+        [request.prompt for request in requests],
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,
+    ).to(device)
+    ends = stop_tokens(model, tokenizer)
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=False,  # the noise is in the scores
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=ends or None,
+    )
+    with preserved(model), bare_settings(model, config):
+        output = model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            generation_config=config,
+            logits_processor=processors(sampling, [seed_of(seed, r) for r in requests], device),
+            synced_gpus=False,  # one rank alone may generate, with whole weights
+        )
+    rows = output[:, batch.input_ids.shape[1] :].tolist()
+    return [_completion(tokenizer, row, ends, sampling.max_new_tokens) for row in rows]
+
+
+def _completion(tokenizer: Any, row: list[int], ends: list[int], most: int) -> Completion:
+    length = next((at for at, token in enumerate(row) if token in ends), None)
+    kept = row if length is None else row[:length]
+    text = tokenizer.decode(kept, skip_special_tokens=True)
+    return Completion(text, len(kept), length is None and len(row) >= most)

@@ -1,0 +1,270 @@
+"""What the options of `headlab evaluate` mean, checked before any weight is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.cli import key
+from analysis.prompts.chat import on_off
+
+if TYPE_CHECKING:
+    from analysis.evaluation.sampling import Sampling
+    from analysis.interventions.operations import Intervention
+    from analysis.models.graph import Graph
+    from analysis.prompts.chat import Prompting
+    from analysis.prompts.problems import Problem
+    from analysis.records.checkpoints import Named
+
+BACKENDS = ("hf", "vllm")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the options mean, checked, with no weight loaded.
+
+    task: as in names of files, with the mode of thinking. dtype: None is that of the files.
+    """
+
+    options: Options
+    model: Named
+    base: Named | None
+    dtype: str | None
+    intervention: Intervention | None
+    graph: Graph | None  # of the model, if there is an intervention
+    out: Path
+    task: str
+    ks: list[int]
+    problems: list[Problem]
+    prompting: Prompting
+    sampling: Sampling
+
+
+def ks_of(k: Any) -> list[int]:
+    """The numbers that `k=4` or `k=[1,4]` names.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    found = k if isinstance(k, list) else [k]
+    if not all(type(value) is int for value in found):
+        raise ValueError(f"k is {k!r}; write a number or a list, such as k=[1,4]")
+    return found
+
+
+def check(options: Options) -> None:
+    """What can be said of options without loading data or a model.
+
+    Raises:
+        ValueError: with the offending value and the mend.
+    """
+    from analysis.evaluation.sampling import Sampling
+    from analysis.evaluation.vllm_engine import check_vllm
+    from analysis.interventions.head_sets import split_intervention
+    from analysis.models.loading import DTYPES
+    from analysis.prompts.benchmarks import check_task
+
+    o = options
+    on_off("think", o.think)
+    for name, allowed in (("backend", BACKENDS), ("dtype", DTYPES)):
+        given = getattr(o, name)
+        if given is not None and given not in allowed:
+            raise ValueError(f"{name} is {given!r}; choose one of: {', '.join(allowed)}")
+    Sampling(o.n, o.temperature, o.top_p, o.max_new_tokens, o.batch_size)
+    for k in ks_of(o.k):
+        if not 1 <= k <= o.n:
+            raise ValueError(f"k={k} needs as many samples of each problem at least; n is {o.n}")
+    if o.controls < 0:
+        raise ValueError(f"controls must be 0 or more, not {o.controls}")
+    if o.options is not None and not isinstance(o.options, dict):
+        raise ValueError(f"options is {o.options!r}; write 'options={{terms: 3}}'")
+    check_task(o.task)
+    if split_intervention(o.intervention) is None and o.base not in (None, "none"):
+        raise ValueError(f"base={o.base} is for an intervention, and there is none")
+    if o.backend == "vllm":
+        check_vllm(o.dtype)
+
+
+def prepare(options: Options) -> Setup:
+    """Everything that can be wrong with the options, before any weight is loaded.
+
+    Raises:
+        ValueError: with the offending value and the mend.
+    """
+    from analysis.evaluation.sampling import Sampling
+    from analysis.evaluation.vllm_engine import check_bakes
+    from analysis.interventions.head_sets import parse_intervention
+    from analysis.models.anatomy import graph_of
+    from analysis.models.loading import load_config
+    from analysis.prompts.benchmarks import default_suffix, load_task, slug
+    from analysis.prompts.chat import Prompting
+    from analysis.records.checkpoints import find_model
+
+    o = options
+    check(o)
+    if o.reference is not None and not Path(o.reference).is_file():
+        raise ValueError(f"there is no pairs file {o.reference}")
+    model, think = find_model(o.model), on_off("think", o.think)
+    config = load_config(model.path)
+    graph = graph_of(config) if o.intervention != "none" else None
+    intervention = parse_intervention(o.intervention, graph) if graph is not None else None
+    base = base_of(model, o.base) if graph is not None else None
+    if base is not None and graph is not None:
+        _check_same_shape(graph_of(load_config(base.path)), graph)
+    if intervention is not None and o.backend == "vllm":
+        check_bakes(intervention.operation, config.model_type)
+    task = slug(o.task) + (f"-think-{think}" if think else "")
+    suffix = default_suffix(o.task) if o.suffix is None else o.suffix
+    return Setup(
+        options=o,
+        model=model,
+        base=base,
+        dtype=o.dtype or model.dtype,
+        intervention=intervention,
+        graph=graph,
+        out=Path(o.out) if o.out is not None else default_out(model, task, o.intervention),
+        task=task,
+        ks=ks_of(o.k),
+        problems=load_task(o.task, o.size, o.seed, dict(o.options or {})),
+        prompting=Prompting(o.system_prompt, suffix, think=think, prefix=o.prefix),
+        sampling=Sampling(o.n, o.temperature, o.top_p, o.max_new_tokens, o.batch_size),
+    )
+
+
+def _check_same_shape(base: Graph, graph: Graph) -> None:
+    if (base.n_layers, base.n_heads) != (graph.n_layers, graph.n_heads):
+        raise ValueError(
+            f"the base has {base.n_layers} layers with {base.n_heads} heads, and the model "
+            f"{graph.n_layers} with {graph.n_heads}; give a base of the same architecture, or "
+            "base=none"
+        )
+
+
+def base_of(model: Named, given: str | None) -> Named | None:
+    """The model that the same heads are changed in: as given, or step 0 of the model's run."""
+    from analysis.models.loading import Base
+    from analysis.records.checkpoints import find_model
+
+    if given == "none":
+        return None
+    if given is not None:
+        return find_model(given)
+    if model.run is None or model.step == 0 or Base.read(model.run) is None:
+        return None
+    return find_model(f"{model.run}@0")
+
+
+def default_out(model: Named, task: str, intervention: str) -> Path:
+    """Where the results of a model, a task and an intervention go."""
+    name = re.sub(r"[^:,]*/", "", intervention)  # of paths, the last part
+    name = re.sub(r"[^\w.-]+", "-", name).strip("-")
+    if len(name) > 60:
+        name = f"{name[:48]}-{hashlib.sha256(intervention.encode()).hexdigest()[:8]}"
+    if model.run is None:
+        return Path("evaluations") / model.label / task / name
+    return model.run / "evaluations" / task / f"step-{model.step:06}" / name
+
+
+def answer_settings(setup: Setup, named: Named) -> dict[str, Any]:
+    """What shapes the answers of a model as it is."""
+    from analysis.evaluation.asking import digest
+    from analysis.models.loading import fingerprint
+
+    o = setup.options
+    return {
+        "model": named.path,
+        "weights": fingerprint(named.path),
+        "asked": digest(setup.problems, setup.prompting, setup.sampling, o.seed),
+        "task": o.task,
+        **asdict(setup.prompting),
+        "n": o.n,
+        "temperature": o.temperature,
+        "top_p": o.top_p,
+        "max_new_tokens": o.max_new_tokens,
+        "dtype": setup.dtype,
+        "backend": o.backend,
+        "seed": o.seed,
+    }
+
+
+def settings(setup: Setup) -> dict[str, Any]:
+    """What must be the same for an evaluation to go on: everything that shapes an answer."""
+    o, changes = setup.options, setup.intervention
+    reference = None if o.reference is None else Path(o.reference).read_bytes()
+    return {
+        **answer_settings(setup, setup.model),
+        "base": None if setup.base is None else answer_settings(setup, setup.base),
+        "intervention": "none" if changes is None else str(changes),
+        "reference": None if reference is None else hashlib.sha256(reference).hexdigest()[:16],
+    }
+
+
+def keep_settings(setup: Setup) -> None:
+    """Write the settings of a new evaluation, or check that an old one has the same.
+
+    Raises:
+        ValueError: naming each that differs, with both values.
+    """
+    import json
+
+    from analysis.files import write_json
+
+    path, now = setup.out / "settings.json", settings(setup)
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in now if before.get(name) != now[name]]
+        named = [name for name in changed if name != "asked"]
+        differ = [f"{name} ({before.get(name)} -> {now[name]})" for name in named]
+        if changed:
+            differ = differ or ["the problems are others"]
+            raise ValueError(
+                f"{setup.out} holds an evaluation with other settings: {'; '.join(differ)}. Give "
+                "the same, or another out=DIR"
+            )
+        return
+    write_json(path, now)
+
+
+@dataclass
+class Options:
+    model: str = key("directory or hub name of a model or adapter, or RUN@STEP (RUN@last)")
+    task: str = key(
+        "aime24, aime25, amc23, amc, math500, gsm8k, gpqa, arithmetic, reasoning_gym:TASK or "
+        "jsonl:FILE"
+    )
+    options: Any = key("of a generator: 'options={terms: 3}'", None)
+    size: int | None = key("problems; null: all, or 100 of a generator", None)
+    n: int = key("samples of each problem", 4)
+    k: Any = key("pass@k and success within the first k: k=4 or k=[1,4]", 1)
+    intervention: str = key(
+        "none, or zero:, scale:FACTOR:, mean:, mean_by_position: or resample:, then HEADS "
+        "(L3H2,L5H1, a circuit's file, RUN@STEP:emergent:10)",
+        "none",
+    )
+    controls: int = key("random sets of heads, matched in number and layers", 10)
+    base: str | None = key(
+        "model in which the same heads are changed too; null: what the run of model began with; "
+        "none: no such control",
+        None,
+    )
+    reference: str | None = key("pairs file for mean and resample; null: the task's prompts", None)
+    think: Any = key("on or off; null: the chat template's default", None)
+    system_prompt: str | None = key("before the question", None)
+    suffix: str | None = key("after the question; null: the paper's, none for generators", None)
+    prefix: str = key("text that begins the answer", "")
+    temperature: float = key("0 is greedy", 0.6)
+    top_p: float = key("share of the probability that is drawn from", 0.95)
+    max_new_tokens: int = key("where an answer is cut off", 1024)
+    batch_size: int = key("answers decoded together", 16)
+    seed: int = key("of the problems and the random numbers", 0)
+    dtype: str | None = key("float32, bfloat16 or float64; null: that of the files", None)
+    backend: str = key("hf, or vllm (optional extra), which runs baked checkpoints", "hf")
+    label: str | None = key("what this result stands for: TABLE/ROW/CONDITION", None)
+    out: str | None = key("directory; null: in the run, or evaluations/MODEL/TASK", None)
+    unchanged: str | None = key(
+        "directory for the answers of unchanged models, shared by all evaluations that name it",
+        None,
+    )

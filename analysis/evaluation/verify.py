@@ -1,0 +1,179 @@
+"""Is the answer in this completion right? Bounded in time and memory, on any thread.
+
+The answer is taken, in this order, from the last `<answer>...</answer>`, the last `\\boxed{...}`,
+or the last number of the text. Only what follows `</think>` counts; an unfinished `<think>` has no
+answer. This takes time linear in the text.
+
+Equal texts, equal numbers, and choices are decided at once. A choice is a gold answer that is one
+capital letter when brackets, `\\text{}` and full stop are taken off: B, (B), \\text{B}, **B**.
+Everything else is decided by math-verify in a process of its own
+(analysis.evaluation.verify_worker), one for each process that asks, started when first needed,
+shared by its threads one at a time. An answer longer than MAX_LENGTH characters or with more than
+MAX_NESTING brackets is not parsed at all.
+
+What one answer can cost: TIME_LIMIT seconds, after which the process is killed, and the start of a
+new one. If the process dies (memory, or somebody killed it), the answer is tried once more. So at
+most 2 x (TIME_LIMIT + start). Measured on two cores of a shared machine: a start took 0.5 to 0.8 s
+(ten starts), towers of powers and factorials of tests/test_verify.py 2.0 to 3.2 s (twelve answers,
+start included), and finding the answer in a text of braces alone, the slowest, 0.2 s a megabyte.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from analysis.prompts.answers import extract_answer
+
+MAX_LENGTH = 256
+MAX_NESTING = 20
+TIME_LIMIT = 2.0  # seconds of math-verify for one answer
+START_LIMIT = 120.0  # seconds; imports from a busy file system are slow
+WORKER = Path(__file__).with_name("verify_worker.py")
+
+# What Fraction reads, with thousands separators, and no exponent that takes hours to write out.
+_EXACT = re.compile(
+    r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:/\d+|[eE][+-]?\d{1,3})?", re.ASCII
+)
+_DECORATION = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\b|[\s(){}\[\].$*]")
+
+Failure = Literal["no_answer", "too_long", "unparseable", "timeout"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`failure` says why an answer could not be judged; it then counts as wrong.
+
+    no_answer: the completion has none; too_long: not parsed (MAX_LENGTH, MAX_NESTING);
+    unparseable: math-verify can't read it, or the gold one; timeout: it took too much time or
+    memory.
+    """
+
+    correct: bool
+    failure: Failure | None = None
+
+
+def _number(text: str) -> Fraction | None:
+    text = text.strip()
+    if not _EXACT.fullmatch(text):
+        return None
+    try:
+        return Fraction(text.replace(",", ""))
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def _choice(text: str) -> str | None:
+    letter = _DECORATION.sub("", text)
+    return letter if re.fullmatch("[A-Z]", letter) else None
+
+
+def verify_answer(answer: str | None, gold: str) -> Verdict:
+    """Compare an extracted answer with the gold one.
+
+    Raises:
+        RuntimeError: the process that runs math-verify does not start.
+    """
+    if not answer:
+        return Verdict(False, "no_answer")
+    if answer == gold.strip():
+        return Verdict(True)
+    if len(answer) > MAX_LENGTH or sum(map(answer.count, "([{")) > MAX_NESTING:
+        return Verdict(False, "too_long")
+    for reading in (_number, _choice):
+        mine, right = reading(answer), reading(gold)
+        if mine is not None and right is not None:
+            return Verdict(mine == right)
+    return _worker.compare(answer, gold)
+
+
+def judge(completion: str, gold: str) -> Verdict:
+    """Extract the answer of a completion and compare it with the gold one."""
+    return verify_answer(extract_answer(completion), gold)
+
+
+class _Worker:
+    """The process that runs math-verify and the socket to it, used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: tuple[subprocess.Popen[bytes], socket.socket] | None = None
+        self._closed = False
+
+    def compare(self, answer: str, gold: str) -> Verdict:
+        request = json.dumps([answer, gold, TIME_LIMIT]).encode() + b"\n"
+        with self._lock:
+            for _ in range(2):  # what ended the process may have nothing to do with this answer
+                _, connection = self._running or self._start()
+                try:
+                    return Verdict(*self._exchange(connection, request, TIME_LIMIT))
+                except TimeoutError:
+                    break
+                except OSError:
+                    if self._closed:
+                        break
+        return Verdict(False, "timeout")
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-P", str(WORKER)]
+            process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno())
+        self._running = process, ours
+        try:
+            self._exchange(ours, b"", START_LIMIT)
+        except OSError:
+            raise RuntimeError(
+                f"the process that runs math-verify ended with status {process.returncode} before "
+                f"it was ready, or took more than {START_LIMIT:.0f} s; to see why, run: "
+                f"echo | {' '.join(command)}"
+            ) from None
+        return self._running
+
+    def _exchange(self, connection: socket.socket, request: bytes, seconds: float) -> Any:
+        try:
+            connection.settimeout(seconds)
+            connection.sendall(request)
+            line = connection.recv(4096)  # the few bytes of one write arrive as one
+            if not line:
+                raise ConnectionError("end of file")
+            return json.loads(line)
+        except BaseException:  # an interrupt, too: a late reply must not answer the next request
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the process, whatever it does; the next comparison starts another."""
+        if self._running is not None:
+            (process, connection), self._running = self._running, None
+            process.kill()
+            process.wait()
+            connection.close()
+
+    def close(self) -> None:
+        """At the end of the interpreter, where a daemon thread may still wait for an answer."""
+        self._closed = True
+        self.stop()
+
+    def leave(self) -> None:
+        """In a process forked off this one: the worker is the parent's."""
+        self._lock = threading.Lock()  # a thread that is not here may have held it
+        if self._running is not None:
+            (process, connection), self._running = self._running, None
+            process.returncode = 0  # no child of this process
+            connection.close()
+
+
+_worker = _Worker()
+os.register_at_fork(after_in_child=_worker.leave)
+atexit.register(_worker.close)

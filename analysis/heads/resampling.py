@@ -1,0 +1,135 @@
+"""The bootstrap over pairs: which heads the circuits of resampled pairs hold, and how strongly.
+
+Row 0 of every table is the mean over the pairs themselves, rows 1 .. R are means over pairs drawn
+with replacement. The r-th draw depends on the number of pairs and the seed alone, so that all
+checkpoints share it: differences between checkpoints are taken within a resample, and two different
+rows of one checkpoint are what measuring again, with nothing changed, would give.
+
+Cost: two products [rows, pairs] x [pairs, E] and some sweeps over [rows, E], in chunks of rows;
+`headlab bench part=bootstrap` times it.
+
+Shape legend: P pairs, E edges, R resamples, L layers, H heads, K sizes of the sweep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from analysis.heads.widest_paths import (
+    HeadPaths,
+    by_destination,
+    edge_strengths,
+    head_paths,
+    head_strengths,
+)
+from analysis.models.graph import Graph
+
+CHUNK = 32  # rows at a time: bounds memory at a few tables of 32 x E
+SWEEP = (0.25, 0.5, 1.0, 2.0, 4.0)  # sizes of the sensitivity sweep, as multiples of the circuit's
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How a circuit is cut out of scores: the `top_n` edges by |score|, then pruned.
+
+    tau: keep of them only the edges whose signed score is at least this, in units of the metric
+        (the paper's simplification); None keeps all.
+    """
+
+    top_n: int
+    tau: float | None = None
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Heads of the circuits of the pairs (row 0) and of R resamples of them (rows 1 .. R).
+
+    strength, signed: entry strengths (analysis/heads/widest_paths.py) by |score| and by score,
+    [1+R, L * H]. importance, out_degree, in_degree: of the heads in the circuits, [1+R, L * H].
+    threshold: strength from which on an edge is in the circuit, [1+R]. sweep: the same for circuits
+    of SWEEP times as many edges, [1+R, K].
+    """
+
+    strength: torch.Tensor
+    signed: torch.Tensor
+    importance: torch.Tensor
+    out_degree: torch.Tensor
+    in_degree: torch.Tensor
+    threshold: torch.Tensor
+    sweep: torch.Tensor
+
+
+def resample_weights(n_pairs: int, resamples: int, seed: int) -> torch.Tensor:
+    """Share of each pair in each row's mean: float [1+R, P], row 0 uniform."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n_pairs, (resamples, n_pairs), generator=generator)
+    counts = torch.zeros(resamples, n_pairs)
+    counts.scatter_add_(1, drawn, torch.ones(drawn.shape))
+    return torch.cat([torch.ones(1, n_pairs), counts]) / n_pairs
+
+
+def sweep_sizes(graph: Graph, top_n: int) -> list[int]:
+    """Edges of the circuits of the sweep: [K]."""
+    return [min(graph.n_edges, max(1, round(factor * top_n))) for factor in SWEEP]
+
+
+def largest(values: torch.Tensor, ranks: list[int]) -> torch.Tensor:
+    """The n-th largest of each row, for each n of `ranks`: [rows, E] -> [rows, len(ranks)]."""
+    places = [values.shape[1] - rank for rank in ranks]
+    return torch.from_numpy(np.partition(values.numpy(), sorted(set(places)), axis=1)[:, places])
+
+
+def resample_heads(
+    graph: Graph,
+    per_pair: torch.Tensor,
+    selection: Selection,
+    resamples: int,
+    seed: int,
+    show_progress: bool = False,
+) -> Resampled:
+    """Bootstrap the heads of a circuit: scores float [P, E] in the order of graph.edges."""
+    scores = by_destination(graph, per_pair.float())
+    sizes = scores.abs()
+    ranks = [selection.top_n, *sweep_sizes(graph, selection.top_n)]
+    found: list[tuple[torch.Tensor, ...]] = []
+    weights = resample_weights(len(scores), resamples, seed)
+    bar = tqdm(total=len(weights), desc="bootstrap", disable=None if show_progress else True)
+    with bar:
+        for rows in weights.split(CHUNK):
+            mean = rows @ scores
+            size, kept = mean.abs(), mean.clamp_min(0)
+            cuts = largest(size, ranks)
+            paths = _paths(graph, size, kept, rows @ sizes, cuts[:, 0], selection.tau)
+            strength = paths.strength if selection.tau is None else head_strengths(graph, size)
+            signed = paths.strength if selection.tau is not None else head_strengths(graph, kept)
+            threshold = cuts[:, 0].clamp_min(selection.tau or 0.0)
+            degrees = (paths.out_degree.to(torch.int16), paths.in_degree.to(torch.int16))
+            found.append((strength, signed, paths.importance, *degrees, threshold, cuts[:, 1:]))
+            bar.update(len(rows))
+    return Resampled(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+
+def _paths(
+    graph: Graph, size: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor,
+    cut: torch.Tensor, tau: float | None,
+) -> HeadPaths:  # fmt: skip
+    if tau is None:
+        return head_paths(graph, size, weight, cut)
+    return head_paths(graph, kept, weight, cut.clamp_min(tau))
+
+
+def select(graph: Graph, mean: torch.Tensor, selection: Selection) -> torch.Tensor:
+    """The edges of the circuit of mean scores [E], in the order of graph.edges: bool [E].
+
+    As row 0 of `resample_heads`: edges of equal |score| at the threshold are all in.
+    """
+    scores = by_destination(graph, mean.float()[None])
+    cut = largest(scores.abs(), [selection.top_n])[:, 0].clamp_min(selection.tau or 0.0)
+    w = scores.abs() if selection.tau is None else scores.clamp_min(0)
+    inside = edge_strengths(graph, w) >= cut.clamp_min(torch.finfo(w.dtype).tiny)[:, None]
+    order = torch.argsort(graph.edges[:, 1], stable=True)
+    return torch.zeros_like(inside[0]).index_put((order,), inside[0])

@@ -1,0 +1,199 @@
+"""Roles of heads: standard descriptive scores on the clean prompts of a run's pairs.
+
+Definitions and sources are in analysis/heads/attention.py (scores) and analysis/prompts/regions.py
+(which tokens count). An interval is a 95 % percentile bootstrap over the pairs, with the resamples
+of the record; the copying score is of the weights alone and has none. The tracker writes, for every
+head,
+
+    RUN/roles/step-000040.json   {"schema", "step", "pairs_hash", "unit", "heads": ["L0H0", ...],
+                                  "scores": {"induction": {"value": [...], "low", "high", "pairs"}}}
+
+beside the record of each checkpoint; null where a score is undefined, `pairs` is how many define
+it. `headlab roles` prints them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from analysis.prompts.pairs import Pairs
+
+SCHEMA = 1
+DIGITS = 5  # significant, in files
+TITLES = {  # score -> title of its column
+    "previous_token": "previous token",
+    "induction": "induction",
+    "operands": "to operands",
+    "answer": "to answer",
+    "think": "to think tag",
+    "copying": "copying",
+    "receiver": "receiver kurtosis",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score of every head, with its interval: NaN where undefined; all [L * H].
+
+    pairs: how many define it; 0 for a score of the weights, whose low and high are NaN.
+    """
+
+    value: list[float]
+    low: list[float]
+    high: list[float]
+    pairs: int
+
+    def cell(self, head: int) -> str:
+        """`0.41 [0.38-0.45]`, `-1.20 [-1.31, -0.90]`, without an interval `0.41`; `-` if NaN."""
+        value, low, high = self.value[head], self.low[head], self.high[head]
+        if math.isnan(value):
+            return "-"
+        if math.isnan(low):
+            return f"{value:.2f}"
+        return f"{value:.2f} [{low:.2f}{', ' if low < 0 else '-'}{high:.2f}]"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The scores of all heads of a checkpoint, by the keys of TITLES.
+
+    heads: their names, L0H0 first. unit: of the chunks of `receiver`.
+    """
+
+    heads: list[str]
+    scores: dict[str, Score]
+    unit: str
+
+    def cells(self, head: int) -> list[str]:
+        """One head's scores as text, in the order of TITLES."""
+        return [self.scores[name].cell(head) for name in TITLES]
+
+
+def no_cells() -> list[str]:
+    """What stands for the scores of a head that has none."""
+    return ["-"] * len(TITLES)
+
+
+def summarise(
+    per_pair: torch.Tensor,
+    copying: torch.Tensor,
+    heads: Sequence[str],
+    unit: str,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Roles:
+    """Means over pairs with their intervals: per_pair [pairs, S, L * H], copying [L * H].
+
+    A pair that does not define a score has no part in its mean.
+    """
+    from analysis.heads.attention import PATTERN_SCORES
+    from analysis.heads.resampling import resample_weights
+
+    weights = resample_weights(len(per_pair), resamples, seed).double()
+    scores = {name: _score(per_pair[:, row], weights) for row, name in enumerate(PATTERN_SCORES)}
+    nothing = [math.nan] * len(copying)
+    scores["copying"] = Score(copying.tolist(), nothing, nothing, 0)
+    return Roles(list(heads), scores, unit)
+
+
+def _score(values: torch.Tensor, weights: torch.Tensor) -> Score:
+    """values [pairs, L * H], weights [1+R, pairs]"""
+    import numpy as np
+
+    from analysis.intervals import LEVELS
+
+    known = ~values.isnan()
+    means = (weights @ values.nan_to_num(0.0)) / (weights @ known.double())
+    ends = np.full((2, means.shape[1]), np.nan)
+    if (there := known.any(0)).any():
+        ends[:, there] = np.nanquantile(means[1:, there].numpy(), LEVELS, axis=0)
+    low, high = ends.tolist()
+    return Score(means[0].tolist(), low, high, int(known.any(1).sum()))
+
+
+def head_roles(
+    model: nn.Module,
+    pairs: Pairs,
+    tokenizer: Any = None,
+    batch_size: int = 8,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Roles:
+    """The scores of every head of a model, which is left as it was.
+
+    Without a tokenizer the attention to operands, answer and think tag is undefined.
+
+    Raises:
+        ValueError: the architecture is not supported, or the pairs are of another vocabulary.
+    """
+    from analysis.heads.attention import copying, pattern_scores
+    from analysis.models.anatomy import anatomy
+    from analysis.models.graph import short_head_name
+    from analysis.prompts.regions import find_regions
+
+    parts = anatomy(model)
+    pairs.check_vocabulary(parts.causal_lm.config.vocab_size)
+    pairs.check_length(parts.max_tokens)
+    regions = find_regions(pairs, tokenizer)
+    per_pair = pattern_scores(model, pairs, regions.each, batch_size)
+    names = [short_head_name(name) for name in parts.graph.head_names]
+    return summarise(per_pair, copying(model), names, regions.unit, resamples, seed)
+
+
+def roles_path(run: Path, step: int) -> Path:
+    return run / "roles" / f"step-{step:06d}.json"
+
+
+def write_roles(run: Path, step: int, pairs_hash: str, roles: Roles) -> None:
+    """Write or replace the roles of one step."""
+    from analysis.files import write_json
+
+    def plain(values: Sequence[float]) -> list[float | None]:
+        return [None if math.isnan(x) else float(f"{x:.{DIGITS}g}") for x in values]
+
+    scores = {
+        name: {
+            "value": plain(score.value),
+            "low": plain(score.low),
+            "high": plain(score.high),
+            "pairs": score.pairs,
+        }
+        for name, score in roles.scores.items()
+    }
+    head = {"schema": SCHEMA, "step": step, "pairs_hash": pairs_hash, "unit": roles.unit}
+    write_json(roles_path(run, step), {**head, "heads": roles.heads, "scores": scores})
+
+
+def read_roles(run: Path, step: int) -> Roles | None:
+    """The roles of a step, or None if there are none.
+
+    Raises:
+        ValueError: they are of another schema.
+    """
+    path = roles_path(run, step)
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["schema"] != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {content['schema']} and this version reads {SCHEMA}; remove it, "
+            "and headlab roles makes it again"
+        )
+
+    def numbers(values: list[float | None]) -> list[float]:
+        return [math.nan if x is None else x for x in values]
+
+    scores = {
+        name: Score(numbers(x["value"]), numbers(x["low"]), numbers(x["high"]), x["pairs"])
+        for name, x in content["scores"].items()
+    }
+    return Roles(content["heads"], scores, content["unit"])

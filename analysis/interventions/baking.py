@@ -1,0 +1,161 @@
+"""Write an intervention (analysis/interventions/operations.py) into a model's weights."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from analysis.files import write_json
+from analysis.models.anatomy import Anatomy, anatomy, base_model
+
+if TYPE_CHECKING:
+    from analysis.interventions.operations import Constants, Intervention
+
+# configurations whose `attention_bias` gives o_proj a bias (and q, k and v, where it is 0)
+_SWITCH = ("llama", "qwen3", "gemma2", "gemma3_text")
+# what a Llama configuration shares with those whose layers compute the same
+_SHARED = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),
+    *("num_attention_heads", "num_key_value_heads", "hidden_act", "max_position_embeddings"),
+    *("rms_norm_eps", "tie_word_embeddings", "rope_parameters", "initializer_range"),
+    *("pad_token_id", "bos_token_id", "eos_token_id", "attention_dropout"),
+)
+
+
+@torch.no_grad()
+def bake(
+    model: nn.Module, intervention: Intervention | None, added: Constants | None = None
+) -> Any:
+    """A model with the intervention in its weights (None: none). The one given is used up.
+
+    Adapters are merged first. `added` comes from `constants`.
+
+    Raises:
+        ValueError: the constants depend on the position, or the architecture can't hold them.
+    """
+    if intervention is not None and intervention.operation in ("mean_by_position", "resample"):
+        raise ValueError(
+            f"{intervention.operation} depends on the position, and weights do not; bake zero, "
+            "scale or mean, or intervene on the live model"
+        )
+    merge = getattr(model, "merge_and_unload", None)
+    model = merge() if callable(merge) else base_model(model)
+    if added is not None and anatomy(model).blocks[0].o_proj.bias is None:
+        model = _with_output_bias(model)
+    parts = anatomy(model)
+    if intervention is None:
+        return model
+    for layer, heads in intervention.by_layer.items():
+        _change(parts, layer, heads, intervention.factor, added)
+    return model
+
+
+def _change(
+    parts: Anatomy, layer: int, heads: list[int], factor: float, added: Constants | None
+) -> None:
+    """The columns of the heads, and the bias, of one layer's o_proj."""
+    module: Any = parts.blocks[layer].o_proj
+    weight = module.weight.T if type(module) is Conv1D else module.weight  # [d, H * e], a view
+    columns = weight.unflatten(1, (parts.graph.n_heads, -1))
+    if added is not None:
+        constant = added.by_layer[layer][-1].to(weight.device, torch.float64)  # [n, e]
+        wanted = torch.einsum("dne,ne->d", columns[:, heads].double(), constant)
+        module.bias.copy_((module.bias.double() + wanted).to(module.bias.dtype))
+    for head in heads:
+        columns[:, head] *= factor
+
+
+def _with_output_bias(model: Any) -> Any:
+    """The same function with biases, all 0, where o_proj had none."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    kind = str(model.config.model_type)
+    windows = getattr(model.config, "layer_types", None) or []
+    slides = "sliding_attention" in windows or (
+        kind == "mistral" and model.config.sliding_window is not None
+    )
+    if kind in _SWITCH:
+        config = type(model.config).from_dict({**model.config.to_dict(), "attention_bias": True})
+        new = type(model)._from_config(config, dtype=model.dtype)
+    elif kind in ("qwen2", "mistral") and not slides:
+        shared = {name: getattr(model.config, name, None) for name in _SHARED}
+        given = {name: value for name, value in shared.items() if value is not None}
+        config = LlamaConfig(**given, attention_bias=True, mlp_bias=False)
+        new = LlamaForCausalLM._from_config(config, dtype=model.dtype)
+    else:
+        raise ValueError(
+            f"a mean can't be baked into {kind}{' with a sliding window' if slides else ''}: its "
+            "o_proj has no bias; bake zero or scale, or intervene on the live model"
+        )
+    state = model.state_dict()
+    for name, parameter in new.state_dict().items():
+        if name not in state and name.endswith("bias"):
+            state[name] = torch.zeros_like(parameter)
+    new.load_state_dict(state, strict=True)
+    new.tie_weights()
+    new.generation_config = model.generation_config
+    return new.to(model.device).eval()
+
+
+def save_baked(
+    out: Path,
+    model: nn.Module,
+    tokenizer: Any,
+    intervention: Intervention | None,
+    added: Constants | None,
+) -> None:
+    """Bake, and write a Hugging Face checkpoint with its tokenizer and intervention.json.
+
+    Raises:
+        ValueError: as `bake`, or the tokenizer would be read back as another one.
+    """
+    baked = bake(model, intervention, added)
+    settings = baked.generation_config
+    if not settings.do_sample:  # else what some published files hold is refused as invalid
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
+            setattr(settings, name, None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        draft = Path(scratch) / "model"
+        baked.save_pretrained(draft)
+        _save_tokenizer(draft, tokenizer, baked.config.model_type)
+        write_json(draft / "intervention.json", {"intervention": str(intervention)})
+        draft.rename(out)
+
+
+def _save_tokenizer(out: Path, tokenizer: Any, model_type: str) -> None:
+    """Save a tokenizer so that AutoTokenizer reads the same one back.
+
+    Beside a configuration of another type (a Qwen2 that became a Llama) AutoTokenizer might choose
+    another class, with another splitting of the text; then the plain fast class is written.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer.save_pretrained(out)
+    if _splits(AutoTokenizer.from_pretrained(out)) == _splits(tokenizer):
+        return
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        chat_template=tokenizer.chat_template,
+        model_max_length=tokenizer.model_max_length,
+        clean_up_tokenization_spaces=False,
+        **{name: getattr(tokenizer, name) for name in names},
+    )
+    plain.save_pretrained(out)
+    if _splits(AutoTokenizer.from_pretrained(out)) != _splits(tokenizer):
+        raise ValueError(
+            f"{out}: the tokenizer would be read back as another one beside a {model_type} "
+            "configuration; use the tokenizer of the original model with this checkpoint"
+        )
+
+
+def _splits(tokenizer: Any) -> list[list[int]]:
+    """Token ids of texts on which ways of splitting differ."""
+    texts = ("12345 + 678=?", "  two  spaces\n\n\nand lines", "It's naïve, 東京!", "x_y=3.14e-5")
+    return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]

@@ -1,0 +1,160 @@
+"""Sets of heads: as people name them, as files and runs hold them, and random ones to match.
+
+    L3H2,L5H1        named (a3.h2 as well)
+    FILE             the heads of a circuit (graph.json of `headlab attribute`), or of a file
+                     {"heads": ["L3H2", ...]}, the most important first
+    RUN@STEP         the heads in the circuit of a tracked run at a step (a number, or `last`)
+    RUN@STEP:SET     SET is in_circuit, emergent, retained, pruned (raw sets, against the base),
+                     called_emergent or called_pruned
+    ...:N            at most N of them, the most important: RUN@last:emergent:10, graph.json:5
+
+Importance is the head's share of |score| in the circuit (analysis/heads/changes.py); heads that
+have left the circuit are ranked by that in the base.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from analysis.interventions.operations import OPERATIONS, Intervention
+from analysis.models.graph import Graph, Head, short_head_name
+
+
+def split_intervention(text: str) -> tuple[str, float, str] | None:
+    """Operation, factor and HEADS of `zero:HEADS`, `scale:FACTOR:HEADS`, ...; None for `none`.
+
+    Raises:
+        ValueError: no such operation, or a factor that is no number.
+    """
+    if text == "none":
+        return None
+    operation, _, rest = text.partition(":")
+    if operation not in OPERATIONS or not rest:
+        raise ValueError(
+            f"intervention is {text!r}; write none, zero:HEADS, scale:FACTOR:HEADS, mean:HEADS, "
+            "mean_by_position:HEADS or resample:HEADS, with HEADS such as L3H2,L5H1"
+        )
+    factor = 0.0
+    if operation == "scale":
+        number, _, rest = rest.partition(":")
+        try:
+            factor = float(number)
+        except ValueError:
+            raise ValueError(
+                f"{number!r} in {text!r} is no factor; write scale:1.3:HEADS"
+            ) from None
+        if not abs(factor) < float("inf"):
+            raise ValueError(f"the factor in {text!r} must be finite")
+    return operation, factor, rest
+
+
+def parse_intervention(text: str, graph: Graph) -> Intervention | None:
+    """The intervention that a text names; None for `none`. HEADS as at the top.
+
+    Raises:
+        ValueError: as `split_intervention`, or heads that are not there.
+    """
+    parts = split_intervention(text)
+    if parts is None:
+        return None
+    operation, factor, heads = parts
+    return Intervention(operation, tuple(parse_heads(heads, graph)), factor)
+
+
+SETS = ("in_circuit", "emergent", "retained", "pruned", "called_emergent", "called_pruned")
+
+
+class NoHeads(ValueError):
+    """A set of heads is empty: a finding, where the set is that of emergent or exclusive heads."""
+
+
+def parse_heads(text: str, graph: Graph) -> list[Head]:
+    """The heads that a text names, in its order or the most important first, none twice.
+
+    Raises:
+        NoHeads: the set is empty.
+        ValueError: there is no such head, file, run, step or set, or what is named is of a model
+            of another shape.
+    """
+    body, most = _split_count(text)
+    if re.match(r"^([Ll]\d+[Hh]\d+|a\d+\.h\d+)(,|$)", body):
+        found = [graph.parse_head(part) for part in body.split(",")]
+    elif Path(body).is_file():
+        found = _of_file(Path(body), graph)
+    else:
+        found = _of_run(body, graph)
+    found = list(dict.fromkeys(found))
+    if not found:
+        raise NoHeads(f"there is no head in {text}, so there is nothing to change")
+    return found[:most]
+
+
+def _split_count(text: str) -> tuple[str, int | None]:
+    body, colon, last = text.rpartition(":")
+    if not colon or not last.isdecimal():
+        return text, None
+    if int(last) == 0:
+        raise ValueError(f"{text} asks for 0 heads; ask for 1 at least")
+    return body, int(last)
+
+
+def _of_file(path: Path, graph: Graph) -> list[Head]:
+    import torch
+
+    from analysis.circuits.circuit import head_importance, prune
+    from analysis.circuits.graph_files import read_graph
+
+    if path.suffix == ".json":
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+        if isinstance(content, dict) and isinstance(content.get("heads"), list):
+            return [graph.parse_head(str(name)) for name in content["heads"]]
+    circuit, scores = read_graph(path)
+    _check_shape(str(path), circuit.graph, graph)
+    edges = prune(circuit.graph, circuit.edges[None])[0]
+    mean = torch.nan_to_num(scores[circuit.graph.edge_mask])
+    importance = head_importance(circuit.graph, mean[None], edges).tolist()
+    inside = [circuit.graph.parse_head(name) for name in circuit.heads]
+    return sorted(inside, key=lambda head: -importance[head[0] * graph.n_heads + head[1]])
+
+
+def _check_shape(what: str, found: Graph, graph: Graph) -> None:
+    if (found.n_layers, found.n_heads) != (graph.n_layers, graph.n_heads):
+        raise ValueError(
+            f"{what} is of a model of {found.n_layers} layers with {found.n_heads} heads, and this "
+            f"one has {graph.n_layers} with {graph.n_heads}"
+        )
+
+
+def _of_run(body: str, graph: Graph) -> list[Head]:
+    from analysis.trajectories.run import tracked_points
+
+    name, colon, which = body.rpartition(":")
+    if not colon or "@" in which:
+        name, which = body, "in_circuit"
+    place, at, step = name.rpartition("@")
+    if not at or not Path(place).is_dir():
+        raise ValueError(
+            f"{body!r} names no heads: write L3H2,L5H1, a circuit's file, or RUN@STEP:SET with the "
+            "directory of a tracked run"
+        )
+    if which not in SETS:
+        raise ValueError(f"unknown set of heads {which!r}; choose one of: {', '.join(SETS)}")
+    points = tracked_points(Path(place))
+    steps = [point.step for point in points]
+    if step != "last" and not (step.isdecimal() and int(step) in steps):
+        known = ", ".join(map(str, steps)) or "none"
+        raise ValueError(f"{place} has no record of step {step}; it has: {known}, or write last")
+    point = points[-1] if step == "last" else points[steps.index(int(step))]
+    _check_shape(place, point.record.graph, graph)
+    state = which.removeprefix("called_")
+    masks = point.change.called if which.startswith("called_") else point.masks
+    ranked_by = points[0] if state == "pruned" else point
+    importance = ranked_by.record.importance
+    chosen = masks[state].nonzero().flatten().tolist()
+    ordered = sorted(chosen, key=lambda index: -float(importance[index]))
+    return [graph.parse_head(short_head_name(graph.head_names[index])) for index in ordered]

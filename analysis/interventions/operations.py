@@ -1,0 +1,230 @@
+"""Change what a set of heads writes, in a live model or baked into its weights.
+
+A head is what enters `o_proj` in its columns: z_h [e]. Every operation is
+
+    z_h  <-  factor * z_h + constant_h(position)
+
+    zero               factor 0, no constant (the paper's ablation)
+    scale:FACTOR       factor FACTOR, no constant
+    mean               factor 0; the constant is z_h's mean over the tokens of a reference set
+    mean_by_position   the same for each position of its own; beyond the longest reference prompt,
+                       the mean over all tokens
+    resample           z_h of a token of the reference set, drawn anew for every position, and the
+                       same token for all heads of the set
+
+The residual stream gets z_h through W_O, so all this is exact. A slice of o_proj's *output* is
+something else: coordinates of the residual stream, to which every head contributes.
+
+Two forms agree to float tolerance. `intervened` hooks a live model, adapters and generation with a
+cache included. `bake` writes the change into the weights: the head's columns of o_proj times the
+factor, and W_O[h] constant_h added to its bias. An architecture whose o_proj can't have a bias
+(Qwen2, Mistral) becomes the Llama that computes the same, with biases. Constants that depend on the
+position can't be baked. `headlab intervene` writes such a checkpoint for other engines.
+
+Shape legend: T tokens, P positions, n heads of one layer, e head width, d residual width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.models.graph import Head, head_name
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from analysis.models.anatomy import Anatomy
+
+OPERATIONS = ("zero", "scale", "mean", "mean_by_position", "resample")
+NEED_REFERENCE = ("mean", "mean_by_position", "resample")
+DRAWS = 4096  # tokens that resample draws before it begins again
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """An operation on some heads."""
+
+    operation: str
+    heads: tuple[Head, ...]
+    factor: float = 0.0
+
+    def on(self, heads: Sequence[Head]) -> Intervention:
+        """The same operation on other heads."""
+        return Intervention(self.operation, tuple(heads), self.factor)
+
+    def __str__(self) -> str:
+        how = f"scale:{self.factor:g}" if self.operation == "scale" else self.operation
+        return f"{how}:{','.join(map(head_name, self.heads))}"
+
+    @property
+    def by_layer(self) -> dict[int, list[int]]:
+        """Layer -> heads of it that are changed."""
+        found: dict[int, list[int]] = {}
+        for layer, head in sorted(self.heads):
+            found.setdefault(layer, []).append(head)
+        return found
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What is added to z_h: per layer [P, n, e], its heads in the order of `by_layer`.
+
+    Row min(position, P - 1) holds for a position, or, with `cyclic`, row position modulo P.
+    """
+
+    by_layer: dict[int, torch.Tensor]
+    cyclic: bool = False
+
+    def rows(self, layer: int, positions: torch.Tensor) -> torch.Tensor:
+        """The constants at positions [...]: [..., n, e]."""
+        table = self.by_layer[layer]
+        length = len(table)
+        index = positions % length if self.cyclic else positions.clamp(max=length - 1)
+        return table[index]
+
+
+def constants(
+    model: nn.Module,
+    intervention: Intervention,
+    reference: Sequence[Sequence[int]],
+    seed: int = 0,
+) -> Constants | None:
+    """The constants of an intervention from token ids of reference prompts; None if it has none.
+
+    `seed` is that of resample's draws.
+
+    Raises:
+        ValueError: the operation needs a reference set and it is empty.
+    """
+    import torch
+
+    if intervention.operation not in NEED_REFERENCE:
+        return None
+    if not reference:
+        raise ValueError(
+            f"{intervention.operation} takes its values from a reference set, and there is none; "
+            "give a pairs file (reference=FILE)"
+        )
+    z = _reference_z(model, intervention, reference)
+    positions = torch.cat([torch.arange(len(ids)) for ids in reference])
+    if intervention.operation == "resample":
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(len(positions), (DRAWS,), generator=generator)
+        return Constants({layer: tokens[drawn] for layer, tokens in z.items()}, cyclic=True)
+    means = {layer: tokens.mean(0, keepdim=True) for layer, tokens in z.items()}
+    if intervention.operation == "mean":
+        return Constants(means)
+    length = int(positions.max()) + 1
+    counts = torch.bincount(positions, minlength=length).to(next(iter(z.values())))
+
+    def by_position(tokens: torch.Tensor) -> torch.Tensor:
+        sums = tokens.new_zeros(length, *tokens.shape[1:]).index_add_(0, positions, tokens)
+        return sums / counts[:, None, None]
+
+    return Constants({m: torch.cat([by_position(z[m]), means[m]]) for m in z})
+
+
+def read_reference(file: Path, tokenizer: Any, config: Any) -> list[tuple[int, ...]]:
+    """The clean prompts of a pairs file, for a model of that configuration.
+
+    Raises:
+        ValueError: there is no such file, or it holds tokens or positions that the model lacks.
+    """
+    from analysis.prompts.pairs import Pairs, holds_text
+
+    if not file.is_file():
+        raise ValueError(f"there is no pairs file {file}")
+    pairs = Pairs.load(file, tokenizer if holds_text(file) else None)
+    pairs.check_vocabulary(int(config.vocab_size))
+    pairs.check_length(config.max_position_embeddings if config.model_type == "gpt2" else None)
+    return [pair.clean_ids for pair in pairs]
+
+
+def _reference_z(
+    model: nn.Module, intervention: Intervention, reference: Sequence[Sequence[int]]
+) -> dict[int, torch.Tensor]:
+    """z of the intervention's heads at every token of the reference: per layer [T, n, e]."""
+    import torch
+
+    from analysis.models.anatomy import anatomy, wide
+    from analysis.models.hooks import Hooks
+    from analysis.models.preserve import preserved
+
+    parts = anatomy(model)
+    device = next(model.parameters()).device
+    seen: dict[int, list[torch.Tensor]] = {layer: [] for layer in intervention.by_layer}
+    with preserved(model), torch.no_grad(), Hooks() as hooks:
+        for layer, heads in intervention.by_layer.items():
+
+            def keep(z: torch.Tensor, layer: int = layer, heads: list[int] = heads) -> None:
+                of_heads = z[0].unflatten(-1, (parts.graph.n_heads, -1))
+                seen[layer].append(wide(of_heads[:, heads]).cpu())
+
+            hooks.input(parts.blocks[layer].o_proj, keep)
+        for ids in reference:
+            parts.decoder(input_ids=torch.tensor([list(ids)], device=device), use_cache=False)
+    return {layer: torch.cat(rows) for layer, rows in seen.items()}
+
+
+@contextmanager
+def intervened(
+    model: nn.Module, intervention: Intervention | None, added: Constants | None = None
+) -> Iterator[None]:
+    """Inside, the heads of a live model are changed; outside, nothing is.
+
+    `added` comes from `constants`. None for the intervention changes nothing.
+
+    Raises:
+        ValueError: the operation needs constants and there are none.
+    """
+    from analysis.models.anatomy import anatomy
+    from analysis.models.hooks import Hooks
+
+    if intervention is None:
+        yield
+        return
+    if added is None and intervention.operation in NEED_REFERENCE:
+        raise ValueError(f"{intervention.operation} needs the constants of a reference set")
+    parts = anatomy(model)
+    with Hooks() as hooks, _positions(parts) as position:
+        for layer, heads in intervention.by_layer.items():
+
+            def change(z: torch.Tensor, layer: int = layer, heads: list[int] = heads) -> Any:
+                new = z.clone().unflatten(-1, (parts.graph.n_heads, -1))
+                new[..., heads, :] *= intervention.factor
+                if added is not None:
+                    new[..., heads, :] += added.rows(layer, position["ids"].cpu()).to(z)
+                return new.flatten(-2)
+
+            hooks.input(parts.blocks[layer].o_proj, change)
+        yield
+
+
+@contextmanager
+def _positions(parts: Anatomy) -> Iterator[dict[str, torch.Tensor]]:
+    """The positions of the tokens in the current forward pass, as `ids`: [rows or 1, T]."""
+    import torch
+
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("position_ids")
+        if ids is None:  # as the decoders themselves count them
+            tokens = kwargs.get("input_ids", args[0] if args else None)
+            tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
+            assert tokens is not None
+            cache = kwargs.get("past_key_values")
+            start = 0 if cache is None else int(cache.get_seq_length())
+            ids = torch.arange(start, start + tokens.shape[1])[None]
+        seen["ids"] = ids
+
+    handle = parts.decoder.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -1,0 +1,85 @@
+"""Which model a text names: a directory, a hub name, or the checkpoint of a run (RUN@STEP)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.models.loading import Base
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a text such as `model=` names.
+
+    path: directory or hub name of the model, or of an adapter. run, step: the run whose checkpoint
+    it is, where it is one. dtype: that of the run's training, which its checkpoints are loaded in.
+    """
+
+    path: str
+    run: Path | None = None
+    step: int | None = None
+    dtype: str | None = None
+
+    @property
+    def label(self) -> str:
+        """A short name for directories and tables: `my-run@40`, `Qwen2.5-Math-1.5B`."""
+        if self.run is not None:
+            return f"{self.run.resolve().name}@{self.step}"
+        place = Path(self.path).expanduser()
+        return (place.resolve() if place.is_dir() else place).name
+
+
+def find_model(text: str) -> Named:
+    """The model of a directory, a hub name, or RUN@STEP (step 0: what the run started from).
+
+    A directory RUN/checkpoint-STEP counts as that step of its run.
+
+    Raises:
+        ValueError: there is no such directory, run or checkpoint.
+    """
+    place, at, step = text.rpartition("@")
+    if at and Path(place).expanduser().is_dir():
+        return _of_run(Path(place).expanduser(), step)
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        if text.startswith(("/", ".", "~")):
+            raise ValueError(f"there is no directory {text}")
+        return Named(text)
+    found = re.fullmatch(r"checkpoint-(\d+)", path.name)
+    if found and (path.parent / "config.yaml").is_file():
+        return _of_run(path.parent, found[1])
+    if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ValueError(
+            f"{text} holds no model (no config.json and no adapter_config.json); for a run, write "
+            f"{text}@STEP or {text}@last"
+        )
+    return Named(str(path))
+
+
+def _of_run(run: Path, step: str) -> Named:
+    from analysis.records.record import read_record
+
+    there = {
+        int(found[1]): path
+        for path in run.glob("checkpoint-*")
+        if (found := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    }
+    if step != "last" and not step.isdecimal():
+        raise ValueError(f"{run}@{step}: the step must be a number or last")
+    if step == "last" and not there:
+        raise ValueError(f"{run} has no checkpoint left; name a step that was tracked, or a model")
+    number = max(there) if step == "last" else int(step)
+    base = Base.read(run)
+    dtype = base.dtype if base is not None else None
+    if number in there:
+        return Named(str(there[number]), run, number, dtype)
+    if number == 0 and base is not None:
+        return Named(base.path, run, 0, dtype)
+    record = read_record(run, number)
+    recorded = str(record.origin.get("model", {}).get("path") or "") if record else ""
+    if recorded and (Path(recorded).is_dir() or not recorded.startswith("/")):
+        return Named(recorded, run, number)
+    known = ", ".join(map(str, sorted(there))) or "none"
+    raise ValueError(f"{run} has no checkpoint of step {number}; it has: {known}")

@@ -1,0 +1,248 @@
+"""What a run knows about its checkpoints, in local files that are the source of truth.
+
+    RUN/heads/step-000040/record.json                numbers, settings and origin of one checkpoint
+    RUN/heads/step-000040/heads-<hash>.safetensors   its circuit and resampled heads
+    RUN/heads/step-000040/scores-<hash>.safetensors  its per-pair scores [pairs, E]
+    RUN/evaluations/step-000040.json                 held-out pass@1
+    RUN/metrics.jsonl                                what the trainer logged, and when
+
+A record speaks of its checkpoint alone, so a trajectory is the same in whatever order its records
+were written. Tensor files are named by their content. A file appears under its name only when it
+is whole: it is written beside it, flushed to disk and renamed. `record.json` names its tensor files
+and is renamed last, so that a crash leaves the old record or the new one, never a mixture. Writing
+a step again replaces that step alone. Curves and tables need `heads-*`; `scores-*` is the larger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from analysis.files import atomic_write, write_json
+from analysis.heads.changes import Heads
+from analysis.heads.resampling import Resampled, resample_weights
+from analysis.intervals import Estimate, estimate
+from analysis.models.graph import Graph
+
+SCHEMA = 2
+COMPARABLE = ("pairs_hash", "settings", "graph")  # what two records must share
+_TENSORS = ("circuit", "mean", "evaluation")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The heads of one checkpoint.
+
+    settings: everything that must be equal for two records to be comparable.
+    origin: what was measured and by what: hashes of weights and adapter, versions.
+    circuit: bool [E];  mean: mean scores float [E];  evaluation: the metric of the circuit, of the
+    full model and of the empty circuit, float [3, pairs];  resampled: analysis/heads/resampling.py.
+    digest: of circuit and resamples, as read from a file; empty for a record just made.
+    """
+
+    step: int
+    graph: Graph
+    pairs_hash: str
+    settings: dict[str, Any]
+    origin: dict[str, Any]
+    selection: dict[str, Any]
+    completeness_gap: float
+    metric_clean: float
+    metric_corrupted: float
+    n_pairs: int
+    seconds: float
+    circuit: torch.Tensor
+    mean: torch.Tensor
+    evaluation: torch.Tensor
+    resampled: Resampled
+    digest: str = ""
+
+    @property
+    def heads(self) -> Heads:
+        """The heads of the circuit, with their resamples."""
+        r = self.resampled
+        strength = r.strength if self.selection["tau"] is None else r.signed
+        return Heads(strength, r.threshold, r.importance, self.n_pairs)
+
+    @property
+    def in_circuit(self) -> torch.Tensor:
+        """Heads in the circuit: bool [L * H]."""
+        return self.heads.inside[0]
+
+    @property
+    def importance(self) -> torch.Tensor:
+        """Share of each head in the circuit: float [L * H]."""
+        return self.resampled.importance[0]
+
+    @property
+    def n_edges(self) -> int:
+        return int(self.circuit.sum())
+
+    def faithfulness(self) -> Estimate:
+        """Faithfulness of the circuit, with a bootstrap interval over pairs."""
+        s = self.settings
+        weights = resample_weights(self.n_pairs, s["resamples"], s["seed"]).double()
+        circuit, full, empty = (weights @ self.evaluation.T.double()).T
+        return estimate((circuit - empty) / (full - empty))
+
+    def depths(self) -> torch.Tensor:
+        """Mean number of layers that the circuit's edges out of a head span; NaN outside: [L * H].
+
+        An edge into the MLP of the head's own layer spans 0, one into the logits the layers left.
+        """
+        graph = self.graph
+        source, destination = graph.edges[self.circuit].T
+        reached = (destination // graph.layer_width).clamp_max(graph.n_layers)
+        span = (reached - (source - 1).clamp_min(0) // (graph.n_heads + 1)).double()
+        total = torch.zeros(2, graph.n_sources, dtype=torch.float64)
+        total.index_add_(1, source, torch.stack([span, torch.ones_like(span)]))
+        return (total[0] / total[1])[graph.head_sources]
+
+
+def record_dir(run: Path, step: int) -> Path:
+    return run / "heads" / f"step-{step:06d}"
+
+
+def write_record(run: Path, record: Record, per_pair: torch.Tensor) -> Path:
+    """Write or replace the record of one step and its scores [pairs, E]; the path of its JSON."""
+    directory = record_dir(run, record.step)
+    heads = {name: getattr(record, name) for name in _TENSORS} | vars(record.resampled)
+    files = {}
+    for kind, tensors in (("heads", heads), ("scores", {"per_pair": per_pair.float()})):
+        blob = save({name: value.contiguous() for name, value in tensors.items()})
+        files[kind] = f"{kind}-{hashlib.sha256(blob).hexdigest()[:16]}.safetensors"
+        with atomic_write(directory / files[kind]) as draft:
+            draft.write_bytes(blob)
+    left_out = (*_TENSORS, "resampled", "digest")
+    values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in left_out}
+    content = {
+        **values,
+        "graph": asdict(record.graph),
+        "circuit": {
+            "edges": record.n_edges,
+            "heads": record.graph.names_of(record.in_circuit),
+            "faithfulness": asdict(record.faithfulness()),
+        },
+        "tensors": files,
+    }
+    write_json(directory / "record.json", {"schema": SCHEMA, **content})
+    for stale in directory.glob("*.safetensors"):
+        if stale.name not in files.values():
+            stale.unlink()
+    return directory / "record.json"
+
+
+def write_invalid(run: Path, step: int, reason: str, origin: dict[str, Any]) -> None:
+    """Write or replace the record of a step whose model can't be measured; it has no circuit."""
+    directory = record_dir(run, step)
+    content = {"schema": SCHEMA, "step": step, "invalid": reason, "origin": origin, "tensors": {}}
+    write_json(directory / "record.json", content)
+    for stale in directory.glob("*.safetensors"):
+        stale.unlink()
+
+
+def invalid_steps(run: Path) -> dict[int, str]:
+    """Steps whose record is invalid, with the reason."""
+    found = {step: _content(run, step) for step in recorded_steps(run / "heads")}
+    return {step: c["invalid"] for step, c in found.items() if c is not None and "invalid" in c}
+
+
+def _content(run: Path, step: int) -> dict[str, Any] | None:
+    path = record_dir(run, step) / "record.json"
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if content["schema"] != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {content['schema']} and this version reads {SCHEMA}; use the "
+            "version that wrote it, or track its checkpoint again (headlab track)"
+        )
+    return content
+
+
+def _tensors(run: Path, step: int, content: dict[str, Any], kind: str) -> dict[str, torch.Tensor]:
+    path = record_dir(run, step) / content["tensors"][kind]
+    if not path.exists():
+        raise ValueError(f"record.json names {path}, which is missing; track this step again")
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors names its errors in a class of its own
+        raise ValueError(f"{path} is damaged ({error}); track this step again") from error
+
+
+def is_recorded(run: Path, step: int) -> bool:
+    """Whether a step has a record, valid or not, with all its files.
+
+    Raises:
+        ValueError: the record is of another schema.
+    """
+    content = _content(run, step)
+    directory = record_dir(run, step)
+    return content is not None and all(
+        (directory / name).exists() for name in content["tensors"].values()
+    )
+
+
+def read_record(run: Path, step: int) -> Record | None:
+    """The record of a step, or None if there is none, or an invalid one.
+
+    Raises:
+        ValueError: the record is of another schema, or its tensors are missing or damaged.
+    """
+    content = _content(run, step)
+    if content is None or "invalid" in content:
+        return None
+    loaded: dict[str, Any] = _tensors(run, step, content, "heads")
+    own: dict[str, Any] = {name: loaded.pop(name) for name in _TENSORS}
+    wanted = {f.name for f in fields(Record)} - set(own) - {"graph", "resampled", "digest"}
+    values = {name: content[name] for name in wanted}
+    values["digest"] = content["tensors"]["heads"]
+    return Record(**values, **own, graph=Graph(**content["graph"]), resampled=Resampled(**loaded))
+
+
+def read_scores(run: Path, step: int) -> torch.Tensor:
+    """The per-pair scores of a recorded step: float [pairs, E].
+
+    Raises:
+        ValueError: there is no such record, or it can't be read.
+    """
+    content = _content(run, step)
+    if content is None or "invalid" in content:
+        raise ValueError(f"{run} has no valid record of step {step}")
+    return _tensors(run, step, content, "scores")["per_pair"]
+
+
+def recorded_steps(directory: Path) -> list[int]:
+    """Steps N with `step-N` in a directory, in order; drafts of a crashed write are passed over."""
+    names = {path.stem for path in directory.glob("step-*")}
+    return sorted(int(name.removeprefix("step-")) for name in names)
+
+
+def read_records(run: Path) -> list[Record]:
+    """Every record of a run, by step; they must all be comparable.
+
+    Raises:
+        ValueError: two records were measured on different pairs or with different settings.
+    """
+    found = [read_record(run, step) for step in recorded_steps(run / "heads")]
+    records = [record for record in found if record is not None]
+    for record in records[1:]:
+        check_comparable(records[0], record)
+    return records
+
+
+def check_comparable(a: Record, b: Record) -> None:
+    """Raise ValueError, naming the difference, unless two records measure the same thing."""
+    for what in COMPARABLE:
+        if getattr(a, what) != getattr(b, what):
+            raise ValueError(
+                f"the records of steps {a.step} and {b.step} differ in {what} "
+                f"({getattr(a, what)} and {getattr(b, what)}), so their heads can't be compared; "
+                "track both checkpoints again on the same pairs with the same settings"
+            )

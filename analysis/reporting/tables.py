@@ -1,0 +1,179 @@
+"""The checkpoints of a run as rows, and those rows as a table of plain text for a terminal.
+
+A row joins what a run wrote about one checkpoint: the training signal since the checkpoint before,
+held-out pass@1, and the states of the heads (analysis/trajectories/trajectory.py) against the base,
+which is step 0. A run may have records without evaluations or evaluations without records.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import torch
+
+from analysis.heads.roles import TITLES, Roles, no_cells
+from analysis.intervals import estimate
+from analysis.models.graph import short_head_name
+from analysis.records.record import COMPARABLE
+from analysis.reporting.text import WIDTH, format_called, format_estimate, format_score
+from analysis.trajectories.run import Row, Run
+from analysis.trajectories.trajectory import Point, ever_in_circuit
+
+HEAD_TITLES = (
+    *("head", "state", "settled", "first at step", "inclusion: base", "final", "p"),
+    *("importance: base", "final", "effect E", "edges in", "out", "depth"),
+    *TITLES.values(),
+)
+
+
+def comparison(runs: Sequence[Run]) -> list[str]:
+    """Sentences on which heads, emergent at the last record, tracked runs share or have alone.
+
+    The last sentences name what two runs measured differently, if their heads can't be compared.
+    """
+    runs = [run for run in runs if run.points]
+    if len(runs) < 2:
+        return []
+    everywhere = range(len(runs))
+    emergent = [run.final_heads("emergent") for run in runs]
+    groups: dict[tuple[int, ...], list[str]] = {tuple(everywhere): []}
+    groups.update({(i,): [] for i in everywhere})
+    for name in dict.fromkeys(name for names in emergent for name in names):
+        groups.setdefault(tuple(i for i in everywhere if name in emergent[i]), []).append(name)
+    lines = []
+    for where, names in groups.items():
+        scope = "in" if len(where) > 1 else "only in"
+        labels = " and ".join(runs[i].label for i in where)
+        lines.append(f"Emergent {scope} {labels}: {', '.join(names) or 'none'}.")
+    first = runs[0].points[0].record
+    for run in runs[1:]:
+        other = run.points[0].record
+        if differ := [w for w in COMPARABLE if getattr(first, w) != getattr(other, w)]:
+            lines.append(
+                f"Take care: {runs[0].label} and {run.label} differ in {', '.join(differ)}, so "
+                "their heads do not answer the same question."
+            )
+    return lines
+
+
+SHOWN = ("in_circuit", "emergent", "pruned")
+
+
+def task_names(rows: Sequence[Row]) -> list[str]:
+    """The benchmarks that some checkpoint was evaluated on."""
+    return sorted({task for row in rows for task in row.tasks})
+
+
+def task_table(rows: Sequence[Row]) -> list[list[str]]:
+    """pass@1 on each benchmark: a heading, then a line for each checkpoint that has one."""
+    tasks = task_names(rows)
+    lines = [["checkpoint", *tasks]]
+    for row in rows:
+        if row.tasks:
+            scores = [row.tasks.get(task) for task in tasks]
+            cells = ["-" if score is None else format_score(score) for score in scores]
+            lines.append([str(row.step), *cells])
+    return lines
+
+
+def _count_cells(row: Row) -> list[str]:
+    if row.point is None:
+        return ["-" if row.invalid is None else "invalid", *("-" for _ in SHOWN[1:])]
+    return [format_estimate(row.point.counts[name]) for name in SHOWN]
+
+
+def table_cells(rows: list[Row]) -> list[list[str]]:
+    """The table without its heading, as text; `-` stands for what was not measured."""
+    return [
+        [
+            str(row.step),
+            "-" if row.signal is None else f"{row.signal:.3f}",
+            "-" if row.evaluation is None else format_score(row.evaluation),
+            *_count_cells(row),
+            "-" if row.point is None else format_called(row.point),
+        ]
+        for row in rows
+    ]
+
+
+def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[str]]:
+    """Every head that was in some circuit of a run, by HEAD_TITLES, the emergent ones first.
+
+    The settled state is `-` for a head without one; p is that of the last change. `roles` are those
+    at the last point.
+    """
+    base, last = points[0].record, points[-1]
+    ranks = ("emergent", "retained", "pruned", "transient")
+    r, change, depths = last.record.resampled, last.change, last.record.depths()
+    found = []
+    for index in ever_in_circuit(points).nonzero().flatten().tolist():
+        inside = (point.step for point in points if point.masks["in_circuit"][index])
+        state = last.state(index) or "-"
+        settled = [name for name, mask in last.settled.items() if mask[index]]
+        shares = [float(record.importance[index]) for record in (base, last.record)]
+        kept = [float(x[index]) for x in (change.inclusion_before, change.inclusion_after)]
+        ends = [float(x[index]) for x in (change.effect, change.effect_low, change.effect_high)]
+        cells = [
+            short_head_name(last.record.graph.head_names[index]),
+            *(state, settled[0] if settled else "-", str(next(inside))),
+            *(f"{x:.2f}" for x in kept),
+            f"{float(change.p_value[index]):.2g}",
+            *(f"{x:.4f}" for x in shares),
+            f"{ends[0]:.2f} [{ends[1]:.2f}, {ends[2]:.2f}]",
+            *(_format_degree(degree[:, index]) for degree in (r.in_degree, r.out_degree)),
+            "-" if depths[index].isnan() else f"{float(depths[index]):.1f}",
+            *(no_cells() if roles is None else roles.cells(index)),
+        ]
+        found.append((ranks.index(state), -shares[1], index, cells))
+    return [cells for *_, cells in sorted(found)]
+
+
+def _format_degree(degree: torch.Tensor) -> str:
+    """`3 [1-5]`."""
+    return format_estimate(estimate(degree.double()))
+
+
+def head_cells(run: Run) -> list[list[str]]:
+    """`head_rows` of a run."""
+    return head_rows(run.points, run.roles)
+
+
+def legend(rows: list[Row]) -> list[str]:
+    """What the brackets and columns of a table mean, and what is wrong with invalid checkpoints."""
+    lines = ["[low-high]: 95 % bootstrap interval, over pairs (heads) or problems (pass@1)."]
+    if base := next((row.point for row in rows if row.point is not None), None):
+        chance = " and ".join(
+            f"{mean:.1f} {name} (97.5 % point {high:.0f})"
+            for name, (mean, high) in base.change.null.items()
+        )
+        lines.append(
+            "called: emergent (+) and pruned (-) heads beyond the run's false-discovery rate."
+        )
+        lines.append(f"By chance, two resamples of step {base.step} give {chance}.")
+    lines += [f"invalid: at step {row.step} {row.invalid}." for row in rows if row.invalid]
+    return lines
+
+
+def format_table(rows: list[Row], signal_name: str | None) -> str:
+    """The table of `checkpoint_rows` in plain text with its legend, in 80 columns."""
+    upper = ["check-", "mean", "held-out", "heads in", "", "", ""]
+    lower = ["point", signal_name or "signal", "pass@1 %", "circuit", *SHOWN[1:], "called"]
+    lines = [upper, lower, *table_cells(rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
+    text = [gap.join(map(str.rjust, line, widths)).rstrip() for line in lines]
+    rule = "-" * (sum(widths) + len(gap) * (len(widths) - 1))
+    notes = [part for line in legend(rows) for part in textwrap.wrap(line, WIDTH)]
+    scores = _task_lines(rows)
+    return "\n".join([*text[:2], rule, *text[2:], rule, *scores, *notes]) + "\n"
+
+
+def _task_lines(rows: Sequence[Row]) -> list[str]:
+    """pass@1 on benchmarks, below the table; nothing if there are none."""
+    if not task_names(rows):
+        return []
+    lines = task_table(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in lines]
+    return ["pass@1 %", *text, "-" * max(map(len, text))]

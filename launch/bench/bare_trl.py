@@ -1,0 +1,56 @@
+"""The bare TRL script that headlab is timed against: what one writes without it.
+
+    python -m launch.bench.command.bare_trl FILE
+
+FILE is JSON: `kind` (sft or grpo), `model` (a directory), `rows` (a JSONL file of the data set),
+`args` (of SFTConfig or GRPOConfig) and `rewards` (names in train/rewards.py). Only the moments of
+the logs are kept beside what TRL does, in memory, and written at the end to `metrics.jsonl` in the
+output directory, in the form of headlab's own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class Stamps(TrainerCallback):
+    """Keeps each log and its moment."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        numbers = {name: value for name, value in logs.items() if isinstance(value, int | float)}
+        self.lines.append({"step": state.global_step, "time": time.time(), **numbers})
+
+
+def train(spec: dict[str, Any]) -> None:
+    """Train as a specification says (see above)."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+    from train.rewards import find_rewards
+
+    rows = Path(spec["rows"]).read_text(encoding="utf-8").splitlines()
+    dataset = Dataset.from_list([json.loads(row) for row in rows])
+    stamps = Stamps()
+    shared = {"model": spec["model"], "train_dataset": dataset, "callbacks": [stamps]}
+    trainer: Any
+    if spec["kind"] == "sft":
+        trainer = SFTTrainer(args=SFTConfig(**spec["args"]), **shared)
+    else:
+        rewards: Any = find_rewards(spec["rewards"])
+        trainer = GRPOTrainer(args=GRPOConfig(**spec["args"]), reward_funcs=rewards, **shared)
+    trainer.train()
+    written = "".join(json.dumps(line) + "\n" for line in stamps.lines)
+    (Path(trainer.args.output_dir) / "metrics.jsonl").write_text(written, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    train(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -1,0 +1,198 @@
+"""The runs that `launch.bench.command` times: their models, files and processes.
+
+A side is `bare` (launch/bench/bare_trl.py), or headlab with tracking `off`, `inline` or in a
+`sidecar`. All train the same model on the same rows with the same arguments of TRL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.cli import key
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+SIDES = ("bare", "off", "inline", "sidecar")
+KINDS = ("sft", "grpo")
+LOGGERS = ("none", "wandb")
+
+
+@dataclass
+class Options:
+    kind: str = key("sft, grpo or both", "both")
+    shape: str | None = key(
+        "tiny, shapes of `headlab bench` (random weights) or model directories, with commas; "
+        "null: tiny on a CPU, qwen2.5-0.5b,qwen2.5-1.5b on a GPU",
+        None,
+    )
+    sides: str = key("which of bare, off, inline, sidecar", ",".join(SIDES))
+    repeats: int = key("turns; in each, every side has a process of its own", 3)
+    steps: int = key("optimizer steps of each run", 24)
+    save_steps: int = key("steps from one save, tracked or not, to the next", 8)
+    batch: int = key("rows of a step; for GRPO, completions of one prompt", 8)
+    tokens: int = key("tokens of a row of SFT, and of a completion of GRPO at most", 64)
+    pairs: int = key("prompt pairs of tracking", 16)
+    threads: int = key("threads of torch in each process", 1)
+    sidecar_device: str = key(
+        "where the sidecar computes: cpu, cuda:1, ...; none: on no processor of this machine", "cpu"
+    )
+    logger: str = key("none, or wandb (offline) on all sides", "none")
+    attribution_pairs: int = key("on a GPU: pairs of the timed attribution", 64)
+
+
+def build_model(shape: str, directory: Path) -> Path:
+    """A directory with a model: the shape's, if it is one, else random weights written into it.
+
+    Random weights come with the tiny model's tokenizer.
+
+    Raises:
+        ValueError: there is no such shape.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    from analysis.commands import bench
+    from train.recipes.tiny import build_random, build_tokenizer
+
+    disable_progress_bar()
+    if Path(shape).is_dir():
+        return Path(shape).resolve()
+    if shape == "tiny":
+        build_random(directory, seed=0)
+        return directory
+    model = bench.build(bench.Options(shape=shape))
+    tokenizer = build_tokenizer()
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model.config.update({**ids, "bos_token_id": None})
+    model.generation_config.update(**ids, bos_token_id=None)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def overrides(options: Options, kind: str, side: str, model: Path, run: Path) -> list[str]:
+    """What a user would type for a run; rows of sums that fill `tokens` tokens."""
+    args = {
+        "max_steps": options.steps,
+        "save_steps": options.save_steps,
+        "logging_steps": 1,
+        "per_device_train_batch_size": options.batch,
+        "activation_checkpointing": "false",
+    }
+    if kind == "sft":
+        args["max_length"] = options.tokens
+    else:
+        args |= {"num_generations": options.batch, "max_completion_length": options.tokens}
+    if gpu_name():
+        args["model_init_kwargs"] = "{dtype:bfloat16}"
+    tracking = ["tracking=none"]
+    if side in ("inline", "sidecar"):
+        tracking = [f"tracking.where={side}", "tracking.on_error=raise"]
+    return [
+        *("model=hub", f"model.path={model}", f"run_dir={run}", "evaluation=none", *tracking),
+        *("data=arithmetic", f"data.options.digits={options.tokens // 9 + 1}"),
+        *(f"data.size={options.batch * options.steps}", f"pairs.size={options.pairs}"),
+        *(f"logger={options.logger}", f"resources.threads={options.threads}"),
+        *(["logger.wandb_mode=offline"] if options.logger == "wandb" else []),
+        *(f"train.args.{name}={value}" for name, value in args.items()),
+    ]
+
+
+def compose(kind: str, arguments: list[str]) -> DictConfig:
+    """The configuration of a run, as `headlab launch` composes it."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from train.config import register
+    from train.entry import CONF, expand_overrides
+
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose("config", expand_overrides(arguments, kind))
+
+
+def bare_specification(cfg: DictConfig, rows: Path) -> dict[str, Any]:
+    """What launch/bench/bare_trl.py takes, of the same run; writes its rows."""
+    from train.config import plain
+    from train.data import grpo_dataset, sft_dataset
+
+    dataset = (sft_dataset if cfg.train.kind == "sft" else grpo_dataset)(cfg.data)
+    rows.write_text("".join(json.dumps(row) + "\n" for row in dataset), encoding="utf-8")
+    on_cpu = {} if gpu_name() else {"use_cpu": True, "bf16": False}
+    own = {"output_dir": str(cfg.run_dir), "run_name": cfg.name, "seed": cfg.seed}
+    if cfg.logger.wandb_mode != "disabled":
+        own["report_to"] = ["wandb"]
+    return {
+        "kind": cfg.train.kind,
+        "model": cfg.model.path,
+        "rows": str(rows),
+        "args": {**on_cpu, **own, **plain(cfg.train.args)},
+        "rewards": list(cfg.train.rewards),
+    }
+
+
+def commands(options: Options, kind: str, side: str, model: Path, run: Path) -> list[list[str]]:
+    """The processes of a run, the trainer first; their input is written beside the run."""
+    import yaml
+
+    from train.config import plain
+
+    cfg = compose(kind, overrides(options, kind, side, model, run))
+    python = [sys.executable, "-m"]
+    if side == "bare":
+        file = run.with_suffix(".json")
+        specification = bare_specification(cfg, run.with_suffix(".jsonl"))
+        file.write_text(json.dumps(specification), encoding="utf-8")
+        return [[*python, "launch.bench.bare_trl", str(file)]]
+    file = run.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(plain(cfg), sort_keys=False), encoding="utf-8")
+    trainer = [*python, "train.run", str(file)]
+    sidecar = [*python, "launch", "sidecar", f"run={run}", f"device={options.sidecar_device}"]
+    sidecar.append(f"threads={options.threads}")
+    beside = side == "sidecar" and options.sidecar_device != "none"
+    return [trainer, sidecar] if beside else [trainer]
+
+
+def execute(started: list[list[str]], threads: int, directory: Path) -> None:
+    """Run commands at the same time until all have ended; what they print goes to files.
+
+    Raises:
+        ValueError: one ended with a status other than 0; the end of its output is in the message.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    wandb = {"WANDB_MODE": "offline", "WANDB_DIR": str(directory)}  # of no effect without it
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **wandb}
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        for number, command in enumerate(started):
+            with open(directory / f"process-{number}.log", "wb") as output:
+                children.append(
+                    subprocess.Popen(
+                        command, env=environment, stdout=output, stderr=subprocess.STDOUT
+                    )
+                )
+        for number, child in enumerate(children):
+            if status := child.wait():
+                text = (directory / f"process-{number}.log").read_text("utf-8", "replace")
+                raise ValueError(
+                    f"{shlex.join(started[number])} ended with status {status}: {text[-2000:]}"
+                )
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+
+
+def gpu_name() -> str | None:
+    """Name of the GPU, if there is one."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

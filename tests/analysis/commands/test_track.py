@@ -1,0 +1,284 @@
+"""Tracking checkpoints afterwards: the same as live, resumable, and its mistakes named."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from analysis.cli import parse
+from analysis.commands.track import Options, act, find_checkpoints
+from analysis.models.loading import load_part
+from analysis.models.provenance import code_version, weight_hashes
+from analysis.records.record import read_record, read_records, read_scores
+from analysis.reporting.wandb_mirror import WandbMirror
+from analysis.tracking.settings import TrackingSettings
+from analysis.tracking.tracker import HeadTracker, smallest_faithful
+from tests.support.models import random_pairs, tiny_model
+from tests.support.places import ROOT
+from train.run import prepare, run
+
+LIVE = [
+    "model=hub", "data=arithmetic", "data.size=64", "logger=none", "pairs.size=4",
+    "evaluation=none", "tracking.resamples=20", "tracking.ig_steps=2", "train.args.max_steps=4",
+    "train.args.save_steps=2", "train.args.per_device_train_batch_size=4",
+    "train.args.disable_tqdm=true", "train.args.learning_rate=1e-3",
+]  # fmt: skip
+AFTER = ["tracking.resamples=20", "tracking.ig_steps=2", "wandb_mode=disabled"]
+
+
+def track(directory: Path, *more: str) -> None:
+    act(parse(Options, [f"run={directory}", *AFTER, *more]))
+
+
+@pytest.mark.parametrize("peft", ["none", "lora"])
+def test_afterwards_equals_live(compose, tiny_dir, tmp_path, peft, capsys):
+    """Same circuits, and scores to float tolerance, whether live in the trainer or from disk."""
+    live, after = tmp_path / "live", tmp_path / "after"
+    arguments = [*LIVE, f"model.path={tiny_dir}", f"run_dir={live}", f"peft={peft}"]
+    run(prepare(compose("sft", *arguments)))
+    given = [
+        f"checkpoints={live}/checkpoint-*", f"base={tiny_dir}", f"pairs={live}/pairs.jsonl",
+    ]  # fmt: skip
+    track(after, *given)
+    for record in read_records(live):
+        found = read_record(after, record.step)
+        scores = read_scores(live, record.step)
+        error = (read_scores(after, record.step) - scores).abs().max()
+        assert error <= 1e-5 * scores.abs().max()
+        assert torch.equal(found.circuit, record.circuit)
+        assert found.settings == record.settings
+        assert found.pairs_hash == record.pairs_hash
+        mine, theirs = found.origin["model"], record.origin["model"]
+        assert mine["weights"] == theirs["weights"]
+        if record.step:  # the live base already carries an adapter, which does nothing yet
+            assert mine["adapter"] == theirs["adapter"]
+            assert (mine["adapter"] is not None) == (peft == "lora")
+    assert (after / "report.html").exists()
+    assert (after / "trajectory.json").exists()
+
+    before = {path: path.stat().st_mtime_ns for path in after.glob("heads/*/record.json")}
+    removed = after / "heads" / "step-000002" / "record.json"
+    removed.unlink()
+    capsys.readouterr()
+    track(after, *given)
+    assert "3 checkpoints, 2 of them tracked already" in capsys.readouterr().out
+    times = {path: path.stat().st_mtime_ns for path in after.glob("heads/*/record.json")}
+    changed = [path for path in before if times[path] != before[path]]
+    assert changed == [removed]
+    with pytest.raises(ValueError, match="tracked with other settings; give tracking.ig_steps=2"):
+        track(after, *given, "tracking.ig_steps=3")
+    (tmp_path / "other.jsonl").write_text('{"clean_ids": [5, 6], "corrupted_ids": [5, 7]}\n')
+    with pytest.raises(ValueError, match="holds other pairs"):
+        track(after, *given[:2], f"pairs={tmp_path}/other.jsonl")
+
+
+def test_checkpoints_are_found_and_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("checkpoint-2", "checkpoint-10", "final"):
+        (tmp_path / name).mkdir()
+    found = find_checkpoints("checkpoint-*", "base")
+    assert found == {0: "base", 2: "checkpoint-2", 10: "checkpoint-10"}
+    assert find_checkpoints(f"{tmp_path}/checkpoint-*", "base")[10] == f"{tmp_path}/checkpoint-10"
+    assert find_checkpoints(["org/model-a", "org/model-b"], "base")[2] == "org/model-b"
+    with pytest.raises(ValueError, match="no directory matches checkpoints=step-"):
+        find_checkpoints("step-*", "base")
+    with pytest.raises(ValueError, match="some checkpoints end in a step and final does not"):
+        find_checkpoints(["checkpoint-2", "final"], "base")
+    with pytest.raises(ValueError, match="are both step 2"):
+        find_checkpoints(["checkpoint-2", "other/checkpoint-2"], "base")
+
+
+def test_command_line_with_wandb_offline(tmp_path):
+    """As a user starts it: a list of directories, an offline W&B run, the table at the end."""
+    for name in ("base", "a", "b"):
+        tiny_model("qwen2", torch.float32, seed=ord(name[0])).save_pretrained(tmp_path / name)
+    random_pairs(6).save(tmp_path / "pairs.jsonl")
+    command = [
+        sys.executable, "-m", "analysis", "track", "run=out", "base=./base",
+        "checkpoints=[./a,./b]", "pairs=pairs.jsonl", "tracking.resamples=20",
+        "tracking.ig_steps=2",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "[3/3] step 2: ./b" in done.stdout
+    assert "wandb leet" in done.stdout
+    assert "called: emergent" in done.stdout
+    assert "attribution:" not in done.stderr  # no progress bar where there is no terminal
+    assert [r.step for r in read_records(tmp_path / "out")] == [0, 1, 2]
+    (log,) = (tmp_path / "out").glob("wandb/offline-run-*/*.wandb")
+    written = log.read_bytes()
+    for name in (b"heads/excess_turnover/lo", b"circuit/faithfulness", b"heads/map"):
+        assert name in written
+    published = json.loads((tmp_path / "out" / "wandb-published.json").read_text())
+    assert sorted(published["offline"]) == ["heads/0", "heads/1", "heads/2"]
+    again = [sys.executable, "-m", "analysis", "publish", "run=out"]
+    done = subprocess.run(again, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "there is no W&B account on this machine; run `wandb login`" in done.stderr
+    shutil.rmtree(tmp_path / "out" / "wandb")
+    (tmp_path / "out" / "wandb-published.json").unlink()
+    done = subprocess.run(
+        [*again, "mode=offline"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert "logged 3 rows, steps 0 to 2" in done.stdout, done.stderr
+    done = subprocess.run(
+        [*again, "mode=offline"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "nothing is missing\n"
+    wrong = [*command[:5], "base=./nowhere", *command[6:]]
+    done = subprocess.run(wrong, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stderr.strip() == "error: there is no directory ./nowhere"
+
+
+def test_faithful_circuits_reach_their_faithfulness(tmp_path):
+    model = tiny_model("llama", torch.float32)
+    settings = TrackingSettings(
+        fraction=None, faithful=0.8, resamples=10, metric="logit_diff", ig_steps=4
+    )
+    record = HeadTracker(tmp_path, random_pairs(6), settings).track(model, 0, show_progress=False)
+    assert record.faithfulness().value >= 0.8
+    assert 1 < record.selection["top_n"] < record.graph.n_edges
+    saved = json.loads((tmp_path / "heads" / "step-000000" / "record.json").read_text())
+    assert saved["circuit"]["faithfulness"]["value"] == pytest.approx(record.faithfulness().value)
+    assert saved["origin"]["code"] == code_version()
+
+
+def test_bisection_finds_the_smallest_size(caplog):
+    from analysis.models.graph import Graph
+
+    graph = Graph(3, 4, 2)
+    scores = torch.rand(graph.n_edges, generator=torch.Generator().manual_seed(0))
+
+    class Found:
+        def __init__(self, circuit: torch.Tensor) -> None:
+            self.faithfulness = float(circuit.sum()) / graph.n_edges
+
+    size = smallest_faithful(graph, scores, 0.5, None, Found)
+    assert 0.5 <= float((scores >= scores.topk(size).values[-1]).sum()) / graph.n_edges < 0.6
+    with caplog.at_level(logging.WARNING):
+        assert smallest_faithful(graph, scores - 2, 0.5, 0.1, Found) == graph.n_edges
+    assert "no circuit reaches a faithfulness of 0.5" in caplog.text
+
+
+def test_an_empty_circuit_is_said(tmp_path, caplog):
+    settings = TrackingSettings(resamples=5, ig_steps=1, tau=1e6)
+    record = HeadTracker(tmp_path, random_pairs(3), settings).track(
+        tiny_model("qwen2", torch.float32), 0, show_progress=False
+    )
+    assert record.n_edges == 0
+    assert "with scores of at least tracking.tau=1000000.0" in caplog.text
+
+
+def test_a_model_with_nan_weights_gets_an_invalid_record(tmp_path, caplog):
+    """No crash and no made-up circuit; the checkpoints around it are compared as ever."""
+    from analysis.reporting.present import present
+    from analysis.reporting.publish import Publisher
+    from analysis.reporting.tables import format_table
+    from analysis.trajectories.run import checkpoint_rows, tracked_points
+
+    run_dir = tmp_path / "r"
+    settings = TrackingSettings(resamples=10, ig_steps=2)
+    tracker = HeadTracker(run_dir, random_pairs(4), settings)
+    (run_dir / "config.yaml").write_text("name: r\ntrain:\n  kind: track\n")
+    model = tiny_model("qwen2", torch.float32)
+    tracker.track(model, 0, show_progress=False)
+    weight = model.model.layers[1].self_attn.o_proj.weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight[0, 0] = torch.nan
+    assert tracker.track(model, 5, show_progress=False) is None
+    assert "model.layers.1.self_attn.o_proj.weight is not finite" in caplog.text
+    with torch.no_grad():
+        weight.copy_(kept * 1.5)
+    tracker.track(model, 10, show_progress=False)
+    assert tracker.is_tracked(5)
+    assert [point.step for point in tracked_points(run_dir)] == [0, 10]
+    text = format_table(checkpoint_rows(run_dir), None)
+    assert "invalid: at step 5 model.layers.1.self_attn.o_proj.weight is not finite" in " ".join(
+        text.split()
+    )
+    present(Publisher(run_dir, WandbMirror(None)))
+    assert "invalid: at step 5" in (run_dir / "report.html").read_text()
+    with pytest.raises(ValueError, match="has no valid record of step 5"):
+        read_scores(run_dir, 5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path, monkeypatch, caplog, error):
+    from analysis.tracking import tracker as module
+
+    original, sizes = module.attribute, []
+
+    def small_machine(model, pairs, method, metric, steps, quadrature, kv, batch_size, progress):
+        sizes.append(batch_size)
+        if batch_size > 2:
+            raise error
+        return original(model, pairs, method, metric, steps, quadrature, kv, batch_size, progress)
+
+    settings = TrackingSettings(resamples=5, ig_steps=2, batch_size=8)
+    model = tiny_model("qwen2", torch.float32)
+    HeadTracker(tmp_path / "a", random_pairs(5), settings).track(model, 0, show_progress=False)
+    monkeypatch.setattr(module, "attribute", small_machine)
+    poor = HeadTracker(tmp_path / "b", random_pairs(5), settings)
+    poor.track(model, 0, show_progress=False)
+    poor.track(model, 1, show_progress=False)
+    assert sizes == [8, 4, 2, 2]  # what was learned is kept
+    assert "going on with batches of 2 pairs" in caplog.text
+    a, b = (read_scores(tmp_path / name, 0) for name in "ab")
+    assert (a - b).abs().max() <= 1e-6 * a.abs().max()
+
+    def hopeless(*args):
+        raise error
+
+    monkeypatch.setattr(module, "attribute", hopeless)
+    with pytest.raises(RuntimeError):
+        poor.track(model, 2, show_progress=False)
+
+
+def test_hashes_tell_weights_and_adapters_apart(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    plain = tiny_model("qwen2", torch.float32)
+    base = weight_hashes(plain)
+    assert base["adapter"] is None
+    config = LoraConfig(target_modules=["q_proj", "o_proj"], r=2)
+    adapted = get_peft_model(tiny_model("qwen2", torch.float32), config)
+    found = weight_hashes(adapted)
+    assert found["weights"] == base["weights"]
+    plain.save_pretrained(tmp_path / "base")
+    adapted.base_model.model.config._name_or_path = str(tmp_path / "base")
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapted.save_pretrained(tmp_path / "adapter")
+    from transformers import AutoModelForCausalLM
+
+    loaded = load_part(AutoModelForCausalLM, str(tmp_path / "adapter"), dtype=torch.float32)
+    assert weight_hashes(loaded) == found
+    with torch.no_grad():
+        next(plain.parameters()).view(-1)[0] += 1
+    assert weight_hashes(plain)["weights"] != base["weights"]
+
+
+def test_conf_and_command_have_the_same_defaults():
+    from dataclasses import asdict
+
+    from analysis.tracking.settings import TrackingOptions
+
+    saved = yaml.safe_load((ROOT / "conf" / "tracking" / "fraction.yaml").read_text())
+    for name, value in asdict(TrackingOptions()).items():
+        assert saved[name] == value, name

