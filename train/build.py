@@ -60,15 +60,18 @@ def training_args(cfg: DictConfig) -> Any:
         values["deepspeed"] = config
     values |= plain(cfg.train.args)
     values["model_init_kwargs"] = {
-        "use_safetensors": True, **(values.get("model_init_kwargs") or {})
-    }  # fmt: skip
+        "use_safetensors": True,
+        **(values.get("model_init_kwargs") or {}),
+    }
     args = construct(SFTConfig if cfg.train.kind == "sft" else GRPOConfig, values, "train.args")
     cycle = generation_cycle(args)
     if args.save_strategy == "steps" and args.save_steps % cycle:
         log.warning(
             "save_steps (%s) is not a multiple of the generation cycle (%d steps): a run resumed "
-            "from such a checkpoint does not repeat exactly", args.save_steps, cycle,
-        )  # fmt: skip
+            "from such a checkpoint does not repeat exactly",
+            args.save_steps,
+            cycle,
+        )
     return args
 
 

@@ -77,18 +77,28 @@ class CheckpointCallback(TrainerCallback):
         distributed.wait_for_all()
 
     def on_train_begin(
-        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None,
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        processing_class: Any = None,
         **kwargs: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         step = state.global_step
         wanted = self.is_regular(step) and self.is_wanted(step, state.max_steps)
         if wanted and not distributed.main_decides(lambda: self.is_done(step)):
             self.look(state, model, processing_class)
 
     def on_save(
-        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None,
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        processing_class: Any = None,
         **kwargs: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         wanted = self.is_wanted(state.global_step, state.max_steps)
         if wanted and not self.interrupt.stopping:
             self.look(state, model, processing_class)
@@ -136,9 +146,14 @@ class HeadTrackingCallback(CheckpointCallback):
             self.observe(state.global_step, None, tokenizer)
 
     def on_step_end(
-        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None,
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        processing_class: Any = None,
         **kwargs: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         step, last = state.global_step, state.max_steps
         if control.should_save or not (self.schedule.is_due(step) or step == last):
             return  # what is saved is tracked after it is saved

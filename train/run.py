@@ -168,10 +168,15 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[An
     if tracker is not None:
         found.append(
             HeadTrackingCallback(
-                tracker, where, schedule, cfg.tracking.budget, cfg.tracking.on_error,
-                interrupt, start,
+                tracker,
+                where,
+                schedule,
+                cfg.tracking.budget,
+                cfg.tracking.on_error,
+                interrupt,
+                start,
             )
-        )  # fmt: skip
+        )
     e = cfg.evaluation
     for evaluation in plan.evaluations:
         sampling = Sampling(e.samples, e.temperature, e.top_p, e.max_new_tokens, e.batch_size)
@@ -303,11 +308,12 @@ def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Any]) 
         print(f"{plan.run} is finished at step {step}; nothing is trained", flush=True)
         write_finished(plan.run, step)
     observers = [
-        c for c in callbacks
+        c
+        for c in callbacks
         if isinstance(c, CheckpointCallback)
         and c.is_wanted(step, step)
         and not distributed.main_decides(lambda c=c: c.is_done(step))  # type: ignore[misc]
-    ]  # fmt: skip
+    ]
     if not observers:
         return
     base = Base.read(plan.run) or Base(setup.model_path, "float32")

@@ -86,6 +86,9 @@ class Budget:
         if would_be > self.share:
             log.warning(
                 "step %d is not tracked: tracking would take %.1f %% of the time, and "
-                "tracking.budget allows %.1f %%", step, 100 * would_be, 100 * self.share,
-            )  # fmt: skip
+                "tracking.budget allows %.1f %%",
+                step,
+                100 * would_be,
+                100 * self.share,
+            )
         return would_be <= self.share

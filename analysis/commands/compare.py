@@ -48,9 +48,15 @@ def act(options: Options) -> None:
         comparisons.append(compare_subjects(a, b, options.q, per_pair, show_progress=True))
     cells, notes, made_with = cross_faithfulness(options, subjects)
     findings = Findings(
-        subjects, comparisons, {s.name: profile(s) for s in subjects}, cells, notes, made_with,
-        options.q, options.seed,
-    )  # fmt: skip
+        subjects,
+        comparisons,
+        {s.name: profile(s) for s in subjects},
+        cells,
+        notes,
+        made_with,
+        options.q,
+        options.seed,
+    )
     out = Path(options.out)
     write_json(out / "comparison.json", to_json(findings))
     write_page(out / "comparison.html", findings)

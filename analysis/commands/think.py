@@ -133,10 +133,14 @@ def start_trackers(
                     )
         track.prepare_run(
             track.Options(
-                run=str(run), checkpoints=[], base=model, pairs=str(run / "pairs.jsonl"),
-                tracking=options.tracking, dtype=options.dtype,
+                run=str(run),
+                checkpoints=[],
+                base=model,
+                pairs=str(run / "pairs.jsonl"),
+                tracking=options.tracking,
+                dtype=options.dtype,
             )
-        )  # fmt: skip
+        )
         trackers[mode] = HeadTracker(run, pairs[mode], settings, tokenizer)
     return trackers
 

@@ -214,8 +214,13 @@ def _column(
 
     return [
         Cell(
-            subject.name, name, None, estimate(values[i]), estimate(values[i] - own),
-            estimate(values[len(subjects) + i]), control[i].n_edges,
+            subject.name,
+            name,
+            None,
+            estimate(values[i]),
+            estimate(values[i] - own),
+            estimate(values[len(subjects) + i]),
+            control[i].n_edges,
         )
         for i, subject in enumerate(subjects)
-    ]  # fmt: skip
+    ]

@@ -222,8 +222,9 @@ def _bare_heads(a: Subject, b: Subject) -> HeadDifference:
     found.numbers["rank correlation"] = bare(float(spearman(*(s.numpy() for s in strengths))[0]))
     nothing = torch.full_like(importance[0], math.nan)
     effects = torch.stack([effect(importance[0], importance[1]), nothing, nothing])
-    return HeadDifference(**vars(found), called={}, p_value=nothing, importance=importance,
-                          effect=effects)  # fmt: skip
+    return HeadDifference(
+        **vars(found), called={}, p_value=nothing, importance=importance, effect=effects
+    )
 
 
 def edge_memberships(
@@ -313,8 +314,12 @@ def compare_edges(
     inclusion[:, order] = held / (len(in_a) - 1)
     masks = _sets(a.edges, b.edges)
     tables = {
-        "in a": in_a, "in b": in_b, "shared": shared, "lost": in_a - shared, "gained": in_b - shared
-    }  # fmt: skip
+        "in a": in_a,
+        "in b": in_b,
+        "shared": shared,
+        "lost": in_a - shared,
+        "gained": in_b - shared,
+    }
     numbers = {name: estimate_of_set(table, 0, n_edges) for name, table in tables.items()}
     union = in_a + in_b - shared
     likeness = estimate_of_set(torch.where(union > 0, shared / union.clamp_min(1), 1.0), 0, 1)
@@ -371,9 +376,12 @@ def compare_subjects(
     """
     check_pair(a, b)
     return Comparison(
-        a, b, compare_heads(a, b, q), compare_edges(a, b, per_pair, show_progress),
+        a,
+        b,
+        compare_heads(a, b, q),
+        compare_edges(a, b, per_pair, show_progress),
         compare_bases(a, b, q),
-    )  # fmt: skip
+    )
 
 
 def profile(subject: Subject) -> Profile:

@@ -59,16 +59,27 @@ def effect_map(c: Comparison) -> Figure:
     rows = range(0, len(values), size[1])
     figure = Figure(
         Heatmap(
-            z=[values[i : i + size[1]] for i in rows], text=[texts[i : i + size[1]] for i in rows],
-            hovertemplate="%{text}<extra></extra>", zmin=-1, zmax=1, colorscale="RdBu_r",
-            xgap=1, ygap=1, colorbar={"title": "E", "tickvals": [-1, 0, 1]}, hoverongaps=False,
+            z=[values[i : i + size[1]] for i in rows],
+            text=[texts[i : i + size[1]] for i in rows],
+            hovertemplate="%{text}<extra></extra>",
+            zmin=-1,
+            zmax=1,
+            colorscale="RdBu_r",
+            xgap=1,
+            ygap=1,
+            colorbar={"title": "E", "tickvals": [-1, 0, 1]},
+            hoverongaps=False,
         )
-    )  # fmt: skip
+    )
     mark = {"symbol": "star", "size": 9, "color": "#1f2933", "line": {"color": "white", "width": 1}}
     figure.add_scatter(
-        x=[head for _, head in stars], y=[layer for layer, _ in stars], mode="markers", marker=mark,
-        hoverinfo="skip", showlegend=False,
-    )  # fmt: skip
+        x=[head for _, head in stars],
+        y=[layer for layer, _ in stars],
+        mode="markers",
+        marker=mark,
+        hoverinfo="skip",
+        showlegend=False,
+    )
     figure.update_xaxes(title="head", dtick=1, showgrid=False, zeroline=False)
     figure.update_yaxes(title="layer", dtick=1, showgrid=False, zeroline=False)
     _lay_out(figure, 140 + 22 * size[0])
@@ -88,17 +99,27 @@ def profile_figure(findings: Findings) -> Figure:
             ends = None
             if all(map(_has, numbers)):
                 ends = {
-                    "type": "data", "symmetric": False, "thickness": 1, "width": 3,
+                    "type": "data",
+                    "symmetric": False,
+                    "thickness": 1,
+                    "width": 3,
                     "array": [x.high - x.value for x in numbers],
                     "arrayminus": [x.value - x.low for x in numbers],
-                }  # fmt: skip
+                }
             figure.add_scatter(
                 x=[layer + 0.12 * (index - (many - 1) / 2) for layer in range(len(numbers))],
-                y=[x.value for x in numbers], error_y=ends, mode="lines+markers", row=1, col=column,
-                line={"color": colour}, name=f"{subject.name} {escape(subject.label)}",
-                showlegend=column == 1, text=[number(x, 4 if column == 2 else 0) for x in numbers],
-                hovertemplate="%{text}", legendgroup=subject.name,
-            )  # fmt: skip
+                y=[x.value for x in numbers],
+                error_y=ends,
+                mode="lines+markers",
+                row=1,
+                col=column,
+                line={"color": colour},
+                name=f"{subject.name} {escape(subject.label)}",
+                showlegend=column == 1,
+                text=[number(x, 4 if column == 2 else 0) for x in numbers],
+                hovertemplate="%{text}",
+                legendgroup=subject.name,
+            )
     n_layers = findings.subjects[0].graph.n_layers
     figure.update_xaxes(title="layer", dtick=max(1, n_layers // 12))
     figure.update_yaxes(rangemode="tozero")
@@ -109,9 +130,12 @@ def profile_figure(findings: Findings) -> Figure:
 
 def _lay_out(figure: Figure, height: int) -> None:
     figure.update_layout(
-        height=height, margin={"l": 55, "r": 20, "t": 35, "b": 45}, template="plotly_white",
-        paper_bgcolor="#fbfbf9", plot_bgcolor="#fff",
-    )  # fmt: skip
+        height=height,
+        margin={"l": 55, "r": 20, "t": 35, "b": 45},
+        template="plotly_white",
+        paper_bgcolor="#fbfbf9",
+        plot_bgcolor="#fff",
+    )
 
 
 def _section(c: Comparison, draw: Any) -> str:
@@ -137,23 +161,42 @@ def _section(c: Comparison, draw: Any) -> str:
         draw(effect_map(c), f"effect-{name}"),
         "<h3>Heads</h3>",
         html_table(
-            ("head", "change", "called", f"inclusion in {c.a.name}", f"in {c.b.name}", "p",
-             f"importance in {c.a.name}", f"in {c.b.name}", "effect E"),
+            (
+                "head",
+                "change",
+                "called",
+                f"inclusion in {c.a.name}",
+                f"in {c.b.name}",
+                "p",
+                f"importance in {c.a.name}",
+                f"in {c.b.name}",
+                "effect E",
+            ),
             [_head_cells(row) for row in head_list(c)],
         ),
-    ]  # fmt: skip
+    ]
     for kind in ("gained", "lost"):
         edges = edge_list(c, kind)
         title = f"Edges {kind}: {len(edges)}"
         if len(edges) > PAGE_EDGES:
             title += f", the first {PAGE_EDGES}; all are in comparison.json"
-        heading = ("edge", f"inclusion in {c.a.name}", f"in {c.b.name}",
-                   f"score in {c.a.name}", f"in {c.b.name}")  # fmt: skip
+        heading = (
+            "edge",
+            f"inclusion in {c.a.name}",
+            f"in {c.b.name}",
+            f"score in {c.a.name}",
+            f"in {c.b.name}",
+        )
         lines = [
-            [e["edge"], _share(e["inclusion_a"]), _share(e["inclusion_b"]),
-             f"{e['score_a']:.3g}", f"{e['score_b']:.3g}"]
+            [
+                e["edge"],
+                _share(e["inclusion_a"]),
+                _share(e["inclusion_b"]),
+                f"{e['score_a']:.3g}",
+                f"{e['score_b']:.3g}",
+            ]
             for e in edges[:PAGE_EDGES]
-        ]  # fmt: skip
+        ]
         if edges:
             parts.append(f"<h3>{title}</h3>{html_table(heading, lines)}")
         else:
@@ -168,12 +211,16 @@ def _share(value: float) -> str:
 def _head_cells(row: dict[str, Any]) -> list[str]:
     p = row["p_value"]
     return [
-        short_head_name(row["head"]), row["change"], "yes" if row["called"] else "-",
-        _share(row["inclusion_a"]), _share(row["inclusion_b"]),
+        short_head_name(row["head"]),
+        row["change"],
+        "yes" if row["called"] else "-",
+        _share(row["inclusion_a"]),
+        _share(row["inclusion_b"]),
         "-" if math.isnan(p) else f"{p:.2g}",
-        f"{row['importance_a']:.4f}", f"{row['importance_b']:.4f}",
+        f"{row['importance_a']:.4f}",
+        f"{row['importance_b']:.4f}",
         number(Estimate(**row["effect"])),
-    ]  # fmt: skip
+    ]
 
 
 def _provenance(findings: Findings) -> str:
@@ -185,11 +232,18 @@ def _provenance(findings: Findings) -> str:
         found = _subject_json(s)
         origin = found.get("origin", {})
         model = origin.get("model") or {}
-        rows.append([
-            s.name, str(s.source), str(found.get("step", "-")), str(found.get("pairs_hash", "-")),
-            str(model.get("weights", "-")), str(model.get("adapter") or "-"),
-            str((origin.get("code") or {}).get("commit", "-")), str(models.get(s.name) or "-"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                s.name,
+                str(s.source),
+                str(found.get("step", "-")),
+                str(found.get("pairs_hash", "-")),
+                str(model.get("weights", "-")),
+                str(model.get("adapter") or "-"),
+                str((origin.get("code") or {}).get("commit", "-")),
+                str(models.get(s.name) or "-"),
+            ]
+        )
     heading = ("", "read from", "step", "pairs", "weights", "adapter", "tracked by", "model run")
     details = "\n".join(
         f"{s.name}: {key} = {value}"

@@ -108,9 +108,15 @@ def read_subject(name: str, given: str) -> Subject:
     assert record is not None
     base = read_record(path, 0) if record.step else record
     return Subject(
-        name, f"{_run_name(path)}@{record.step}", path, record.graph, record.circuit, record.mean,
-        record, base,
-    )  # fmt: skip
+        name,
+        f"{_run_name(path)}@{record.step}",
+        path,
+        record.graph,
+        record.circuit,
+        record.mean,
+        record,
+        base,
+    )
 
 
 def _run_name(run: Path) -> str:

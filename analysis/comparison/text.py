@@ -162,11 +162,15 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
     """Rows as aligned lines; the first column is flush left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        (indent + row[0].ljust(widths[0]) + "".join(
-            "  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
-        )).rstrip()
+        (
+            indent
+            + row[0].ljust(widths[0])
+            + "".join(
+                "  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
+            )
+        ).rstrip()
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def _about(subject: Subject) -> list[str]:
@@ -231,8 +235,9 @@ def cross_rows(findings: Findings, models: Sequence[str]) -> list[list[str]]:
     for subject in findings.subjects:
         cells = [by_place[subject.name, model] for model in models]
         titles = (subject.name, "  less own", "  random")
-        found = [(c.faithfulness, None if c.circuit == c.model else c.below_own, c.random)
-                 for c in cells]  # fmt: skip
+        found = [
+            (c.faithfulness, None if c.circuit == c.model else c.below_own, c.random) for c in cells
+        ]
         for title, values in zip(titles, zip(*found, strict=True), strict=True):
             rows.append([title, *("-" if v is None else number(v) for v in values)])
     return rows
@@ -281,9 +286,10 @@ def to_json(findings: Findings) -> dict[str, Any]:
         "comparisons": [_comparison_json(c) for c in findings.comparisons],
         "layers": {name: asdict(found) for name, found in findings.profiles.items()},
         "cross_faithfulness": {
-            **findings.made_with, "cells": [asdict(cell) for cell in findings.cells]
+            **findings.made_with,
+            "cells": [asdict(cell) for cell in findings.cells],
         },
-    }  # fmt: skip
+    }
     plain: dict[str, Any] = _plain(content)
     return plain
 
@@ -310,9 +316,12 @@ def _subject_json(subject: Subject) -> dict[str, Any]:
         return {**found, "file_hash": digest, "intervals": False}
     names = ("step", "pairs_hash", "n_pairs", "settings", "selection", "origin")
     return {
-        **found, "intervals": True, **{name: getattr(record, name) for name in names},
-        "faithfulness": asdict(record.faithfulness()), "base_weights": base_weights(subject),
-    }  # fmt: skip
+        **found,
+        "intervals": True,
+        **{name: getattr(record, name) for name in names},
+        "faithfulness": asdict(record.faithfulness()),
+        "base_weights": base_weights(subject),
+    }
 
 
 def _difference_json(d: Difference) -> dict[str, Any]:
@@ -328,15 +337,19 @@ def head_list(c: Comparison) -> list[dict[str, Any]]:
         for index in sorted(indices, key=lambda i: -abs(float(heads.effect[0, i]))):
             called = bool(heads.called[name][index]) if name in heads.called else None
             value, low, high = heads.effect[:, index].tolist()
-            found.append({
-                "head": c.a.graph.head_names[index], "change": name, "called": called,
-                "inclusion_a": float(heads.inclusion[0, index]),
-                "inclusion_b": float(heads.inclusion[1, index]),
-                "p_value": float(heads.p_value[index]),
-                "importance_a": float(heads.importance[0, index]),
-                "importance_b": float(heads.importance[1, index]),
-                "effect": {"value": value, "low": low, "high": high},
-            })  # fmt: skip
+            found.append(
+                {
+                    "head": c.a.graph.head_names[index],
+                    "change": name,
+                    "called": called,
+                    "inclusion_a": float(heads.inclusion[0, index]),
+                    "inclusion_b": float(heads.inclusion[1, index]),
+                    "p_value": float(heads.p_value[index]),
+                    "importance_a": float(heads.importance[0, index]),
+                    "importance_b": float(heads.importance[1, index]),
+                    "effect": {"value": value, "low": low, "high": high},
+                }
+            )
     return found
 
 

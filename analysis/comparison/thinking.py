@@ -81,10 +81,14 @@ def summary(modes: Modes) -> dict[str, Any]:
     on, off = (modes.records[mode] for mode in MODES)
     columns = {
         "p_value": c.p_value,
-        "inclusion_on": c.inclusion_before, "inclusion_off": c.inclusion_after,
-        "importance_on": on.importance, "importance_off": off.importance,
-        "effect": c.effect, "effect_low": c.effect_low, "effect_high": c.effect_high,
-    }  # fmt: skip
+        "inclusion_on": c.inclusion_before,
+        "inclusion_off": c.inclusion_after,
+        "importance_on": on.importance,
+        "importance_off": off.importance,
+        "effect": c.effect,
+        "effect_low": c.effect_low,
+        "effect_high": c.effect_high,
+    }
     rows = [
         {"head": names[head], "set": name, "called": bool(modes.called(name)[head])}
         | {column: float(values[head]) for column, values in columns.items()}

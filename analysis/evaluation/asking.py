@@ -59,9 +59,12 @@ def fill_store(
     if not missing:
         return
     bar = tqdm(
-        total=len(requests), initial=len(requests) - missing, desc=label, unit="answer",
+        total=len(requests),
+        initial=len(requests) - missing,
+        desc=label,
+        unit="answer",
         disable=label is None,
-    )  # fmt: skip
+    )
     tokens = 0
     with bar:
         for batch in batches(requests, batch_size):

@@ -114,9 +114,13 @@ def resample_heads(
 
 
 def _paths(
-    graph: Graph, size: torch.Tensor, kept: torch.Tensor, weight: torch.Tensor,
-    cut: torch.Tensor, tau: float | None,
-) -> HeadPaths:  # fmt: skip
+    graph: Graph,
+    size: torch.Tensor,
+    kept: torch.Tensor,
+    weight: torch.Tensor,
+    cut: torch.Tensor,
+    tau: float | None,
+) -> HeadPaths:
     if tau is None:
         return head_paths(graph, size, weight, cut)
     return head_paths(graph, kept, weight, cut.clamp_min(tau))

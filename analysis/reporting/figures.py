@@ -31,16 +31,26 @@ from analysis.trajectories.trajectory import Point, Setting
 RED, BLUE, BROWN, INK, GREY = "#d62f2f", "#1f6fd6", "#8a5a12", "#1f2933", "#8a929b"
 PURPLE, GREEN, PALE = "#8a63c7", "#1b7f5c", "#c5ccd3"
 COLOURS = {
-    "in_circuit": INK, "retained": RED, "emergent": BLUE, "pruned": BROWN, "transient": PURPLE,
-    "excess turnover": INK, "Jaccard": GREEN, "weighted overlap": PURPLE,
-    "held-out": GREEN, "faithfulness": GREEN,
-}  # fmt: skip
+    "in_circuit": INK,
+    "retained": RED,
+    "emergent": BLUE,
+    "pruned": BROWN,
+    "transient": PURPLE,
+    "excess turnover": INK,
+    "Jaccard": GREEN,
+    "weighted overlap": PURPLE,
+    "held-out": GREEN,
+    "faithfulness": GREEN,
+}
 DASHES = {"retained": "dash", "weighted overlap": "dash"}
 MARKS = {
-    "emergent": ("star-open", BLUE), "emergent, called": ("star", BLUE),
-    "retained": ("circle", RED), "pruned": ("x-thin", BROWN), "pruned, called": ("x", BROWN),
+    "emergent": ("star-open", BLUE),
+    "emergent, called": ("star", BLUE),
+    "retained": ("circle", RED),
+    "pruned": ("x-thin", BROWN),
+    "pruned, called": ("x", BROWN),
     "transient": ("diamond-open", PURPLE),
-}  # fmt: skip
+}
 SCALE = [[0, "#f2f2ee"], [0.1, "#fbe3ae"], [0.4, "#f0a830"], [1, "#b85c00"]]  # few heads lead
 CELL = 28  # height of a layer of the map in pixels
 Draw = Callable[[Figure, int], None]
@@ -66,30 +76,55 @@ def _stack(panels: Sequence[Draw], height: int) -> Figure:
 
 
 def _curve(
-    figure: Figure, row: int, steps: Sequence[int], values: Sequence[Estimate], name: str,
+    figure: Figure,
+    row: int,
+    steps: Sequence[int],
+    values: Sequence[Estimate],
+    name: str,
     digits: int = 2,
-) -> None:  # fmt: skip
+) -> None:
     """A line with its interval as a band; what is undefined is left out."""
     known = [(x, v) for x, v in zip(steps, values, strict=True) if math.isfinite(v.value)]
     xs, ends = [x for x, _ in known], [(v.low, v.high) for _, v in known]
     colour, group = COLOURS.get(name, COLOURS["held-out"]), {"legendgroup": name}
     band = [high for _, high in ends] + [low for low, _ in reversed(ends)]
     _plain(
-        figure, row, xs + xs[::-1], band, name, **group, fill="toself", fillcolor=colour,
-        opacity=0.15, line_width=0, hoverinfo="skip", showlegend=False,
-    )  # fmt: skip
+        figure,
+        row,
+        xs + xs[::-1],
+        band,
+        name,
+        **group,
+        fill="toself",
+        fillcolor=colour,
+        opacity=0.15,
+        line_width=0,
+        hoverinfo="skip",
+        showlegend=False,
+    )
     shown = f"%{{y:.{digits}f}} [%{{customdata[0]:.{digits}f}}, %{{customdata[1]:.{digits}f}}]"
     _plain(
-        figure, row, xs, [v.value for _, v in known], name.replace("_", " "), **group,
-        mode="lines+markers", marker_size=5, customdata=ends, hovertemplate=shown,
+        figure,
+        row,
+        xs,
+        [v.value for _, v in known],
+        name.replace("_", " "),
+        **group,
+        mode="lines+markers",
+        marker_size=5,
+        customdata=ends,
+        hovertemplate=shown,
         line={"color": colour, "dash": DASHES.get(name, "solid")},
-    )  # fmt: skip
+    )
 
 
 def _panel(
-    title: str, steps: Sequence[int], curves: Mapping[str, Sequence[Estimate]],
-    level: float | None = None, **axis: Any,
-) -> Draw:  # fmt: skip
+    title: str,
+    steps: Sequence[int],
+    curves: Mapping[str, Sequence[Estimate]],
+    level: float | None = None,
+    **axis: Any,
+) -> Draw:
     """Curves by name, with a thin line at a level to compare them with."""
 
     def draw(figure: Figure, row: int) -> None:
@@ -181,15 +216,22 @@ def cohort_chart(run: Run) -> Figure:
         members = [p.masks["emergent"] & (p.first == step) for p in points]
         settled = [m & p.settled["emergent"] for m, p in zip(members, points, strict=True)]
         figure.add_bar(
-            x=list(map(str, steps)), y=[int(mask.sum()) for mask in members], name=str(step),
-            customdata=[int(mask.sum()) for mask in settled], showlegend=True,
+            x=list(map(str, steps)),
+            y=[int(mask.sum()) for mask in members],
+            name=str(step),
+            customdata=[int(mask.sum()) for mask in settled],
+            showlegend=True,
             marker_color=sample_colorscale("Blues", 1 - 0.75 * place / len(cohorts))[0],
             hovertemplate="%{y}, of which settled: %{customdata}",
-        )  # fmt: skip
+        )
     figure.add_scatter(
-        x=list(map(str, steps)), y=[int(point.settled["emergent"].sum()) for point in points],
-        name="settled", mode="lines+markers", line={"color": INK, "dash": "dot"}, marker_size=5,
-    )  # fmt: skip
+        x=list(map(str, steps)),
+        y=[int(point.settled["emergent"].sum()) for point in points],
+        name="settled",
+        mode="lines+markers",
+        line={"color": INK, "dash": "dot"},
+        marker_size=5,
+    )
     figure.update_xaxes(title_text="step", type="category")
     figure.update_yaxes(title_text="emergent heads", rangemode="tozero")
     legend = {"title_text": "first emergent at", "traceorder": "normal"}
@@ -218,12 +260,13 @@ def head_map(run: Run) -> Figure:
     slider = {"pad": {"t": 50}, "currentvalue": {"prefix": "step "}}
     colours = {"cmin": 0, "cmax": highest, "colorscale": SCALE}
     return _finish(
-        figure, CELL * graph.n_layers + 270,
+        figure,
+        CELL * graph.n_layers + 270,
         sliders=[{**slider, "active": last, "steps": steps}],
         coloraxis={**colours, "colorbar": {**bar, "y": 1, "yanchor": "top"}},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         margin={"l": 60, "r": 10, "t": 70, "b": 10},
-    )  # fmt: skip
+    )
 
 
 def _map_of(point: Point) -> list[dict[str, Any]]:
@@ -231,11 +274,14 @@ def _map_of(point: Point) -> list[dict[str, Any]]:
     width = point.record.graph.n_heads
     hover = _hover(point)
     cells = {
-        "type": "heatmap", "coloraxis": "coloraxis", "xgap": 2, "ygap": 2,
+        "type": "heatmap",
+        "coloraxis": "coloraxis",
+        "xgap": 2,
+        "ygap": 2,
         "z": point.record.importance.view(-1, width).tolist(),
         "text": [hover[start : start + width] for start in range(0, len(hover), width)],
         "hovertemplate": "%{text}<extra></extra>",
-    }  # fmt: skip
+    }
     return [cells, *(_marks(point, name) for name in MARKS)]
 
 
@@ -250,12 +296,19 @@ def _marks(point: Point, name: str) -> dict[str, Any]:
     symbol, colour = MARKS[name]
     size, line = (5, 0) if state == "retained" else (10, 0 if only_called else 2)
     return {
-        "type": "scatter", "mode": "markers", "name": name, "hoverinfo": "skip",
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "hoverinfo": "skip",
         "x": [place % width for place in places] or [None],
         "y": [place // width for place in places] or [None],
-        "marker": {"symbol": symbol, "color": colour, "size": size,
-                   "line": {"width": line, "color": colour}},
-    }  # fmt: skip
+        "marker": {
+            "symbol": symbol,
+            "color": colour,
+            "size": size,
+            "line": {"width": line, "color": colour},
+        },
+    }
 
 
 def _hover(point: Point) -> list[str]:
@@ -263,9 +316,14 @@ def _hover(point: Point) -> list[str]:
     change, names = point.change, point.record.graph.head_names
     called = change.called["emergent"] | change.called["pruned"]
     columns = (
-        change.inclusion_before, change.inclusion_after, change.p_value, change.effect,
-        change.effect_low, change.effect_high, point.record.importance,
-    )  # fmt: skip
+        change.inclusion_before,
+        change.inclusion_after,
+        change.p_value,
+        change.effect,
+        change.effect_low,
+        change.effect_high,
+        point.record.importance,
+    )
     found = []
     for index, numbers in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         before, after, p, effect, low, high, importance = numbers
@@ -288,9 +346,14 @@ def _outlines(
         y, x = divmod(place, width)
         path += [(x + reach * right, y + reach * up) for right, up in corners] + [(None, None)]
     return {
-        "type": "scatter", "mode": "lines", "line": line, "name": name, "hoverinfo": "skip",
-        "x": [x for x, _ in path], "y": [y for _, y in path],
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "lines",
+        "line": line,
+        "name": name,
+        "hoverinfo": "skip",
+        "x": [x for x, _ in path],
+        "y": [y for _, y in path],
+    }
 
 
 def sensitivity_chart(run: Run) -> Figure:
@@ -321,17 +384,25 @@ def _sweep(figure: Figure, row: int, column: int, settings: list[Setting], name:
     above = [count.high - count.value for count in counts]
     below = [count.value - count.low for count in counts]
     figure.add_scatter(
-        y=[count.value for count in counts], name=name.replace("_", " "), legendgroup=name, **how,
+        y=[count.value for count in counts],
+        name=name.replace("_", " "),
+        legendgroup=name,
+        **how,
         error_y={"array": above, "arrayminus": below, "thickness": 1, "width": 4},
-        mode="lines+markers", line={"color": COLOURS[name], "dash": DASHES.get(name, "solid")},
-    )  # fmt: skip
+        mode="lines+markers",
+        line={"color": COLOURS[name], "dash": DASHES.get(name, "solid")},
+    )
     if name in CHANGES:
         title = f"{name}, called"
         symbol, colour = MARKS[title]
         figure.add_scatter(
-            y=[setting.called[name] for setting in settings], name=title, legendgroup=title, **how,
-            mode="markers", marker={"symbol": symbol, "color": colour, "size": 9},
-        )  # fmt: skip
+            y=[setting.called[name] for setting in settings],
+            name=title,
+            legendgroup=title,
+            **how,
+            mode="markers",
+            marker={"symbol": symbol, "color": colour, "size": 9},
+        )
 
 
 def faithfulness_chart(run: Run) -> Figure:

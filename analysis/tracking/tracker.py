@@ -177,9 +177,16 @@ class HeadTracker:
 
         def measure(pairs: Pairs, batch_size: int) -> list[torch.Tensor]:
             scores = attribute(
-                model, pairs, s.method, s.metric, s.ig_steps, s.quadrature, s.kv, batch_size,
+                model,
+                pairs,
+                s.method,
+                s.metric,
+                s.ig_steps,
+                s.quadrature,
+                s.kv,
+                batch_size,
                 show_progress,
-            )  # fmt: skip
+            )
             return [scores.per_edge, scores.metric_clean, scores.metric_corrupted]
 
         per_edge, clean, corrupted = self._shared(measure, [graph.n_edges, 1, 1])

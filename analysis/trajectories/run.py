@@ -103,10 +103,8 @@ def checkpoint_rows(run: Path, points: Sequence[Point] | None = None) -> list[Ro
         signal = math.fsum(logged) / len(logged) if logged else None
         scored = {task: scores[step] for task, scores in tasks.items() if step in scores}
         rows.append(
-            Row(
-                step, signal, evaluations.get(step), measured.get(step), broken.get(step), scored
-            )
-        )  # fmt: skip
+            Row(step, signal, evaluations.get(step), measured.get(step), broken.get(step), scored)
+        )
     return rows
 
 

@@ -35,11 +35,21 @@ from train.checkpoints import is_complete
 from train.config import check
 
 SMALL = [
-    "train=sft", "model=tiny_random", "data.size=64", "logger=none", "pairs.size=4",
-    "tracking.resamples=10", "tracking.ig_steps=2", "evaluation=none", "train.args.max_steps=4",
-    "train.args.save_steps=2", "train.args.logging_steps=1", "train.args.disable_tqdm=true",
-    "train.args.per_device_train_batch_size=4", "resources.gpus=0",
-]  # fmt: skip
+    "train=sft",
+    "model=tiny_random",
+    "data.size=64",
+    "logger=none",
+    "pairs.size=4",
+    "tracking.resamples=10",
+    "tracking.ig_steps=2",
+    "evaluation=none",
+    "train.args.max_steps=4",
+    "train.args.save_steps=2",
+    "train.args.logging_steps=1",
+    "train.args.disable_tqdm=true",
+    "train.args.per_device_train_batch_size=4",
+    "resources.gpus=0",
+]
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -61,9 +71,12 @@ def launch(tmp_path: Path, fakes: Path) -> Launch:
 
     def launched(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "launch", *words], cwd=directory, env=variables(fakes),
-            capture_output=True, text=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "launch", *words],
+            cwd=directory,
+            env=variables(fakes),
+            capture_output=True,
+            text=True,
+        )
 
     launched.directory = directory  # type: ignore[attr-defined]
     return launched
@@ -240,10 +253,16 @@ def test_preflight_names_everything_that_is_wrong_at_once(compose, tmp_path, mon
         taken.listen()
         port = taken.getsockname()[1]
         cfg = compose(
-            "grpo", "model=tiny_random", "data=file", "data.source=jsonl:none.jsonl",
-            "resources.gpus=99", f"resources.port={port}", f"run_dir={tmp_path}/r",
-            "train.args.use_vllm=true", "train.args.max_steps=400",
-        )  # fmt: skip
+            "grpo",
+            "model=tiny_random",
+            "data=file",
+            "data.source=jsonl:none.jsonl",
+            "resources.gpus=99",
+            f"resources.port={port}",
+            f"run_dir={tmp_path}/r",
+            "train.args.use_vllm=true",
+            "train.args.max_steps=400",
+        )
         with pytest.raises(ValueError, match="the pre-flight check failed") as caught:
             preflight(cfg)
     lines = str(caught.value).splitlines()[1:]
@@ -371,9 +390,13 @@ def test_what_sbatch_refuses_is_an_error(launch):
 def run_script(script: str, fakes: Path, directory: Path) -> subprocess.Popen[str]:
     job = {"SLURM_JOB_ID": JOB, "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2"}
     return subprocess.Popen(
-        ["bash", "-c", script], cwd=directory, env={**variables(fakes), **job},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        ["bash", "-c", script],
+        cwd=directory,
+        env={**variables(fakes), **job},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def test_the_words_of_a_script_survive_its_quoting(compose, fakes, tmp_path, monkeypatch):
@@ -395,9 +418,16 @@ def test_the_words_of_a_script_survive_its_quoting(compose, fakes, tmp_path, mon
     words = (fakes / "words").read_text().splitlines()
     meeting = [f"--rdzv-endpoint=localhost:{10000 + int(JOB)}", f"--rdzv-id={JOB}"]
     assert words[1:] == [
-        "-m", "launch.torchrun", "--nnodes=2", "--rdzv-backend=c10d", *meeting,
-        "--nproc-per-node=1", "-m", "train.run", f"{directory}/runs/{name}/launch.yaml",
-    ]  # fmt: skip
+        "-m",
+        "launch.torchrun",
+        "--nnodes=2",
+        "--rdzv-backend=c10d",
+        *meeting,
+        "--nproc-per-node=1",
+        "-m",
+        "train.run",
+        f"{directory}/runs/{name}/launch.yaml",
+    ]
     assert sorted(output.splitlines()) == sorted([str(directory), "/h f$x 1"] * 2)
 
 
@@ -488,9 +518,13 @@ def test_a_stopped_launcher_leaves_no_process_and_a_checkpoint(launch):
     words = [*SMALL, "resources.processes=2", "name=mine", "tracking=none"]
     long = ["train.args.max_steps=4000", "train.args.save_steps=4000"]
     launcher = subprocess.Popen(
-        [sys.executable, "-m", "launch", *words, *long], cwd=launch.directory, env=variables(),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "launch", *words, *long],
+        cwd=launch.directory,
+        env=variables(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     run = launch.directory / "runs" / "mine"
     wait_for(lambda: (run / "metrics.jsonl").exists() or launcher.poll() is not None)
     assert len(processes_in(launch.directory)) == 4  # launcher, torchrun, two of the run

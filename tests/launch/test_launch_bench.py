@@ -141,11 +141,14 @@ def test_a_mistake_is_answered_before_anything_runs(argument, message):
 
 def test_kinds_sides_and_shapes_are_chosen():
     assert chosen(Options(shape="tiny,smollm2-135m")) == (
-        list(KINDS), list(SIDES), ["tiny", "smollm2-135m"],
-    )  # fmt: skip
+        list(KINDS),
+        list(SIDES),
+        ["tiny", "smollm2-135m"],
+    )
     assert chosen(Options(kind="sft", sides="bare,off", shape="tiny"))[:2] == (
-        ["sft"], ["bare", "off"],
-    )  # fmt: skip
+        ["sft"],
+        ["bare", "off"],
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

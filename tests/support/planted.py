@@ -78,13 +78,20 @@ def make_record(step: int, scores: torch.Tensor, resamples: int = 300, **changes
     """A record of per-pair scores [pairs, E] on GRAPH."""
     mean, n_pairs = scores.mean(0), len(scores)
     values: dict[str, object] = {
-        "step": step, "graph": GRAPH, "pairs_hash": "h",
+        "step": step,
+        "graph": GRAPH,
+        "pairs_hash": "h",
         "settings": {"metric": "kl", "resamples": resamples, "seed": 0},
         "origin": {"model": {"weights": f"w{step}", "adapter": None}, "code": {}, "config": None},
         "selection": {"top_n": SELECTION.top_n, "tau": SELECTION.tau},
-        "completeness_gap": 0.01, "metric_clean": 0.0, "metric_corrupted": 2.0,
-        "n_pairs": n_pairs, "seconds": 1.0, "circuit": select(GRAPH, mean, SELECTION),
-        "mean": mean, "evaluation": torch.tensor([[0.4], [0.0], [2.0]]).repeat(1, n_pairs),
+        "completeness_gap": 0.01,
+        "metric_clean": 0.0,
+        "metric_corrupted": 2.0,
+        "n_pairs": n_pairs,
+        "seconds": 1.0,
+        "circuit": select(GRAPH, mean, SELECTION),
+        "mean": mean,
+        "evaluation": torch.tensor([[0.4], [0.0], [2.0]]).repeat(1, n_pairs),
         "resampled": resample_heads(GRAPH, scores, SELECTION, resamples, 0),
-    }  # fmt: skip
+    }
     return Record(**{**values, **changes})  # type: ignore[arg-type]

@@ -10,12 +10,23 @@ from safetensors.torch import load_file
 from analysis.records.record import read_records, read_scores
 
 SMALL = [
-    "model=hub", "data=arithmetic", "data.size=64", "logger=none", "pairs.size=4",
-    "tracking.resamples=10", "tracking.ig_steps=2", "evaluation.size=3", "evaluation.samples=2",
-    "evaluation.max_new_tokens=6", "train.args.max_steps=4", "train.args.save_steps=2",
-    "train.args.logging_steps=1", "train.args.per_device_train_batch_size=4",
-    "train.args.disable_tqdm=true", "train.args.learning_rate=1e-3",
-]  # fmt: skip
+    "model=hub",
+    "data=arithmetic",
+    "data.size=64",
+    "logger=none",
+    "pairs.size=4",
+    "tracking.resamples=10",
+    "tracking.ig_steps=2",
+    "evaluation.size=3",
+    "evaluation.samples=2",
+    "evaluation.max_new_tokens=6",
+    "train.args.max_steps=4",
+    "train.args.save_steps=2",
+    "train.args.logging_steps=1",
+    "train.args.per_device_train_batch_size=4",
+    "train.args.disable_tqdm=true",
+    "train.args.learning_rate=1e-3",
+]
 GRPO = ["train.args.num_generations=2", "train.args.max_completion_length=6"]
 
 

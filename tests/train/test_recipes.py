@@ -55,10 +55,16 @@ def published(seed: int = 0) -> Qwen2ForCausalLM:
     """A tied model with biases, of which the GGUF file is made."""
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=len(TOKENS), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-        tie_word_embeddings=True, rope_parameters={"rope_theta": 5e5, "rope_type": "default"},
-    )  # fmt: skip
+        vocab_size=len(TOKENS),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_theta": 5e5, "rope_type": "default"},
+    )
     model = Qwen2ForCausalLM(config).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -246,9 +252,12 @@ def test_every_recipe_has_a_builder_a_size_and_a_configuration():
 
 def command(code: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *code], cwd=ROOT, env={**os.environ, **environment},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, *code],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_the_command_prints_the_directory_alone(tmp_path):

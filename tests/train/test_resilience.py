@@ -97,9 +97,12 @@ def test_what_is_still_to_be_tracked_does_not_go(compose, tiny_dir, tmp_path):
 
     directory = tmp_path / "r"
     more = [
-        "evaluation=none", "train.args.save_steps=1", "train.args.save_total_limit=1",
-        "tracking.where=sidecar", "tracking.schedule=[2]",
-    ]  # fmt: skip
+        "evaluation=none",
+        "train.args.save_steps=1",
+        "train.args.save_total_limit=1",
+        "tracking.where=sidecar",
+        "tracking.schedule=[2]",
+    ]
     run(prepare(compose("sft", *small("sft", tiny_dir, directory, *more))))
     assert [path.name for path in checkpoints(directory)] == ["checkpoint-2", "checkpoint-4"]
     act(Options(run=str(directory), device="cpu"))

@@ -164,13 +164,20 @@ def test_killed_and_resumed_equals_unbroken(compose, tiny_dir, tmp_path, kind):
 def test_launch_in_two_processes_tracks_once(tiny_dir, tmp_path):
     """Data-parallel over gloo: one set of records, one report, and the launcher's resolved file."""
     done = subprocess.run(
-        [sys.executable, "-m", "launch", "train=sft", *small("sft", tiny_dir, tmp_path / "r"),
-         "resources.processes=2", "logger=wandb"],
+        [
+            sys.executable,
+            "-m",
+            "launch",
+            "train=sft",
+            *small("sft", tiny_dir, tmp_path / "r"),
+            "resources.processes=2",
+            "logger=wandb",
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "MY_API_KEY": "planted-secret"},
         capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert [record.step for record in read_records(tmp_path / "r")] == [0, 2, 4]
     assert (tmp_path / "r" / "checkpoint-4" / "rng_state_1.pth").exists()  # there were two ranks
@@ -216,13 +223,22 @@ def test_problems_that_make_no_pairs_are_one_clear_error(tiny_dir, tmp_path):
     rows = [{"question": f"Is {i * 'very '}good?", "answer": "yes"} for i in range(20)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     done = subprocess.run(
-        [sys.executable, "-m", "train.grpo", "model=hub", f"model.path={tiny_dir}", "data=file",
-         "data.source=jsonl:rows.jsonl", "data.problem_column=question", "evaluation=none"],
+        [
+            sys.executable,
+            "-m",
+            "train.grpo",
+            "model=hub",
+            f"model.path={tiny_dir}",
+            "data=file",
+            "data.source=jsonl:rows.jsonl",
+            "data.problem_column=question",
+            "evaluation=none",
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     assert done.returncode == 2
     assert "20 problems gave only 0 counterfactual pairs of 16" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -27,11 +27,20 @@ from tests.support.places import ROOT
 from train.run import prepare, run
 
 LIVE = [
-    "model=hub", "data=arithmetic", "data.size=64", "logger=none", "pairs.size=4",
-    "evaluation=none", "tracking.resamples=20", "tracking.ig_steps=2", "train.args.max_steps=4",
-    "train.args.save_steps=2", "train.args.per_device_train_batch_size=4",
-    "train.args.disable_tqdm=true", "train.args.learning_rate=1e-3",
-]  # fmt: skip
+    "model=hub",
+    "data=arithmetic",
+    "data.size=64",
+    "logger=none",
+    "pairs.size=4",
+    "evaluation=none",
+    "tracking.resamples=20",
+    "tracking.ig_steps=2",
+    "train.args.max_steps=4",
+    "train.args.save_steps=2",
+    "train.args.per_device_train_batch_size=4",
+    "train.args.disable_tqdm=true",
+    "train.args.learning_rate=1e-3",
+]
 AFTER = ["tracking.resamples=20", "tracking.ig_steps=2", "wandb_mode=disabled"]
 
 
@@ -46,8 +55,10 @@ def test_afterwards_equals_live(compose, tiny_dir, tmp_path, peft, capsys):
     arguments = [*LIVE, f"model.path={tiny_dir}", f"run_dir={live}", f"peft={peft}"]
     run(prepare(compose("sft", *arguments)))
     given = [
-        f"checkpoints={live}/checkpoint-*", f"base={tiny_dir}", f"pairs={live}/pairs.jsonl",
-    ]  # fmt: skip
+        f"checkpoints={live}/checkpoint-*",
+        f"base={tiny_dir}",
+        f"pairs={live}/pairs.jsonl",
+    ]
     track(after, *given)
     for record in read_records(live):
         found = read_record(after, record.step)
@@ -103,10 +114,17 @@ def test_command_line_with_wandb_offline(tmp_path):
         tiny_model("qwen2", torch.float32, seed=ord(name[0])).save_pretrained(tmp_path / name)
     random_pairs(6).save(tmp_path / "pairs.jsonl")
     command = [
-        sys.executable, "-m", "analysis", "track", "run=out", "base=./base",
-        "checkpoints=[./a,./b]", "pairs=pairs.jsonl", "tracking.resamples=20",
+        sys.executable,
+        "-m",
+        "analysis",
+        "track",
+        "run=out",
+        "base=./base",
+        "checkpoints=[./a,./b]",
+        "pairs=pairs.jsonl",
+        "tracking.resamples=20",
         "tracking.ig_steps=2",
-    ]  # fmt: skip
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

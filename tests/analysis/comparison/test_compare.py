@@ -49,14 +49,22 @@ LATE = ("input->a0.h0<q>", "a0.h0->m1", "m1->logits", "input->a1.h3<q>", "a1.h3-
 def make_record(step: int, per_pair: torch.Tensor, top_n: int, resamples: int = 60) -> Record:
     mean, n_pairs, selection = per_pair.mean(0), len(per_pair), Selection(top_n)
     return Record(
-        step=step, graph=GRAPH, pairs_hash="h",
+        step=step,
+        graph=GRAPH,
+        pairs_hash="h",
         settings={"metric": "kl", "resamples": resamples, "seed": 0},
         origin={"model": {"weights": "w", "adapter": None, "path": "", "dtype": "float32"}},
-        selection={"top_n": top_n, "tau": None}, completeness_gap=0.0, metric_clean=0.0,
-        metric_corrupted=2.0, n_pairs=n_pairs, seconds=1.0, circuit=select(GRAPH, mean, selection),
-        mean=mean, evaluation=torch.tensor([[0.4], [0.0], [2.0]]).repeat(1, n_pairs),
+        selection={"top_n": top_n, "tau": None},
+        completeness_gap=0.0,
+        metric_clean=0.0,
+        metric_corrupted=2.0,
+        n_pairs=n_pairs,
+        seconds=1.0,
+        circuit=select(GRAPH, mean, selection),
+        mean=mean,
+        evaluation=torch.tensor([[0.4], [0.0], [2.0]]).repeat(1, n_pairs),
         resampled=resample_heads(GRAPH, per_pair, selection, resamples, 0),
-    )  # fmt: skip
+    )
 
 
 def plant(edges: tuple[str, ...], n_pairs: int = 12, noise: float = 0.01) -> torch.Tensor:
@@ -103,8 +111,9 @@ def test_planted_heads_and_edges(tmp_path, capsys):
     (pair,) = found["comparisons"]
     numbers = pair["heads"]["numbers"]
     assert {h["head"]: h["change"] for h in pair["heads"]["members"]} == {
-        "a0.h0": "shared", "a1.h3": "gained",
-    }  # fmt: skip
+        "a0.h0": "shared",
+        "a1.h3": "gained",
+    }
     assert numbers["gained"] == {"value": 1, "low": 1, "high": 1}
     assert numbers["jaccard"]["value"] == 0.5
     gained = next(h for h in pair["heads"]["members"] if h["head"] == "a1.h3")
@@ -277,9 +286,12 @@ def test_what_can_not_be_compared_is_refused(tmp_path):
     refused("q, a false-discovery rate", f"a={one}", f"b={one}@0", "q=1.5")
     refused("unknown dtype 'float8'", f"a={one}", f"b={one}@0", "dtype=float8")
     for given, step in (
-        (one, 40), (f"{one}@0", 0), (one / "heads" / "step-000040", 40), (one / "checkpoint-0", 0),
+        (one, 40),
+        (f"{one}@0", 0),
+        (one / "heads" / "step-000040", 40),
+        (one / "checkpoint-0", 0),
         (one / "heads" / "step-000000" / "record.json", 0),
-    ):  # fmt: skip
+    ):
         record = read_subject("a", str(given)).record
         assert record is not None and record.step == step
 
@@ -439,10 +451,17 @@ def test_command_line(tmp_path, trained):
     scores[tuple(record.graph.edges.T)] = record.mean
     write_graph(tmp_path / "file.json", Circuit(record.graph, record.circuit), scores, 32)
     command = [
-        sys.executable, "-m", "analysis", "compare", f"a={trained}/one", f"b={trained}/two@4",
-        f"c={tmp_path}/file.json", f"model_c={trained}/one/checkpoint-4", f"out={tmp_path}/out",
+        sys.executable,
+        "-m",
+        "analysis",
+        "compare",
+        f"a={trained}/one",
+        f"b={trained}/two@4",
+        f"c={tmp_path}/file.json",
+        f"model_c={trained}/one/checkpoint-4",
+        f"out={tmp_path}/out",
         "device=cpu",
-    ]  # fmt: skip
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     cells = cells_of(tmp_path / "out")

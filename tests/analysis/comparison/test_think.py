@@ -182,8 +182,9 @@ def test_end_to_end_and_started_again(tiny_dir, tmp_path, capsys, monkeypatch):
         names = [f"L{i // 8}H{i % 8}" for i in record.in_circuit.nonzero().flatten().tolist()]
         inside[mode] = set(names)
         assert result["modes"][mode]["heads"]["value"] == len(names)
-        weight = dict(zip((f"L{i // 8}H{i % 8}" for i in range(32)), record.importance.tolist(),
-                          strict=True))  # fmt: skip
+        weight = dict(
+            zip((f"L{i // 8}H{i % 8}" for i in range(32)), record.importance.tolist(), strict=True)
+        )
         exclusive = [weight[name] for name in lists[f"think-{mode}-only"]]
         assert exclusive == sorted(exclusive, reverse=True)
     assert set(lists["think-on-only"]) == inside["on"] - inside["off"]
@@ -264,9 +265,13 @@ def save_task(directory: Path, model, template: str = CHAT_TEMPLATE) -> list[str
     lines = [json.dumps({"problem": p.question, "answer": p.answer}) for p in PROBLEMS]
     (directory / "task.jsonl").write_text("\n".join(lines))
     return [
-        f"model={directory}", f"source=jsonl:{directory}/task.jsonl", "size=16",
-        "tracking.resamples=200", "tracking.ig_steps=4", "tracking.metric=logit_diff",
-    ]  # fmt: skip
+        f"model={directory}",
+        f"source=jsonl:{directory}/task.jsonl",
+        "size=16",
+        "tracking.resamples=200",
+        "tracking.ig_steps=4",
+        "tracking.metric=logit_diff",
+    ]
 
 
 ABOVE_NOISE = ["tracking.fraction=null", "tracking.top_n=60", "tracking.tau=0.2"]

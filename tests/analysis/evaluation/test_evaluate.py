@@ -117,9 +117,16 @@ def test_the_models_own_settings_do_not_act(tiny_dir):
     sampling = Sampling(temperature=0.9, max_new_tokens=8)
     first = sample(model, tokenizer, requests, sampling, seed=0)
     model.generation_config.update(
-        repetition_penalty=5.0, top_k=1, do_sample=True, no_repeat_ngram_size=1, temperature=0.01,
-        suppress_tokens=list(range(40)), min_new_tokens=7, bad_words_ids=[[45]], guidance_scale=3.0,
-    )  # fmt: skip
+        repetition_penalty=5.0,
+        top_k=1,
+        do_sample=True,
+        no_repeat_ngram_size=1,
+        temperature=0.01,
+        suppress_tokens=list(range(40)),
+        min_new_tokens=7,
+        bad_words_ids=[[45]],
+        guidance_scale=3.0,
+    )
     own = model.generation_config
     assert sample(model, tokenizer, requests, sampling, seed=0) == first
     assert model.generation_config is own
@@ -171,9 +178,15 @@ def test_what_the_prompt_begins_is_judged_too(monkeypatch):
 
 def words(copier: Path, out: Path, *more: str) -> list[str]:
     return [
-        f"model={copier}", f"task=jsonl:{copier}/task.jsonl", "suffix=''", "max_new_tokens=4",
-        "n=2", "temperature=0.3", f"out={out}", *more,
-    ]  # fmt: skip
+        f"model={copier}",
+        f"task=jsonl:{copier}/task.jsonl",
+        "suffix=''",
+        "max_new_tokens=4",
+        "n=2",
+        "temperature=0.3",
+        f"out={out}",
+        *more,
+    ]
 
 
 def run(copier: Path, out: Path, *more: str) -> dict:
@@ -230,11 +243,20 @@ def test_attribution_finds_the_known_circuit(copier, tmp_path):
     task = f"source=jsonl:{copier}/task.jsonl"
     make_pairs(parse(PairOptions, [f"model={copier}", f"out={pairs}", task, "size=6"]))
     done = subprocess.run(
-        [sys.executable, "-m", "analysis", "attribute", f"model.path={copier}",
-        f"pairs.path={pairs}",
-         f"out={out}", "circuit.top_n=6"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "analysis",
+            "attribute",
+            f"model.path={copier}",
+            f"pairs.path={pairs}",
+            f"out={out}",
+            "circuit.top_n=6",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     result = run(copier, tmp_path / "e", f"intervention=zero:{out}/graph.json:2", "controls=2")
     assert sorted(result["heads"]) == HEADS
@@ -305,9 +327,14 @@ def test_a_score_measured_otherwise_is_not_replaced(copier, tmp_path, capsys):
     (run_dir / "checkpoint-7").symlink_to(copier)
     for size, out in ((20, "a"), (3, "b")):
         words_of = [
-            f"model={run_dir}@7", f"task=jsonl:{copier}/task.jsonl", "suffix=''", "n=1",
-            "max_new_tokens=4", f"size={size}", f"out={tmp_path}/{out}",
-        ]  # fmt: skip
+            f"model={run_dir}@7",
+            f"task=jsonl:{copier}/task.jsonl",
+            "suffix=''",
+            "n=1",
+            "max_new_tokens=4",
+            f"size={size}",
+            f"out={tmp_path}/{out}",
+        ]
         act(parse(Options, words_of))
     assert read_evaluations(run_dir, "task")[7]["problems"] == 20
     assert "keeps its score of step 7, which was measured with other" in capsys.readouterr().out
@@ -319,9 +346,14 @@ def test_answers_beyond_the_context(copier, tmp_path, caplog):
 
     tokenizer = build_tokenizer()
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64,
-        eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        n_positions=64,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
     more = ["size=2", "n=1", "max_new_tokens=100"]
@@ -406,9 +438,15 @@ def test_a_checkpoint_of_a_run(copier, tmp_path, compose):
     (run_dir / "checkpoint-7").symlink_to(copier)
     for place, change in (("0", "none"), ("last", f"zero:{','.join(HEADS)}")):
         arguments = [
-            f"model={run_dir}@{place}", f"task=jsonl:{copier}/task.jsonl", "suffix=''", "n=1",
-            "max_new_tokens=4", f"intervention={change}", "controls=2", "size=20",
-        ]  # fmt: skip
+            f"model={run_dir}@{place}",
+            f"task=jsonl:{copier}/task.jsonl",
+            "suffix=''",
+            "n=1",
+            "max_new_tokens=4",
+            f"intervention={change}",
+            "controls=2",
+            "size=20",
+        ]
         act(parse(Options, arguments))
     assert evaluated_tasks(run_dir) == ["task"]
     assert sorted(read_evaluations(run_dir, "task")) == [0, 7]

@@ -265,9 +265,13 @@ def test_regions_of_chat_prompts() -> None:
         f"{start}Hello{asked}",
     )
     found = find_regions(pairs, tokenizer)
-    said = [[words(tokenizer, pairs, row, tokens) for tokens in
-             (region.operands, region.answer, region.think)]
-            for row, region in enumerate(found.each)]  # fmt: skip
+    said = [
+        [
+            words(tokenizer, pairs, row, tokens)
+            for tokens in (region.operands, region.answer, region.think)
+        ]
+        for row, region in enumerate(found.each)
+    ]
     assert said[0][:1] + said[0][2:] == ["1234", "<think>"]
     assert said[0][1].startswith("<think>12")
     assert len(found.each[0].answer) == 5  # é is two tokens here
@@ -354,9 +358,12 @@ def test_roles_of_a_peft_model_are_those_of_its_merged_copy() -> None:
 
     base = tiny_model("llama")
     config = LoraConfig(
-        r=2, target_modules=["q_proj", "v_proj", "o_proj"], init_lora_weights=False,
-        modules_to_save=["embed_tokens", "lm_head"], lora_dropout=0.5,
-    )  # fmt: skip
+        r=2,
+        target_modules=["q_proj", "v_proj", "o_proj"],
+        init_lora_weights=False,
+        modules_to_save=["embed_tokens", "lm_head"],
+        lora_dropout=0.5,
+    )
     model = get_peft_model(base, config).double().train()
     pairs = random_pairs(4, (20, 16))
     found = head_roles(model, pairs, resamples=20)

@@ -99,7 +99,10 @@ def test_sft_and_grpo_rows(compose):
     assert [m["role"] for m in rows[0]["prompt"]] == ["system", "user"]
     texts = [row["completion"][0]["content"] for row in rows]
     assert 5 < sum("<think>" in text for text in texts) < 45
-    assert all(judge(t, str(eval(r["prompt"][1]["content"][:-2]))).correct for t, r in zip(texts, rows, strict=True))  # fmt: skip  # noqa: E501
+    assert all(
+        judge(t, str(eval(r["prompt"][1]["content"][:-2]))).correct
+        for t, r in zip(texts, rows, strict=True)
+    )  # noqa: E501
     assert set(grpo_dataset(data).column_names) == {"prompt", "answer"}
 
 

@@ -61,11 +61,14 @@ def test_paper_edge_counts():
 
 def test_prune_removes_dead_ends_and_keeps_shared_heads():
     edges = edges_named(
-        "input->a0.h0<q>", "a0.h0->a1.kv0<k>", "a1.h1->logits",  # lives: kv0 feeds a1.h1
+        "input->a0.h0<q>",
+        "a0.h0->a1.kv0<k>",
+        "a1.h1->logits",  # lives: kv0 feeds a1.h1
         "input->a0.h2<q>",  # a0.h2 writes nowhere
-        "a0.h3->m0", "m0->logits",  # nothing enters a0.h3, so m0 has no input either
+        "a0.h3->m0",
+        "m0->logits",  # nothing enters a0.h3, so m0 has no input either
         "input->a1.kv1<v>",  # feeds a1.h2 and a1.h3, which write nowhere
-    )  # fmt: skip
+    )
     kept = prune(GRAPH, edges[None])[0]
     expected = edges_named("input->a0.h0<q>", "a0.h0->a1.kv0<k>", "a1.h1->logits")
     assert torch.equal(kept, expected)

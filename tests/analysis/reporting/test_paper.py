@@ -147,9 +147,16 @@ def test_a_base_model_learns_where_its_turns_end(compose, toy):
     wanted = tokenizer.convert_tokens_to_ids(END)
     assert GenerationConfig.from_pretrained(base).eos_token_id != wanted
     cfg = tiny(
-        compose, toy / "of-base", "sft", "openr1", f"model.path={base}", "model.recipe=null",
-        "tracking=none", "train.args.max_steps=1", "train.args.disable_tqdm=true",
-    )  # fmt: skip
+        compose,
+        toy / "of-base",
+        "sft",
+        "openr1",
+        f"model.path={base}",
+        "model.recipe=null",
+        "tracking=none",
+        "train.args.max_steps=1",
+        "train.args.disable_tqdm=true",
+    )
     run(prepare(cfg))
     made = Path(cfg.run_dir) / "checkpoint-1"
     assert AutoTokenizer.from_pretrained(made).eos_token == END
@@ -278,9 +285,15 @@ def test_scaling_goes_on_after_a_step_that_failed(compose, toy, monkeypatch, cap
     assert answers.stat().st_mtime_ns == before  # none is drawn again
     results = paper.read_results([Path(cfg.run_dir)])
     assert len(results) == 4
-    heads = [results[f"scaling/{row}", "arithmetic"]["heads"] for row in (
-        "SFT heads zeroed", "SFT heads x1.3", "GRPO-GSM8K heads x0.5", "GRPO-GSM8K heads x1.3"
-    )]  # fmt: skip
+    heads = [
+        results[f"scaling/{row}", "arithmetic"]["heads"]
+        for row in (
+            "SFT heads zeroed",
+            "SFT heads x1.3",
+            "GRPO-GSM8K heads x0.5",
+            "GRPO-GSM8K heads x1.3",
+        )
+    ]
     assert heads[0] == heads[1]
     assert heads[2] == heads[3]
 
@@ -336,9 +349,12 @@ def test_a_step_on_an_empty_set_of_heads_is_left_out(tmp_path, capsys):
 
     def step(name, command, act):
         return SimpleNamespace(
-            name=name, command=command, module=SimpleNamespace(act=act),
-            line=lambda places: name, parse=lambda places: None,
-        )  # fmt: skip
+            name=name,
+            command=command,
+            module=SimpleNamespace(act=act),
+            line=lambda places: name,
+            parse=lambda places: None,
+        )
 
     steps = [
         step("empty", "evaluate", lambda options: parse_heads(f"{tmp_path}/none.json:5", None)),
@@ -418,9 +434,12 @@ def test_the_command_line_of_a_study(tmp_path):
 
     def start(*more):
         return subprocess.run(
-            [*words, *more], cwd=tmp_path, capture_output=True, text=True,
+            [*words, *more],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        )
 
     dry = start("resources.dry_run=true", "resources.preflight=false", "study.heads=7")
     lines = dry.stdout.splitlines()

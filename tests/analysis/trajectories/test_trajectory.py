@@ -86,8 +86,12 @@ def test_sensitivity_sweeps_sizes_and_tau() -> None:
     point = trajectory(some_records("bm"))[1]
     by_size = [s for s in point.sensitivity if s.by == "top_n"]
     assert [round(s.value / point.record.selection["top_n"], 2) for s in by_size] == [
-        0.25, 0.5, 1.0, 2.0, 4.0,
-    ]  # fmt: skip
+        0.25,
+        0.5,
+        1.0,
+        2.0,
+        4.0,
+    ]
     same = by_size[2]
     assert same.counts["emergent"].value == point.counts["emergent"].value
     assert same.called["emergent"] == int(point.change.called["emergent"].sum())
@@ -249,11 +253,21 @@ def test_scores_of_benchmarks_are_published(tmp_path: Path) -> None:
     write_evaluation(run, 20, {"pass_at_1": 0.1, "low": 0.0, "high": 0.2}, "aime24-think-off")
     assert publisher.update(tracked_points(run)) == [20, 20]
     assert fake.rows[-2:] == [
-        {"heads/step": 20, **{f"eval/aime24-think-off/pass@1{end}": value
-                              for end, value in (("", 0.1), ("/lo", 0.0), ("/hi", 0.2))}},
-        {"heads/step": 20, **{f"eval/math500/pass@1{end}": value
-                              for end, value in (("", 0.5), ("/lo", 0.4), ("/hi", 0.6))}},
-    ]  # fmt: skip
+        {
+            "heads/step": 20,
+            **{
+                f"eval/aime24-think-off/pass@1{end}": value
+                for end, value in (("", 0.1), ("/lo", 0.0), ("/hi", 0.2))
+            },
+        },
+        {
+            "heads/step": 20,
+            **{
+                f"eval/math500/pass@1{end}": value
+                for end, value in (("", 0.5), ("/lo", 0.4), ("/hi", 0.6))
+            },
+        },
+    ]
     assert publisher.update(tracked_points(run)) == []
     write_evaluation(run, 20, {"pass_at_1": 0.6, "low": 0.5, "high": 0.7}, "math500")
     assert publisher.update(tracked_points(run)) == [20]
