@@ -11,9 +11,12 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.files import write_json
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ def has_weights(checkpoint: Path) -> bool:
     return any(next(checkpoint.glob(pattern), None) is not None for pattern in WEIGHTS)
 
 
-def is_finished(checkpoint: Path, args: Any) -> bool:
+def is_finished(checkpoint: Path, args: TrainingArguments) -> bool:
     """Whether training arguments ask for no step beyond a checkpoint."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     if args.max_steps > 0:
@@ -106,10 +109,14 @@ def discard(checkpoint: Path) -> None:
 
 
 def tidy(run: Path, keep: int | None, may_go: Callable[[int], bool], best: str | None) -> None:
-    """Remove what a newly complete checkpoint makes superfluous.
+    """Remove the checkpoints that the newest complete one makes unnecessary.
 
-    Checkpoints of interruptions before it go. Of the others the newest `keep` stay (None: all), the
-    best one, and those whose step `may_go` denies (they are still to be tracked).
+    An older checkpoint that was saved for an interruption always goes. Of the regular ones stay:
+    the newest `keep` (None: all), the best one, and each that is still to be tracked.
+
+    Args:
+        may_go: whether a step's checkpoint is no longer needed for tracking.
+        best: path of the checkpoint that the trainer calls its best, if it keeps one.
     """
     complete = [c for c in checkpoints(run) if is_complete(c)]
     regular = [c for c in complete if not is_interrupted(c)]

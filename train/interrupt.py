@@ -1,8 +1,9 @@
-"""A cluster that wants its machine back sends SIGTERM: finish the step, save, stop.
+"""On SIGTERM, with which a cluster asks for its machine back: finish the step, save, stop.
 
-The ranks agree at the end of each step, since the signal reaches them at different times. The
-checkpoint is one to resume from (train/checkpoints.py); where a GRPO run is in the middle of a
-generation cycle, from which it would not resume exactly, the cycle is finished first.
+The signal reaches the ranks at different times, so they agree at the end of each step whether one
+of them has got it. A GRPO run finishes its generation cycle first: from the middle of one it would
+not resume exactly. The checkpoint is there to resume from and is never tracked
+(train/checkpoints.py).
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import logging
 import signal
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from analysis.tracking import distributed
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +41,14 @@ class Interrupt(TrainerCallback):
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._before = signal.signal(signal.SIGTERM, self._handle)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         asked = distributed.any_rank(self.asked)
         if not asked or state.global_step % self.cycle or control.should_training_stop:
             return
@@ -50,5 +58,7 @@ class Interrupt(TrainerCallback):
         self.extra = not (control.should_save or self.is_saved(state.global_step))
         control.should_save = control.should_training_stop = True
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         signal.signal(signal.SIGTERM, self._before)

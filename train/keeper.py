@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
@@ -24,6 +24,9 @@ from train.checkpoints import (
 from train.interrupt import Interrupt
 from train.sharding import check_in_force
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+
 log = logging.getLogger(__name__)
 
 FINISHED = "finished.json"
@@ -40,7 +43,14 @@ class LocalMetrics(TrainerCallback):
     def __init__(self, run: Path) -> None:
         self.run = run
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if state.is_world_process_zero and logs:
             numbers = {k: v for k, v in logs.items() if isinstance(v, int | float)}
             append_metrics(self.run, state.global_step, numbers)
@@ -71,12 +81,18 @@ class Keeper(TrainerCallback):
         self.trainer: Any = None
 
     def on_train_begin(
-        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
     ) -> None:
         check_in_force(self.trainer, self.deepspeed)
         if not state.is_world_process_zero:
             return
         path = Path(self.model_path)
+        assert model is not None, "a trainer hands over its model"
         dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         base = Base(str(path.resolve()) if path.is_dir() else self.model_path, dtype)
         write_json(self.run / "base.json", vars(base))
@@ -85,7 +101,9 @@ class Keeper(TrainerCallback):
             if step_of(checkpoint) > state.global_step:
                 (checkpoint / MANIFEST).unlink(missing_ok=True)
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         distributed.wait_for_all()  # every rank has written its part
 
         def declare() -> None:
@@ -99,6 +117,8 @@ class Keeper(TrainerCallback):
 
         distributed.together(declare)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.is_world_process_zero and not self.interrupt.stopping:
             write_finished(self.run, state.global_step)

@@ -49,7 +49,12 @@ class Schedule:
         raise wrong
 
     def is_due(self, step: int) -> bool:
-        """Whether a step is tracked though nothing else happens at it; never with `saves`."""
+        """Whether a step is tracked though nothing else happens at it; never with `saves`.
+
+        >>> exponential = Schedule.parse("exponential")
+        >>> [step for step in range(20) if exponential.is_due(step)]
+        [1, 2, 4, 8, 16]
+        """
         if self.kind == "every":
             return step % int(self.number) == 0
         if self.kind == "exponential":

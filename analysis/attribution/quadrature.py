@@ -22,6 +22,9 @@ QUADRATURES = ("left", "right", "midpoint", "gauss-legendre")
 def path_points(quadrature: str, steps: int) -> list[tuple[float, float]]:
     """(alpha, weight) of every step; the weights add up to 1.
 
+    >>> path_points("midpoint", 2)
+    [(0.25, 0.5), (0.75, 0.5)]
+
     Raises:
         ValueError: the quadrature is unknown or there is no step.
     """

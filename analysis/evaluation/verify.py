@@ -1,8 +1,6 @@
 """Is the answer in this completion right? Bounded in time and memory, on any thread.
 
-The answer is taken, in this order, from the last `<answer>...</answer>`, the last `\\boxed{...}`,
-or the last number of the text. Only what follows `</think>` counts; an unfinished `<think>` has no
-answer. This takes time linear in the text.
+Where the answer is taken from: analysis/prompts/answers.py. That takes time linear in the text.
 
 Equal texts, equal numbers, and choices are decided at once. A choice is a gold answer that is one
 capital letter when brackets, `\\text{}` and full stop are taken off: B, (B), \\text{B}, **B**.

@@ -149,7 +149,11 @@ class Graph:
         return f"{self.source_names[source]}->{self.destination_names[destination]}"
 
     def parse_head(self, text: str) -> tuple[int, int]:
-        """Layer and head of `a3.h2` or `L3H2`; ValueError if it is neither or out of range."""
+        """Layer and head of `a3.h2` or `L3H2`; ValueError if it is neither or out of range.
+
+        >>> Graph(n_layers=4, n_heads=8, n_kv_heads=4).parse_head("L3H2")
+        (3, 2)
+        """
         found = _HEAD.match(text.strip())
         if not found:
             raise ValueError(f"{text!r} is not a head; write a3.h2 or L3H2")
@@ -163,7 +167,11 @@ class Graph:
 
 
 def short_head_name(name: str) -> str:
-    """`a3.h2` -> `L3H2`, as people write it."""
+    """A head as people write it.
+
+    >>> short_head_name("a3.h2")
+    'L3H2'
+    """
     return name.upper().replace("A", "L").replace(".", "")
 
 

@@ -8,7 +8,11 @@ _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 
 def last_boxed(text: str) -> str | None:
-    """What the last `\\boxed{...}` of a text holds; None without one, or if it is not closed."""
+    r"""What the last `\boxed{...}` of a text holds; None without one, or if it is not closed.
+
+    >>> last_boxed(r"first \boxed{1}, then \boxed{\frac{1}{2}}")
+    '\\frac{1}{2}'
+    """
     start = text.rfind("\\boxed{")
     if start < 0:
         return None
@@ -31,7 +35,18 @@ def _last_tagged(text: str) -> str | None:
 
 
 def extract_answer(completion: str) -> str | None:
-    """The final answer in a completion, or None (see the module's docstring)."""
+    r"""The final answer in a completion, or None.
+
+    Taken, in this order, from the last `<answer>...</answer>`, the last `\boxed{...}`, or the last
+    number of the text. Only what follows `</think>` counts; an unfinished `<think>` has no answer.
+
+    >>> extract_answer("<think>7+5=12</think><answer>12</answer>")
+    '12'
+    >>> extract_answer("the sum of 7 and 5 is 12.")
+    '12'
+    >>> extract_answer("<think>7+5=12") is None
+    True
+    """
     _, closed, rest = completion.rpartition("</think>")
     if not closed and "<think>" in completion:
         return None

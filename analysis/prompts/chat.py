@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.prompts.problems import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 OPEN_THINK = "<think>\n"  # with which some templates (R1-Distill's) begin every answer
 NO_THINK = "<think>\n\n</think>\n\n"
@@ -39,7 +42,7 @@ class Prompting:
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         return [*system, {"role": "user", "content": question + self.suffix}]
 
-    def text(self, tokenizer: Any, question: str) -> str:
+    def text(self, tokenizer: PreTrainedTokenizerBase, question: str) -> str:
         """The prompt as text, up to where the answer begins.
 
         Raises:
@@ -52,11 +55,13 @@ class Prompting:
             )
         switched = self.think is not None and "enable_thinking" in str(tokenizer.chat_template)
         options = {"enable_thinking": self.think == "on"} if switched else {}
-        text: str = tokenizer.apply_chat_template(
-            self.messages(question),
-            tokenize=False,
-            add_generation_prompt=True,
-            **{**self.template_options, **options},
+        text = str(
+            tokenizer.apply_chat_template(
+                self.messages(question),
+                tokenize=False,
+                add_generation_prompt=True,
+                **{**self.template_options, **options},
+            )
         )
         if self.think == "off" and not switched:
             text = text.removesuffix(OPEN_THINK) + NO_THINK
@@ -65,6 +70,9 @@ class Prompting:
 
 def fill(template: str, problem: Problem) -> str:
     """Put a problem's solution and answer into `{solution}` and `{answer}`.
+
+    >>> fill("<think>{solution}</think>{answer}", Problem("7+5=?", "12", "7+5=12"))
+    '<think>7+5=12</think>12'
 
     Raises:
         ValueError: the template asks for a solution and the problem has none.

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from analysis.prompts.chat import Prompting, fill
 from analysis.prompts.pairs import Pair, Pairs, encode
 from analysis.prompts.problems import Problem
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def counterfactual_pairs(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
     prompting: Prompting,
     size: int,
@@ -36,7 +39,7 @@ def counterfactual_pairs(
 
 
 def common_counterfactual_pairs(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
     promptings: Sequence[Prompting],
     size: int,
@@ -82,7 +85,11 @@ _Start = tuple[tuple[int, ...], int]  # the prompt of a problem, and the token t
 
 
 def _open(
-    tokenizer: Any, problem: Problem, prompting: Prompting, prefix: str, mark: str | None
+    tokenizer: PreTrainedTokenizerBase,
+    problem: Problem,
+    prompting: Prompting,
+    prefix: str,
+    mark: str | None,
 ) -> _Start | None:
     """A problem's prompt up to where its answer differs from others'; None if it has no such place.
 
@@ -104,7 +111,7 @@ def _all_differ(a: Sequence[_Start], b: Sequence[_Start]) -> bool:
 
 
 def answer_style_pairs(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
     prompting: Prompting,
     clean_start: str,

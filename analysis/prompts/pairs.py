@@ -17,9 +17,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Pairs(Sequence[Pair]):
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path, tokenizer: Any = None) -> Pairs:
+    def load(cls, path: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Pairs:
         """Read a pairs file; a tokenizer is needed for lines of text.
 
         Raises:
@@ -174,7 +177,7 @@ class Pairs(Sequence[Pair]):
                 )
 
 
-def _parse(row: Any, tokenizer: Any) -> Pair:
+def _parse(row: object, tokenizer: PreTrainedTokenizerBase | None) -> Pair:
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     if "clean_ids" in row and "corrupted_ids" in row:
@@ -210,7 +213,7 @@ def _check_fields(row: dict[str, Any], *known: str) -> None:
         raise ValueError(f"unknown fields {unknown}; known: {', '.join(known)}")
 
 
-def _integers(name: str, values: Any) -> tuple[int, ...]:
+def _integers(name: str, values: object) -> tuple[int, ...]:
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise ValueError(f"{name} must hold integers alone")
     return tuple(values)
@@ -222,12 +225,12 @@ def holds_text(path: Path) -> bool:
         return any('"clean"' in line for line in lines)
 
 
-def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     """Token ids of a text that already holds its special tokens."""
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def _first_token(tokenizer: Any, text: str | int | None) -> int | None:
+def _first_token(tokenizer: PreTrainedTokenizerBase, text: str | int | None) -> int | None:
     if text is None or isinstance(text, int):
         return text
     ids = encode(tokenizer, text)

@@ -57,6 +57,9 @@ def arithmetic_problem(rng: random.Random, terms: int = 2, digits: int = 2) -> P
     """A sum such as `47+85=?` with the solution `7+5=12,4+8+1=13` (columns from the right).
 
     More terms are added from the left, each after the total so far: `7+5=12;12+8=20`.
+
+    >>> arithmetic_problem(random.Random(0), terms=3, digits=1)
+    Problem(question='7+7+1=?', answer='15', solution='7+7=14;14+1=15')
     """
     low, high = (1, 9) if digits == 1 else (10 ** (digits - 1), 10**digits - 1)
     operands = [rng.randint(low, high) for _ in range(terms)]

@@ -20,9 +20,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING
 
 from analysis.prompts.pairs import Pairs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 GAP = 4  # chunks: how far apart two must be for the attention between them to count
 ENOUGH = 8  # chunks that others can be GAP away from, below which a kurtosis says nothing
@@ -48,7 +51,7 @@ class Regions:
     unit: str
 
 
-def find_regions(pairs: Pairs, tokenizer: Any = None) -> Regions:
+def find_regions(pairs: Pairs, tokenizer: PreTrainedTokenizerBase | None = None) -> Regions:
     """The regions of the clean prompts; without a tokenizer, chunks of single tokens alone."""
     prompts = [pair.clean_ids for pair in pairs]
     if tokenizer is None:
@@ -69,11 +72,11 @@ def _single(length: int) -> tuple[int, ...]:
     return tuple(range(-1, length - 1))
 
 
-def _pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """The text of each token, with the space before it, as it stands after the token before it."""
 
     def text(some: Sequence[int]) -> str:
-        return str(tokenizer.decode(some, clean_up_tokenization_spaces=False))
+        return str(tokenizer.decode(list(some), clean_up_tokenization_spaces=False))
 
     found = [text(ids[:1])]
     for before, token in zip(ids, ids[1:], strict=False):
@@ -81,13 +84,13 @@ def _pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return found
 
 
-def _generation_prompt(tokenizer: Any) -> str | None:
+def _generation_prompt(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What the chat template writes before an answer, or None if that can't be told."""
     if not tokenizer.chat_template:
         return None
     asked = [{"role": "user", "content": "?"}]
     plain, complete = (
-        tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=generate)
+        str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=generate))
         for generate in (False, True)
     )
     return complete.removeprefix(plain) or None

@@ -13,7 +13,11 @@ _SECRET = re.compile(
 
 
 def redact(config: Any) -> Any:
-    """A copy of a configuration in which the values of keys that name a secret are masked."""
+    """A copy of a configuration in which the values of keys that name a secret are masked.
+
+    >>> redact({"api_key": "x", "seed": 0})
+    {'api_key': '<redacted>', 'seed': 0}
+    """
     if isinstance(config, Mapping):
         return {
             key: "<redacted>" if _SECRET.search(str(key)) and value else redact(value)
@@ -25,7 +29,11 @@ def redact(config: Any) -> Any:
 
 
 def secrets_in(config: Any, prefix: str = "") -> list[str]:
-    """The keys of a configuration that hold a secret."""
+    """The keys of a configuration that hold a secret.
+
+    >>> secrets_in({"model": {"hub_token": "hf_x"}, "eos_token": "<end>"})
+    ['model.hub_token']
+    """
     found = []
     for key, value in config.items() if isinstance(config, Mapping) else ():
         if _SECRET.search(str(key)) and value:
