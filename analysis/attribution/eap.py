@@ -28,8 +28,9 @@ Shape legend: B pairs, T positions, S sources, D destinations, E edges, d residu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -77,11 +78,13 @@ def attribute(
     the process keeps from now on what it frees (`analysis.models.allocator`).
 
     Args:
-        model: a Hugging Face causal language model, or a PEFT model around one. method: one of
-        METHODS. metric: one of `analysis.attribution.metrics.METRICS`. ig_steps, quadrature: number
-        and kind of the points on the path (`analysis.attribution.quadrature`), for
-            the two EAP-IG methods. `left` is the package's sum: for EAP-IG-activations, whose path
-            runs from the clean activations to the corrupted ones, it starts at the clean end.
+        model: a Hugging Face causal language model, or a PEFT model around one.
+        method: one of METHODS.
+        metric: one of `analysis.attribution.metrics.METRICS`.
+        ig_steps, quadrature: number and kind of the points on the path
+            (`analysis.attribution.quadrature`), for the two EAP-IG methods. `left` is the package's
+            sum: for EAP-IG-activations, whose path runs from the clean activations to the corrupted
+            ones, it starts at the clean end.
         kv: `grouped`, one edge into a shared key or value head, or `ungrouped`, one for every
             query head that reads it (the EAP-IG package's graph).
         batch_size: pairs in one pass; the result does not depend on it.
@@ -148,19 +151,18 @@ class _Job:
         """Scores [B, S, D] and the clean and corrupted metric [B], on the CPU."""
         batch, metric = self.batch, self.metric
         path = _embedding_path(method, points)
-        with Hooks() as hooks:
-            sums = GradientSums(self.parts, hooks)
-            clean, clean_logits = self._ends(sums, batch.clean, path.pop(1.0, None), None)
-            corrupted, logits = self._ends(sums, batch.corrupted, path.pop(0.0, None), clean_logits)
-            if method == "exact":
-                scores = exact_scores(self.parts, batch, metric, corrupted, clean_logits)
+        sums = GradientSums(self.parts)
+        clean, clean_logits = self._ends(sums, batch.clean, path.pop(1.0, None), None)
+        corrupted, logits = self._ends(sums, batch.corrupted, path.pop(0.0, None), clean_logits)
+        if method == "exact":
+            scores = exact_scores(self.parts, batch, metric, corrupted, clean_logits)
+        else:
+            if method == "EAP-IG-activations":
+                steps = _activation_steps(self.parts, points, self.batch)
             else:
-                if method == "EAP-IG-activations":
-                    steps = _activation_steps(self.parts, points, self.batch)
-                else:
-                    steps = _embedding_steps(path, clean.embedding, corrupted.embedding)
-                differences = _differences(corrupted, clean, batch.mask)
-                scores = self._by_gradient(steps, sums, differences, clean_logits)
+                steps = _embedding_steps(path, clean.embedding, corrupted.embedding)
+            differences = _differences(corrupted, clean, batch.mask)
+            scores = self._by_gradient(steps, sums, differences, clean_logits)
         m_clean, m_corrupted = (metric(x, clean_logits, batch) for x in (clean_logits, logits))
         mask = self.parts.graph.edge_mask.to(scores.device)
         return (scores * mask).cpu(), m_clean.cpu(), m_corrupted.cpu()
@@ -176,8 +178,8 @@ class _Job:
 
         With a weight the path has a point here, and the same run's gradients are summed.
         """
-        parts = self.parts
-        with Hooks() as hooks, torch.set_grad_enabled(weight is not None):
+        parts, step = self.parts, Hooks() if weight is None else sums.step(weight)
+        with torch.set_grad_enabled(weight is not None), step as hooks:
             audit = None
             if self.first and clean_logits is None:
                 audit = Audit(parts, hooks, int(self.batch.mask[0].sum()))
@@ -185,8 +187,7 @@ class _Job:
             if weight is None:
                 logits = run(parts, ids, self.batch)
             else:
-                sums.weight = weight
-                logits = self._backward(hooks, ids, lambda x: x, clean_logits)
+                logits = self._backward(hooks, ids, None, clean_logits)
         if audit is not None:
             audit.verify(seen)
         return seen, logits
@@ -195,14 +196,17 @@ class _Job:
         self,
         hooks: Hooks,
         ids: torch.Tensor,
-        change: Callable[[torch.Tensor], torch.Tensor],
+        embedding: torch.Tensor | None,
         clean_logits: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Forward and backward, to the (changed) embeddings; the logits [N, V]."""
+        """Forward and backward, to what enters the first layer; the logits [N, V].
+
+        That is the `embedding` [B, T, d], or the tokens' own for None.
+        """
         leaves = []
 
         def enter(x: torch.Tensor) -> torch.Tensor:
-            leaves.append(change(x).detach().requires_grad_())
+            leaves.append((x if embedding is None else embedding).detach().requires_grad_())
             return leaves[0]
 
         hooks.input(self.parts.layers[0], enter)
@@ -245,13 +249,11 @@ class _Job:
             if sums.n_steps >= kept:
                 contraction.add(sums, scores)
                 sums.clear()
-            sums.weight, sums.first_attention = step.weight, step.first_attention
-            with Hooks() as hooks, torch.enable_grad():
+            with sums.step(step.weight, step.first_attention) as hooks:
                 if step.writes is not None:
                     module, output = step.writes
-                    hooks.output(module, lambda y, output=output: output)  # type: ignore[misc]
-                embedding = step.embedding
-                self._backward(hooks, self.batch.clean, lambda x, new=embedding: new, clean_logits)  # type: ignore[misc]
+                    hooks.output(module, partial(_instead, output))
+                self._backward(hooks, self.batch.clean, step.embedding, clean_logits)
         contraction.add(sums, scores)
         return scores
 
@@ -267,6 +269,11 @@ class _Step:
     embedding: torch.Tensor
     writes: tuple[nn.Module, torch.Tensor] | None = None
     first_attention: int = 0
+
+
+def _instead(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """What a module writes in the place of its own output y."""
+    return output
 
 
 def _differences(corrupted: Sources, clean: Sources, mask: torch.Tensor) -> Sources:

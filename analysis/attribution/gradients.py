@@ -19,7 +19,8 @@ Shape legend: B pairs, T positions, d residual width, e head width, W attention 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -31,7 +32,7 @@ from analysis.models.hooks import Hooks
 class LayerSums:
     """One layer's sums: `g` [B, T, W e]; per step `c` [B, T, W] and `x` [B, T, d]; `mlp` [B, T, d].
 
-    None or empty where no gradient has arrived.
+    None or empty where no gradient has arrived. `r` [B, T, 1] is that of the last step.
     """
 
     def __init__(self, block: Block) -> None:
@@ -40,53 +41,63 @@ class LayerSums:
         self.clear()
 
     def clear(self) -> None:
+        """Forget what was summed."""
         self.g: torch.Tensor | None = None
         self.c: list[torch.Tensor] = []
         self.x: list[torch.Tensor] = []
+        self.r = torch.empty(0)
         self.mlp: torch.Tensor | None = None
 
-    def start(self, x: torch.Tensor) -> torch.Tensor:
-        """Begin a step, whose layer input is x; r of its norm: [B, T, 1]."""
+    def start(self, x: torch.Tensor) -> None:
+        """Begin a step, whose layer input is x [B, T, d]."""
+        x = x.detach()
         self.x.append(x)
-        r = self.block.attention_norm.rstd(x)
-        self.c.append(r.new_zeros(*x.shape[:2], self.width))
-        return r
+        self.r = self.block.attention_norm.rstd(x)
+        self.c.append(self.r.new_zeros(*x.shape[:2], self.width))
 
-    def add(
-        self, side: Projection, y: torch.Tensor, gradient: torch.Tensor, r: torch.Tensor, w: float
+    def watch_output(self, y: torch.Tensor, sides: list[Projection], weight: float) -> None:
+        """Add the gradient that will arrive at a module's output, which these sides share."""
+        # y.detach(), not y: a hook that held y would keep y's own graph alive
+        y.register_hook(partial(self._add_sides, y.detach(), sides, weight))
+
+    def watch_mlp(self, x: torch.Tensor, weight: float) -> torch.Tensor:
+        """The same input for the MLP's norm, with a gradient of its own, which will be added."""
+        return _alias(x, partial(self._add_mlp, weight))
+
+    def _add_sides(
+        self, y: torch.Tensor, sides: list[Projection], weight: float, gradient: torch.Tensor
     ) -> None:
+        for side in sides:
+            y_side, g_side = (wide(t[..., side.features]) for t in (y, gradient))
+            self.add(side, y_side, g_side, weight)
+
+    def add(self, side: Projection, y: torch.Tensor, gradient: torch.Tensor, w: float) -> None:
         """Add the gradient at a side's output y [B, T, width * e], times w, to the last step."""
         e, d, c = side.head_dim, self.x[-1].shape[-1], self.c[-1]
         if self.g is None:
             self.g = gradient.new_zeros(*c.shape[:2], self.width * e)
         first, end = side.columns.start * e, side.columns.stop * e
-        self.g[..., first:end].addcmul_(gradient, r, value=w)
+        self.g[..., first:end].addcmul_(gradient, self.r, value=w)
         if side.offset is not None:
             y = y - side.offset
         dots = (y * gradient).unflatten(-1, (side.width, e)).sum(-1)
-        c[..., side.columns] = dots.mul_(r.square() * (-w / d))
+        c[..., side.columns] = dots.mul_(self.r.square() * (-w / d))
+
+    def _add_mlp(self, weight: float, gradient: torch.Tensor) -> None:
+        self.mlp = _add(self.mlp, gradient, weight)
 
 
 class GradientSums:
-    """The sums of all layers, and `logits` [B, T, d] for the final norm's input.
+    """The sums of all layers, and `logits` [B, T, d] for the final norm's input."""
 
-    While `hooks` live, the backward pass of every run with gradients is added, times `weight`. The
-    attention of the layers below `first_attention` is left out.
-    """
-
-    def __init__(self, parts: Anatomy, hooks: Hooks) -> None:
+    def __init__(self, parts: Anatomy) -> None:
         self.layers = [LayerSums(block) for block in parts.blocks]
         self.logits: torch.Tensor | None = None
-        self.weight = 1.0
-        self.first_attention = 0
-        self._r = torch.empty(0)
-        for index, layer in enumerate(self.layers):
-            self._watch(hooks, index, layer)
-        hooks.input(parts.final_norm.module, lambda x: _alias(x, self._add_logits))
+        self._final_norm = parts.final_norm.module
 
     @property
     def n_steps(self) -> int:
-        """Runs whose layer inputs are kept."""
+        """Steps whose layer inputs are kept."""
         return len(self.layers[0].x)
 
     def clear(self) -> None:
@@ -95,42 +106,31 @@ class GradientSums:
         for layer in self.layers:
             layer.clear()
 
-    def _watch(self, hooks: Hooks, index: int, layer: LayerSums) -> None:
-        block = layer.block
+    @contextmanager
+    def step(self, weight: float, first_attention: int = 0) -> Iterator[Hooks]:
+        """Add the gradients of the one run inside, forward and backward, times `weight`.
 
-        def start(x: torch.Tensor) -> None:
-            if x.requires_grad:
-                self._r = layer.start(x.detach())
+        The attention of the layers below `first_attention` is left out. The hooks that are given
+        live as long as the step.
+        """
+        with Hooks() as hooks, torch.enable_grad():
+            for index, layer in enumerate(self.layers):
+                block = layer.block
+                hooks.input(block.attention_norm.module, layer.start)
+                watched = block.readers if index >= first_attention else {}
+                for module, sides in watched.items():
+                    see = partial(layer.watch_output, sides=sides, weight=weight)
+                    hooks.output(module, see)
+                hooks.input(block.mlp_norm.module, partial(layer.watch_mlp, weight=weight))
+            hooks.input(self._final_norm, partial(_alias, see=partial(self._add_logits, weight)))
+            yield hooks
 
-        def watch_output(y: torch.Tensor, sides: list[Projection]) -> None:
-            if not y.requires_grad or index < self.first_attention:
-                return
-            # y.detach(), not y: a hook that held y would keep y's own graph alive
-            r, weight, value = self._r, self.weight, y.detach()
-
-            def add(gradient: torch.Tensor) -> None:
-                for side in sides:
-                    y_side, g_side = (wide(t[..., side.features]) for t in (value, gradient))
-                    layer.add(side, y_side, g_side, r, weight)
-
-            y.register_hook(add)
-
-        def add_mlp(gradient: torch.Tensor) -> None:
-            layer.mlp = _add(layer.mlp, gradient, self.weight)
-
-        hooks.input(block.attention_norm.module, start)
-        for module, sides in block.readers.items():
-            hooks.output(module, partial(watch_output, sides=sides))
-        hooks.input(block.mlp_norm.module, lambda x: _alias(x, add_mlp))
-
-    def _add_logits(self, gradient: torch.Tensor) -> None:
-        self.logits = _add(self.logits, gradient, self.weight)
+    def _add_logits(self, weight: float, gradient: torch.Tensor) -> None:
+        self.logits = _add(self.logits, gradient, weight)
 
 
-def _alias(x: torch.Tensor, see: Callable[[torch.Tensor], None]) -> torch.Tensor | None:
+def _alias(x: torch.Tensor, see: Callable[[torch.Tensor], None]) -> torch.Tensor:
     """The same values, whose gradient is that of one reader alone; `see` is called with it."""
-    if not x.requires_grad:
-        return None
     alias = x.view_as(x)
     alias.register_hook(see)
     return alias
