@@ -22,7 +22,7 @@ from analysis.prompts.pair_building import answer_style_pairs, counterfactual_pa
 from analysis.prompts.pairs import Pairs
 from analysis.prompts.problems import Problem, generate
 from analysis.tracking.settings import TrackingSettings
-from train.config import plain
+from train.config import plain, tracking_config
 from train.data import is_generator, load_problems, prompting
 from train.sharding import check_config
 
@@ -85,11 +85,8 @@ def generation_cycle(args: Any) -> int:
 
 def tracking_settings(cfg: DictConfig) -> TrackingSettings | None:
     """The settings of head tracking, or None if it is off."""
-    if not cfg.tracking.enabled:
-        return None
-    values = plain(cfg.tracking)
-    names = {f.name for f in dataclasses.fields(TrackingSettings)}
-    return TrackingSettings(**{k: v for k, v in values.items() if k in names})
+    tracking = tracking_config(cfg)
+    return tracking.settings() if tracking.enabled else None
 
 
 @dataclasses.dataclass(frozen=True)

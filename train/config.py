@@ -16,6 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from analysis.prompts.chat import on_off
 from analysis.records.secrets import secrets_in
+from analysis.tracking.settings import TrackingConfig, free_keys
 from train.schedule import Schedule
 
 RECIPES = ("tiny_random", "tiny_base", "smollm2", "qwen_coder")
@@ -80,29 +81,6 @@ class PeftConfig:
 @dataclass
 class DeepspeedConfig:
     config: dict[str, Any] | None = None
-
-
-@dataclass
-class TrackingConfig:
-    enabled: bool = True
-    method: str = "EAP-IG-inputs"
-    metric: str = "kl"
-    ig_steps: int = 6
-    quadrature: str = "midpoint"
-    kv: str = "grouped"
-    batch_size: int = 8
-    top_n: int | None = None
-    fraction: float | None = 0.05
-    faithful: float | None = None
-    tau: float | None = None
-    resamples: int = 1000
-    seed: int = 0
-    fdr: float = 0.05
-    hysteresis: int = 2
-    where: str = "inline"
-    schedule: Any = "saves"
-    budget: float | None = None
-    on_error: str = "warn"
 
 
 @dataclass
@@ -235,6 +213,31 @@ def check_resources(resources: DictConfig) -> None:
         )
 
 
+def tracking_config(cfg: DictConfig) -> TrackingConfig:
+    """The keys of `tracking`, checked as far as analysis/tracking/settings.py does."""
+    tracking = OmegaConf.to_object(cfg.tracking)
+    assert isinstance(tracking, TrackingConfig)
+    return tracking
+
+
+def check_tracking(tracking: TrackingConfig) -> None:
+    """When and where a trainer tracks.
+
+    Raises:
+        ValueError: with the key, the offending value, and the mend.
+    """
+    one_of("tracking.on_error", tracking.on_error, ("raise", "warn"))
+    one_of("tracking.where", tracking.where, WHERE)
+    Schedule.parse(tracking.schedule)
+    budget = tracking.budget
+    if budget is not None and not 0 < budget < 1:
+        raise ValueError(f"tracking.budget is a share of time in (0, 1), not {budget}")
+    if budget is not None and tracking.where == "sidecar":
+        raise ValueError(
+            "tracking.budget is for tracking in the trainer; a sidecar takes none of its time"
+        )
+
+
 def check(cfg: DictConfig) -> None:
     """The checks that need no heavy import.
 
@@ -245,20 +248,11 @@ def check(cfg: DictConfig) -> None:
     one_of("resume", cfg.resume, ("never", "auto"))
     one_of("pairs.kind", cfg.pairs.kind, ("counterfactual", "answer_style", "file"))
     one_of("peft.method", cfg.peft.method, ("none", "lora"))
-    one_of("tracking.on_error", cfg.tracking.on_error, ("raise", "warn"))
-    one_of("tracking.where", cfg.tracking.where, WHERE)
-    Schedule.parse(plain(cfg.tracking)["schedule"])
+    check_tracking(tracking_config(cfg))
     if secrets := secrets_in(plain(cfg)):
         raise ValueError(
             f"{', '.join(secrets)} would write a secret into the run's files; leave it out and "
             "set it in the environment (HF_TOKEN, WANDB_API_KEY)"
-        )
-    budget = cfg.tracking.budget
-    if budget is not None and not 0 < budget < 1:
-        raise ValueError(f"tracking.budget is a share of time in (0, 1), not {budget}")
-    if budget is not None and cfg.tracking.where == "sidecar":
-        raise ValueError(
-            "tracking.budget is for tracking in the trainer; a sidecar takes none of its time"
         )
     one_of("logger.wandb_mode", cfg.logger.wandb_mode, ("auto", "online", "offline", "disabled"))
     if (cfg.model.path is None) == (cfg.model.recipe is None):
@@ -268,10 +262,6 @@ def check(cfg: DictConfig) -> None:
         )
     if cfg.model.recipe is not None:
         one_of("model.recipe", cfg.model.recipe, RECIPES)
-    if not 0 < cfg.tracking.fdr < 1:
-        raise ValueError(f"tracking.fdr must lie in (0, 1), not {cfg.tracking.fdr}")
-    if cfg.tracking.hysteresis < 1:
-        raise ValueError(f"tracking.hysteresis must be at least 1, not {cfg.tracking.hysteresis}")
     on_off("evaluation.think", cfg.evaluation.think)
     if cfg.logger.max_head_curves < 0:
         raise ValueError(
@@ -307,16 +297,13 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 _MAY_CHANGE = ("resume", "run_dir", "logger", "resources", "debug", "train")
-_TRACKING_MAY_CHANGE = (
-    *("where", "schedule", "budget", "on_error"),
-    *("batch_size", "fdr", "hysteresis"),
-)
 
 
 def _what_counts(config: dict[str, Any]) -> dict[str, Any]:
     """A run's configuration without the parts of tracking that change no record."""
     tracking = config.get("tracking") or {}
-    kept = {key: value for key, value in tracking.items() if key not in _TRACKING_MAY_CHANGE}
+    free = free_keys(TrackingConfig)
+    kept = {key: value for key, value in tracking.items() if key not in free}
     return {**config, "tracking": kept}
 
 

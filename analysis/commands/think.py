@@ -112,14 +112,10 @@ def start_trackers(
         ValueError: a setting is wrong, or OUT was made of another model, pairs or settings.
     """
     from analysis.commands import track
-    from analysis.tracking.settings import TrackingSettings
     from analysis.tracking.tracker import HeadTracker
     from analysis.trajectories.run import read_config
 
-    given = asdict(options.tracking)
-    settings = TrackingSettings(
-        **{name: value for name, value in given.items() if name not in ("fdr", "hysteresis")}
-    )
+    settings = options.tracking.settings()
     trackers = {}
     for mode in MODES:
         run = Path(options.out) / mode

@@ -8,7 +8,7 @@ attached to their base, unmerged) or hub names. The base is step 0; the step of 
 number at the end of its name (checkpoint-40, step_40), or its place in the list if no name has one.
 Records, report and W&B rows are those of a training run; on the same checkpoint they are equal to
 float tolerance. A step that has a record is skipped, so a stopped command can be started again;
-redo=true measures again. The settings are those of conf/tracking (tracking.fraction=0.02, ...).
+redo=true measures again. A training run has the same settings (tracking.fraction=0.02, ...).
 """
 
 from __future__ import annotations
@@ -108,19 +108,15 @@ def start_tracker(options: Options, run: Path) -> HeadTracker:
     """The tracker of the run, its pairs checked against those already there."""
     from analysis.models.loading import load_tokenizer, load_tokenizer_if_any
     from analysis.prompts.pairs import Pairs, holds_text
-    from analysis.tracking.settings import TrackingSettings
     from analysis.tracking.tracker import HeadTracker
 
-    settings = asdict(options.tracking)
-    for name in ("fdr", "hysteresis"):
-        del settings[name]
     file = Path(options.pairs)
     if not file.is_file():
         raise ValueError(f"there is no pairs file {file}")
     find = load_tokenizer if holds_text(file) else load_tokenizer_if_any
     tokenizer = find(options.base)
     pairs = Pairs.load(file, tokenizer)
-    return HeadTracker(run, pairs, TrackingSettings(**settings), tokenizer)
+    return HeadTracker(run, pairs, options.tracking.settings(), tokenizer)
 
 
 def act(options: Options) -> None:

@@ -1,15 +1,76 @@
-"""How circuits are found when a checkpoint is tracked."""
+"""Every key of `tracking`, declared once: its type, default and help.
+
+The command lines show these (`headlab track --help`), Hydra's schema of a training run is made of
+them, and the tracker takes its settings from them. They are in three parts, by who has them:
+
+    CircuitKeys      how a circuit is found: tracker, commands and trainer
+    TrackingOptions  with how heads are called: commands and trainer
+    TrackingConfig   with when and where it is done: trainer
+
+A key that shapes no record is `free`: a run that is resumed may change it. Nothing here needs torch
+before a `TrackingSettings` is made.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from analysis.cli import key
 
 
-@dataclass(frozen=True)
-class TrackingSettings:
-    """How circuits are found.
+def free(help: str, default: Any) -> Any:
+    """A `key` that shapes no record."""
+    return field(default=default, metadata={"help": help, "free": True})
+
+
+def free_keys(schema: type[CircuitKeys]) -> set[str]:
+    """The names of the free keys of a class below."""
+    return {entry.name for entry in fields(schema) if entry.metadata.get("free")}
+
+
+@dataclass
+class CircuitKeys:
+    """How a circuit is found; exactly one of `top_n`, `fraction` and `faithful` is its size."""
+
+    method: str = key(
+        "EAP, EAP-IG-inputs, EAP-IG-activations, clean-corrupted or exact", "EAP-IG-inputs"
+    )
+    metric: str = key("kl, logit_diff (needs pairs with target and foil) or nll", "kl")
+    # 6 midpoints leave a completeness gap below 1 % on SmolLM2-135M, and 41 % on
+    # Qwen2.5-Coder-1.5B, where 20 leave 1.8 % (docs/LOG.md)
+    ig_steps: int = key(
+        "points on the integration path; whether they are enough, circuit/completeness_gap says; "
+        "5 of quadrature left are the EAP-IG package's setting",
+        6,
+    )
+    quadrature: str = key(
+        "where the points lie: left, right, midpoint or gauss-legendre", "midpoint"
+    )
+    kv: str = key(
+        "grouped: one edge into a key or value head that query heads share; ungrouped: one for "
+        "each query head, as in the EAP-IG package",
+        "grouped",
+    )
+    batch_size: int = free("pairs in one pass; changes memory and speed, not the result", 8)
+    top_n: int | None = key("size of the circuit: a number of edges; fraction is then null", None)
+    fraction: float | None = key("size of the circuit: a share of all edges", 0.05)
+    faithful: float | None = key(
+        "size of the circuit: the faithfulness that the smallest one has to reach, found anew at "
+        "each checkpoint; fraction is then null",
+        None,
+    )
+    tau: float | None = key(
+        "of these edges keep those whose signed score is at least this, in units of the metric",
+        None,
+    )
+    resamples: int = key("bootstrap resamples of the pairs, for the intervals and calls", 1000)
+    seed: int = key("of the resamples", 0)
+
+
+@dataclass
+class TrackingSettings(CircuitKeys):
+    """How circuits are found, checked.
 
     One of three sizes is given: `top_n` edges, a `fraction` of all edges, or `faithful`, the
     faithfulness that the smallest circuit has to reach (by bisection, anew at each checkpoint).
@@ -19,19 +80,6 @@ class TrackingSettings:
         ValueError: a value is unknown or out of range, or plain EAP is asked for with the KL
             metric, whose gradient is 0 at the clean prompt so that the ranking would be noise.
     """
-
-    method: str = "EAP-IG-inputs"
-    metric: str = "kl"
-    ig_steps: int = 6
-    quadrature: str = "midpoint"
-    kv: str = "grouped"
-    batch_size: int = 8
-    top_n: int | None = None
-    fraction: float | None = 0.05
-    faithful: float | None = None
-    tau: float | None = None
-    resamples: int = 1000
-    seed: int = 0
 
     def __post_init__(self) -> None:
         from analysis.attribution.eap import check_settings
@@ -59,20 +107,62 @@ class TrackingSettings:
                 f"tracking.resamples is {self.resamples}; an interval needs at least 2"
             )
 
+    def of_record(self) -> dict[str, str | int | float | None]:
+        """Those that shape a record, and must be equal for two records to be comparable."""
+        kept = [entry.name for entry in fields(self) if not entry.metadata.get("free")]
+        return {name: getattr(self, name) for name in kept}
+
 
 @dataclass
-class TrackingOptions:
-    method: str = key("as in conf/tracking/fraction.yaml, this and the following", "EAP-IG-inputs")
-    metric: str = key("kl, logit_diff or nll", "kl")
-    ig_steps: int = key("points on the path", 6)
-    quadrature: str = key("left, right, midpoint or gauss-legendre", "midpoint")
-    kv: str = key("grouped or ungrouped", "grouped")
-    batch_size: int = key("pairs in one pass; does not change the result", 8)
-    top_n: int | None = key("size of the circuit in edges", None)
-    fraction: float | None = key("size of the circuit as a share of all edges", 0.05)
-    faithful: float | None = key("size of the circuit by the faithfulness it reaches", None)
-    tau: float | None = key("smallest signed score of an edge in the circuit", None)
-    resamples: int = key("bootstrap resamples of the pairs", 1000)
-    seed: int = key("of the resamples", 0)
-    fdr: float = key("false-discovery rate of called heads", 0.05)
-    hysteresis: int = key("checkpoints in a row that settle a call", 2)
+class TrackingOptions(CircuitKeys):
+    """The `tracking.*` keys of a command.
+
+    Raises:
+        ValueError: fdr or hysteresis is out of range.
+    """
+
+    fdr: float = free("false-discovery rate of the heads called emergent or pruned", 0.05)
+    hysteresis: int = free(
+        "checkpoints in a row that must call a head before it counts as settled", 2
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fdr < 1:
+            raise ValueError(f"tracking.fdr must lie in (0, 1), not {self.fdr}")
+        if self.hysteresis < 1:
+            raise ValueError(f"tracking.hysteresis must be at least 1, not {self.hysteresis}")
+
+    def settings(self) -> TrackingSettings:
+        """How the circuits are found (see there for what it raises)."""
+        names = [entry.name for entry in fields(CircuitKeys)]
+        return TrackingSettings(**{name: getattr(self, name) for name in names})
+
+
+@dataclass
+class _Switch:
+    """A part of its own, so that `enabled` is the first key of a config.yaml."""
+
+    enabled: bool = key("false: no head is tracked (tracking=none)", True)
+
+
+@dataclass
+class TrackingConfig(TrackingOptions, _Switch):
+    """The `tracking.*` keys of a training run; train/config.py checks those that are its own."""
+
+    where: str = free(
+        "inline: the live model, its pairs shared by all processes; checkpoint: a copy of each "
+        "saved checkpoint, loaded by the same processes; sidecar: nothing in the trainer, a "
+        "process of its own (headlab sidecar run=DIR) reads the checkpoints",
+        "inline",
+    )
+    schedule: Any = free(
+        "which steps: saves (every checkpoint), every:N, exponential (1, 2, 4, ...) or a list; "
+        "step 0 and the last step always; other than inline, a step that would not be saved is",
+        "saves",
+    )
+    budget: float | None = free(
+        "largest share of the wall-clock time that inline tracking may take; where it would take "
+        "more, steps of the schedule are left out, which is said",
+        None,
+    )
+    on_error: str = free("warn: log a failure and go on; raise: stop the run", "warn")

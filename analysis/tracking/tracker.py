@@ -154,7 +154,7 @@ class HeadTracker:
             step=step,
             graph=graph,
             pairs_hash=self.pairs.hash,
-            settings={k: v for k, v in asdict(s).items() if k != "batch_size"},
+            settings=s.of_record(),
             origin=origin,
             selection=asdict(selection),
             completeness_gap=scores.completeness_gap,

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.errors import MissingConfigException
 
 from tests.support.places import ROOT
@@ -158,6 +159,10 @@ MISTAKES = [
     (["data.options.term=3"], "arithmetic has no option"),
     (["tracking.method=EAP"], "EAP with kl scores every edge 0"),
     (["tracking.top_n=10"], "exactly one size of the circuit"),
+    (["tracking.fdr=1"], "tracking.fdr must lie in (0, 1), not 1.0"),
+    (["tracking.hysteresis=0"], "tracking.hysteresis must be at least 1, not 0"),
+    (["tracking.where=here"], "tracking.where is 'here'; choose one of: inline, checkpoint"),
+    (["tracking.budget=2"], "tracking.budget is a share of time in (0, 1), not 2.0"),
     (["resume=yes"], "resume is 'yes'; choose one of: never, auto"),
     (["peft=lora", "peft.args.rank=4"], "peft.args.rank is not an argument of LoraConfig"),
     (["pairs=file", "pairs.path=none.jsonl"], "pairs.path is 'none.jsonl', which is not a file"),
@@ -218,14 +223,51 @@ def test_resuming_with_other_settings_is_refused():
     check_same_run({"seed": 0, "train": SFT}, {"seed": 0, "train": {**SFT, "args": {"x": 1}}})
 
 
-def test_tracking_keys_are_the_settings_of_the_tracker():
-    """The schema repeats the dataclass of the tracker, with which torch would be imported."""
-    from analysis.tracking.settings import TrackingSettings
-    from train.config import TrackingConfig
+def test_conf_shows_the_command_of_every_tracking_key():
+    from analysis.tracking.settings import TrackingConfig
 
-    schema = {f.name: f.default for f in dataclasses.fields(TrackingConfig)}
-    for setting in dataclasses.fields(TrackingSettings):
-        assert schema[setting.name] == setting.default, setting.name
+    text = (CONF / "tracking" / "fraction.yaml").read_text()
+    shown = re.findall(r"tracking\.(\w+)=", text)
+    assert set(shown) == {f.name for f in dataclasses.fields(TrackingConfig)}
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("tracking/*.yaml")), ids=lambda path: path.stem)
+def test_conf_holds_only_what_differs_from_the_declared_defaults(path):
+    from analysis.tracking.settings import TrackingConfig
+
+    defaults = {f.name: f.default for f in dataclasses.fields(TrackingConfig)}
+    for name, value in (yaml.safe_load(path.read_text()) or {}).items():
+        assert value != defaults[name], name
+
+
+def test_a_declaration_of_tracking_imports_no_torch():
+    """It is read for the help of commands and for the schema of a configuration."""
+    done = run_code(
+        "import sys\n"
+        "from train.config import Config, OmegaConf\n"
+        "OmegaConf.structured(Config)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_may_change_on_resuming_shapes_no_record():
+    from analysis.tracking.settings import TrackingConfig, TrackingSettings, free_keys
+    from train.config import check_same_run
+
+    assert free_keys(TrackingConfig) == {
+        *("batch_size", "fdr", "hysteresis"),
+        *("where", "schedule", "budget", "on_error"),
+    }
+    keys = {f.name for f in dataclasses.fields(TrackingConfig)}
+    assert keys - free_keys(TrackingConfig) == {"enabled", *TrackingSettings().of_record()}
+    for name in keys:
+        runs = [{"train": SFT, "tracking": {name: value}} for value in (1, 2)]
+        if name in free_keys(TrackingConfig):
+            check_same_run(*runs)
+        else:
+            with pytest.raises(ValueError, match="started with other settings: tracking"):
+                check_same_run(*runs)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from analysis.cli import parse
 from analysis.commands.track import Options, act, find_checkpoints
@@ -292,11 +291,20 @@ def test_hashes_tell_weights_and_adapters_apart(tmp_path):
     assert weight_hashes(plain)["weights"] != base["weights"]
 
 
-def test_conf_and_command_have_the_same_defaults():
-    from dataclasses import asdict
-
+def test_calls_are_made_by_default_as_a_trajectory_does():
+    from analysis.heads.changes import FDR
     from analysis.tracking.settings import TrackingOptions
+    from analysis.trajectories.trajectory import HYSTERESIS
 
-    saved = yaml.safe_load((ROOT / "conf" / "tracking" / "fraction.yaml").read_text())
-    for name, value in asdict(TrackingOptions()).items():
-        assert saved[name] == value, name
+    assert (TrackingOptions().fdr, TrackingOptions().hysteresis) == (FDR, HYSTERESIS)
+
+
+def test_a_command_refuses_calls_that_are_none():
+    from analysis.cli import parse
+    from analysis.commands.track import Options
+
+    given = ["run=r", "checkpoints=c", "base=b", "pairs=p"]
+    with pytest.raises(ValueError, match=r"tracking.fdr must lie in \(0, 1\), not 1.5"):
+        parse(Options, [*given, "tracking.fdr=1.5"])
+    with pytest.raises(ValueError, match="tracking.hysteresis must be at least 1, not 0"):
+        parse(Options, [*given, "tracking.hysteresis=0"])
