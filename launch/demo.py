@@ -45,13 +45,14 @@ def main(overrides: list[str]) -> None:
 
 
 def _summary(runs: dict[str, Path], seconds: float) -> None:
+    from analysis.records.run_file import RunFile
     from analysis.reporting.report import write_report
     from analysis.reporting.tables import format_table
-    from analysis.trajectories.run import checkpoint_rows, signal_name
+    from analysis.trajectories.run import checkpoint_rows
 
     for kind, directory in runs.items():
         print(f"\n{kind.upper()}")
-        print(format_table(checkpoint_rows(directory), signal_name(directory)))
+        print(format_table(checkpoint_rows(directory), RunFile.read(directory).signal))
     directories = list(runs.values())
     page = directories[0].parent / f"report-{'-'.join(run.name for run in directories)}.html"
     print(f"\nreport:  {write_report(directories, page)}")

@@ -154,10 +154,11 @@ def _show(watched: Watched, options: Options, mirror: Any) -> None:
 
 def _conclude(watched: Watched, options: Options) -> None:
     """Report and W&B rows of everything, once the trainer has gone, and the table."""
+    from analysis.records.run_file import RunFile
     from analysis.reporting.publish import Publisher
     from analysis.reporting.tables import format_table
     from analysis.reporting.wandb_mirror import WandbMirror, resolve_mode
-    from analysis.trajectories.run import checkpoint_rows, signal_name, tracked_points
+    from analysis.trajectories.run import checkpoint_rows, tracked_points
     from train.config import plain
 
     cfg, run = watched.cfg, watched.run
@@ -167,7 +168,7 @@ def _conclude(watched: Watched, options: Options) -> None:
         mirror = WandbMirror.start(run, cfg.name, cfg.logger.wandb_project, mode, plain(cfg))
     _show(watched, options, mirror)
     mirror.finish()
-    print(format_table(checkpoint_rows(run), signal_name(run)))
+    print(format_table(checkpoint_rows(run), RunFile.read(run).signal))
     print(f"report: {run / 'report.html'}")
 
 

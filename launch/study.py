@@ -79,6 +79,7 @@ def check_study(cfg: DictConfig) -> tuple[list[Step], dict[str, str]]:
     """
     from omegaconf import OmegaConf
 
+    from analysis.records.run_file import is_run
     from train.config import check
 
     if cfg.study is None:
@@ -104,7 +105,7 @@ def check_study(cfg: DictConfig) -> tuple[list[Step], dict[str, str]]:
     used = set().union(*(step.used for step in steps))
     _check_models(cfg, used)
     for name, need in cfg.study.needs.items():
-        if name in used and not (Path(places[name]) / "config.yaml").is_file():
+        if name in used and not is_run(places[name]):
             raise ValueError(f"there is no run {places[name]} yet; first: {need.command}")
     return steps, places
 
@@ -214,6 +215,7 @@ def run_study(cfg: DictConfig) -> None:
         ValueError: saying what is wrong and how to mend it.
     """
     from analysis.records.locks import Lock
+    from analysis.records.run_file import RunFile
     from analysis.records.secrets import redact
     from launch.__main__ import write
     from train.config import plain
@@ -229,6 +231,7 @@ def run_study(cfg: DictConfig) -> None:
         torch.set_num_threads(cfg.resources.threads)
     with Lock.take(run / "locks" / "run", f"the study {run}"):
         write(run / "config.yaml", {**redact(plain(cfg)), "train": {"kind": "study"}})
+        RunFile(cfg.name, "study").write(run)
         build(cfg, set().union(*(step.used for step in steps)), places)
         run_steps(run, steps, places)
     print(f"\n{run} is finished; beside the paper: headlab paper runs={run}")

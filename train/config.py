@@ -275,7 +275,7 @@ def check(cfg: DictConfig) -> None:
             f"pairs.path is {cfg.pairs.path!r}, which is not a file; name a JSONL file"
         )
     run = Path(cfg.run_dir)
-    if cfg.resume == "never" and (run / "config.yaml").exists():
+    if cfg.resume == "never" and any((run / name).exists() for name in ("config.yaml", "run.json")):
         raise ValueError(
             f"{run} already holds a run; continue it with resume=auto, "
             f"start another with name=..., or remove the directory"

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from analysis.files import atomic_write
 from analysis.models.loading import Base
 from analysis.prompts.pairs import Pairs
 from analysis.records.locks import Held, Lock
+from analysis.records.run_file import RunFile
 from analysis.records.secrets import redact
 from analysis.reporting.publish import Publisher
 from analysis.reporting.wandb_mirror import WandbMirror
@@ -55,6 +56,7 @@ from train.rewards import find_rewards
 from train.schedule import Schedule
 from train.sharding import NotInForce, alone, set_up, unsharded_loading
 
+SIGNALS = {"sft": "loss", "grpo": "reward"}  # what a training is followed by
 LOCK_VARIABLE = "HEADLAB_LOCK"  # token of the launcher's lock, which passes to the main process
 
 
@@ -234,12 +236,24 @@ def execute(plan: Plan, setup: Setup) -> None:
 
 
 def _open(plan: Plan) -> Publisher:
-    """Write down the configuration of a run and start its mirror."""
+    """Write down what the run is and was told, and start its mirror."""
+    cfg = plan.cfg
     with atomic_write(plan.run / "config.yaml") as draft:
-        draft.write_text(yaml.safe_dump(redact(plain(plan.cfg)), sort_keys=False))
-    logger = plan.cfg.logger
+        draft.write_text(yaml.safe_dump(redact(plain(cfg)), sort_keys=False))
+    logger = cfg.logger
+    RunFile(
+        name=cfg.name,
+        kind=cfg.train.kind,
+        signal=SIGNALS[cfg.train.kind],
+        tracking=None if plan.tracking is None else asdict(plan.tracking),
+        fdr=cfg.tracking.fdr,
+        hysteresis=cfg.tracking.hysteresis,
+        wandb_project=logger.wandb_project,
+        max_head_curves=logger.max_head_curves,
+        seed=cfg.seed,
+    ).write(plan.run)
     mirror = WandbMirror.start(
-        plan.run, plan.cfg.name, logger.wandb_project, logger.wandb_mode, plain(plan.cfg)
+        plan.run, cfg.name, logger.wandb_project, logger.wandb_mode, plain(cfg)
     )
     mirror.announce()
     if mirror.directory is not None:
@@ -327,13 +341,13 @@ def _conclude(plan: Plan, publisher: Publisher) -> None:
     """Print the table of checkpoints; what a stop has left unpublished is made up."""
     from analysis.reporting.present import present
     from analysis.reporting.tables import format_table
-    from analysis.trajectories.run import checkpoint_rows, signal_name
+    from analysis.trajectories.run import checkpoint_rows
 
     present(publisher, page=plan.cfg.tracking.where != "sidecar")
     if plan.tracking is not None and plan.cfg.tracking.where == "sidecar":
         print(f"to track the checkpoints: headlab sidecar run={plan.run}", flush=True)
         return
-    print(format_table(checkpoint_rows(plan.run), signal_name(plan.run)))
+    print(format_table(checkpoint_rows(plan.run), SIGNALS[plan.cfg.train.kind]))
     print(f"report: {plan.run / 'report.html'}", flush=True)
 
 

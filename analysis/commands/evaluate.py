@@ -58,6 +58,7 @@ def show_in_run(setup: Setup, run: Path, step: int, score: dict[str, Any]) -> No
     """
     from analysis.evaluation.asking import digest
     from analysis.records.evaluations import read_evaluations, write_evaluation
+    from analysis.records.run_file import is_run
     from analysis.reporting.present import present
     from analysis.reporting.publish import Publisher
     from analysis.reporting.wandb_mirror import WandbMirror
@@ -68,7 +69,7 @@ def show_in_run(setup: Setup, run: Path, step: int, score: dict[str, Any]) -> No
         write_evaluation(run, step, {**score, "asked": asked}, setup.task)
     else:
         print(f"{run} keeps its score of step {step}, which was measured with other settings")
-    if (run / "config.yaml").is_file():
+    if is_run(run):
         present(Publisher(run, WandbMirror(None)))
 
 

@@ -19,19 +19,19 @@ from analysis.cli import key
 @dataclass
 class Options:
     run: str = key("directory of the run")
-    project: str | None = key("W&B project; default: the one in the run's configuration", None)
+    project: str | None = key("W&B project; default: the one in the run's run.json", None)
     mode: str = key("online (needs an account), or offline: into a new offline run", "online")
 
 
 def act(options: Options) -> None:
     """Upload offline files, then log what is missing."""
-    from analysis.reporting.publish import MAX_HEAD_CURVES, Publisher, upload_offline
+    from analysis.records.run_file import RunFile, configuration
+    from analysis.reporting.publish import Publisher, upload_offline
     from analysis.reporting.wandb_mirror import WandbMirror, has_account
-    from analysis.trajectories.run import read_config, tracked_points
+    from analysis.trajectories.run import tracked_points
 
     run = Path(options.run)
-    config = read_config(run)
-    logger = config.get("logger") or {}
+    file = RunFile.read(run)
     if options.mode not in ("online", "offline"):
         raise ValueError(f"mode is {options.mode!r}; choose online or offline")
     points = tracked_points(run)
@@ -48,11 +48,11 @@ def act(options: Options) -> None:
     if not Publisher(run, WandbMirror(None)).missing(points, options.mode):
         print("nothing is missing")
         return
-    project = options.project or logger.get("wandb_project") or "headlab"
-    mirror = WandbMirror.start(run, config.get("name", run.name), project, options.mode, config)
+    project = options.project or file.wandb_project
+    mirror = WandbMirror.start(run, file.name, project, options.mode, configuration(run))
     if mirror.directory is None:
         raise ValueError("W&B could not be started (see above); the local records are complete")
-    publisher = Publisher(run, mirror, logger.get("max_head_curves", MAX_HEAD_CURVES))
+    publisher = Publisher(run, mirror, file.max_head_curves)
     steps = publisher.update(points)
     where = mirror.directory
     mirror.finish()

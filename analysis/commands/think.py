@@ -112,20 +112,23 @@ def start_trackers(
         ValueError: a setting is wrong, or OUT was made of another model, pairs or settings.
     """
     from analysis.commands import track
+    from analysis.records.run_file import RunFile, is_run
     from analysis.tracking.tracker import HeadTracker
-    from analysis.trajectories.run import read_config
 
     settings = options.tracking.settings()
     trackers = {}
     for mode in MODES:
         run = Path(options.out) / mode
-        if (run / "config.yaml").exists():
-            saved = read_config(run)
-            for name, now in (("base", model), ("dtype", options.dtype)):
-                if saved.get(name) != now:
+        if is_run(run):
+            file = RunFile.read(run)
+            for name, saved, now in (
+                ("base", file.base, model),
+                ("dtype", file.dtype, options.dtype),
+            ):
+                if saved != now:
                     raise ValueError(
-                        f"{run} was measured with {name} {saved.get(name)}, not {now}; give the "
-                        "same, or another out=DIR"
+                        f"{run} was measured with {name} {saved}, not {now}; give the same, or "
+                        "another out=DIR"
                     )
         track.prepare_run(
             track.Options(

@@ -83,25 +83,53 @@ def prepare_run(options: Options) -> Path:
     import yaml
 
     from analysis.files import atomic_write
-    from analysis.trajectories.run import read_config
+    from analysis.records.run_file import WITNESS, RunFile, is_run
 
     run = Path(options.run)
     tracking = asdict(options.tracking)
-    if (run / "config.yaml").exists():
-        saved = read_config(run).get("tracking") or {}
-        differ = [
-            f"tracking.{name}={saved[name]}"
-            for name, value in tracking.items()
-            if name in saved and saved[name] != value and name != "batch_size"
-        ]
-        if differ:
-            raise ValueError(f"{run} was tracked with other settings; give {' '.join(differ)}")
+    saved = _settings_there(run)
+    differ = [
+        f"tracking.{name}={saved[name]}"
+        for name, value in tracking.items()
+        if name in saved and saved[name] != value and name != "batch_size"
+    ]
+    if differ:
+        raise ValueError(f"{run} was tracked with other settings; give {' '.join(differ)}")
+    if is_run(run):
         return run
-    run.mkdir(parents=True, exist_ok=True)
-    content = {"name": run.name, "train": {"kind": "track"}, **asdict(options)}
-    with atomic_write(run / "config.yaml") as draft:
-        draft.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    if not (run / WITNESS).exists():
+        content = {"name": run.name, "train": {"kind": "track"}, **asdict(options)}
+        with atomic_write(run / WITNESS) as draft:
+            draft.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    calls = {name: tracking.pop(name) for name in ("fdr", "hysteresis")}
+    RunFile(
+        name=run.name,
+        kind="track",
+        tracking=tracking,
+        **calls,
+        wandb_project=options.wandb_project,
+        base=options.base,
+        dtype=options.dtype,
+    ).write(run)
     return run
+
+
+def _settings_there(run: Path) -> dict[str, Any]:
+    """What a run says that its heads are found with; without a run.json, what its records say.
+
+    Raises:
+        ValueError: a trainer made it, and it has no run.json.
+    """
+    from analysis.models.loading import Base
+    from analysis.records.record import read_record, recorded_steps
+    from analysis.records.run_file import RunFile, is_run
+
+    if is_run(run) or Base.read(run) is not None:
+        file = RunFile.read(run)
+        calls = {"fdr": file.fdr, "hysteresis": file.hysteresis}
+        return {**(file.tracking or {}), **calls}
+    records = (read_record(run, step) for step in recorded_steps(run / "heads"))
+    return next((record.settings for record in records if record is not None), {})
 
 
 def start_tracker(options: Options, run: Path) -> HeadTracker:
@@ -126,11 +154,12 @@ def act(options: Options) -> None:
     from transformers.utils import logging as transformers_logging
 
     from analysis.models.loading import DTYPES, load_part
+    from analysis.records.run_file import RunFile, configuration
     from analysis.reporting.present import present
     from analysis.reporting.publish import Publisher
     from analysis.reporting.tables import format_table
     from analysis.reporting.wandb_mirror import WandbMirror
-    from analysis.trajectories.run import checkpoint_rows, read_config, signal_name
+    from analysis.trajectories.run import checkpoint_rows
 
     if options.dtype not in DTYPES:
         raise ValueError(f"unknown dtype {options.dtype!r}; known: {', '.join(DTYPES)}")
@@ -143,9 +172,9 @@ def act(options: Options) -> None:
     tracker = start_tracker(options, run)
     todo = {s: path for s, path in found.items() if options.redo or not tracker.is_tracked(s)}
     print(f"{len(found)} checkpoints, {len(found) - len(todo)} of them tracked already", flush=True)
-    config = read_config(run)
+    file = RunFile.read(run)
     mirror = WandbMirror.start(
-        run, str(config.get("name", run.name)), options.wandb_project, options.wandb_mode, config
+        run, file.name, options.wandb_project, options.wandb_mode, configuration(run)
     )
     mirror.announce()
     publisher = Publisher(run, mirror)
@@ -158,5 +187,5 @@ def act(options: Options) -> None:
     if not todo:
         present(publisher)
     mirror.finish()
-    print(format_table(checkpoint_rows(run), signal_name(run)))
+    print(format_table(checkpoint_rows(run), file.signal))
     print(f"report: {run / 'report.html'}")

@@ -120,11 +120,9 @@ def read_subject(name: str, given: str) -> Subject:
 
 
 def _run_name(run: Path) -> str:
-    from analysis.trajectories.run import read_config
+    from analysis.records.run_file import RunFile, is_run
 
-    if not (run / "config.yaml").exists():
-        return run.resolve().name
-    return str(read_config(run).get("name", run.resolve().name))
+    return RunFile.read(run).name if is_run(run) else run.resolve().name
 
 
 def read_subjects(options: Options) -> list[Subject]:

@@ -56,6 +56,7 @@ COUNTS = ("in_circuit", "emergent", "retained", "pruned")
 CHANGES = ("emergent", "pruned")
 STABILITY = 0.8
 FDR = 0.05
+HYSTERESIS = 2  # checkpoints in a row that settle a call (trajectories/trajectory.py)
 _FLOOR = 1e-6  # of the threshold: weaker heads all have the same margin
 
 

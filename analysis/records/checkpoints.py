@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.models.loading import Base
+from analysis.records.run_file import is_run
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def find_model(text: str) -> Named:
             raise ValueError(f"there is no directory {text}")
         return Named(text)
     found = re.fullmatch(r"checkpoint-(\d+)", path.name)
-    if found and (path.parent / "config.yaml").is_file():
+    if found and is_run(path.parent):
         return _of_run(path.parent, found[1])
     if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ValueError(

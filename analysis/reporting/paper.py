@@ -1,6 +1,6 @@
 """The tables of "Thinking Sparks!" (arXiv 2509.25758) with our numbers beside the paper's.
 
-Ours are the records of tracked runs, told apart by the `name` in their config.yaml, and the
+Ours are the records of tracked runs, told apart by the `name` in their run.json, and the
 scores.json of evaluations with a label (those of `headlab study` have one). What has not
 been run is `-`. The paper's numbers are in analysis/reporting/paper_tables.py.
 """
@@ -8,11 +8,10 @@ been run is `-`. The paper's numbers are in analysis/reporting/paper_tables.py.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from analysis.reporting.paper_tables import (
     BASE_HEADS,
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     import torch
 
     from analysis.trajectories.trajectory import Point
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("text", "markdown")
 HEAD_TITLES = (
@@ -103,19 +104,27 @@ def read_results(places: Sequence[Path]) -> Results:
 
 
 def tracked_runs(places: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Directory and name (in a study, STUDY/NAME) of every tracked run below some directories."""
-    files = _below(places, "config.yaml")
-    return [(f.parent, _name(f.parent)) for f in files if (f.parent / "heads").is_dir()]
+    """Directory and name (in a study, STUDY/NAME) of every tracked run below some directories.
+
+    Records in a directory that does not say that it is a run are left out, with a warning.
+    """
+    from analysis.records.run_file import RunFile
+
+    found = []
+    for run in dict.fromkeys(record.parents[2] for record in _below(places, "record.json")):
+        try:
+            found.append((run, _name(run, RunFile.read(run).name)))
+        except ValueError as error:
+            log.warning("left out: %s", error)
+    return found
 
 
-def _name(run: Path) -> str:
-    from analysis.trajectories.run import read_config
+def _name(run: Path, name: str) -> str:
+    from analysis.records.run_file import RunFile, is_run
 
-    name = str(read_config(run).get("name", run.name))
-    file = run.resolve().parent / "config.yaml"
-    above = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    of_study = (above.get("train") or {}).get("kind") == "study"
-    return f"{above['name']}/{name}" if of_study else name
+    study = run.resolve().parent
+    above = RunFile.read(study) if is_run(study) else None
+    return f"{above.name}/{name}" if above is not None and above.kind == "study" else name
 
 
 def _signed(found: Mapping[str, Any] | None) -> str:

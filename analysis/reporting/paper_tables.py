@@ -121,7 +121,7 @@ TABLES = (ABLATION, SCALING, THINK)
 class HeadCount:
     """Heads in circuits on AIME 2024: how many, and the first five names.
 
-    run: what the name of our run (in its config.yaml) begins with.
+    run: what the name of our run (in its run.json) begins with.
     """
 
     row: str

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.records.run_file import MAX_HEAD_CURVES
+
 if TYPE_CHECKING:
     from analysis.intervals import Estimate
     from analysis.reporting.wandb_mirror import WandbMirror
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_HEAD_CURVES = 200
 ENDS = {"": "pass_at_1", "/lo": "low", "/hi": "high"}
 
 

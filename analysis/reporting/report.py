@@ -141,11 +141,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def traceability(run: Run) -> str:
     """What was measured, with what and by what: hashes, versions and settings."""
-    import yaml
-
-    from analysis.heads.changes import FDR
     from analysis.records.record import SCHEMA
-    from analysis.trajectories.trajectory import HYSTERESIS
 
     def cells(record: Record) -> list[str]:
         model, code = (record.origin.get(part) or {} for part in ("model", "code"))
@@ -157,8 +153,6 @@ def traceability(run: Run) -> str:
         versions = [_pairs(ours), _pairs(record.selection), name, _pairs(others)]
         return [str(record.step), *hashes, config, *versions]
 
-    config = yaml.safe_load(run.config_text)
-    tracking = config.get("tracking") or {}
     records = [point.record for point in run.points]
     hashes = ("weights", "adapter", "configuration")
     titles = ("step", *hashes, "code", "selection", "model", "libraries")
@@ -167,9 +161,9 @@ def traceability(run: Run) -> str:
         "settings": _pairs(records[0].settings),
         "graph": str(records[0].graph),
         "schema of the records": str(SCHEMA),
-        "calls": f"false-discovery rate {tracking.get('fdr', FDR)}, hysteresis "
-        f"{tracking.get('hysteresis', HYSTERESIS)} checkpoints",
-        "seed of the training": str(config.get("seed", "-")),
+        "calls": f"false-discovery rate {run.file.fdr}, hysteresis "
+        f"{run.file.hysteresis} checkpoints",
+        "seed of the training": "-" if run.file.seed is None else str(run.file.seed),
     }
     lines = "".join(f"<li>{key}: {escape(value)}</li>" for key, value in shared.items())
     return f"{html_table(titles, [cells(record) for record in records])}<ul>{lines}</ul>"
@@ -251,8 +245,9 @@ def section(run: Run, name: str) -> str:
     if run.points:
         parts["Heads"] = html_table(HEAD_TITLES, head_cells(run), f"{name}-heads") + roles_note(run)
         parts["Where the numbers come from"] = traceability(run)
-    config = f"<summary>config.yaml</summary><pre>{escape(run.config_text)}</pre>"
-    parts["Configuration"] = f"<details>{config}</details>"
+    if run.config_text is not None:
+        config = f"<summary>config.yaml</summary><pre>{escape(run.config_text)}</pre>"
+        parts["Configuration"] = f"<details>{config}</details>"
     body = "\n".join(f"<h3>{title}</h3>{part}" for title, part in parts.items())
     return f"<h2>{escape(run.label)}</h2>\n{body}"
 

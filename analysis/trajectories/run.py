@@ -9,19 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from analysis.heads.changes import FDR
 from analysis.heads.roles import Roles, read_roles
 from analysis.intervals import Association
 from analysis.records.evaluations import evaluated_tasks, read_evaluations, read_interventions
 from analysis.records.record import invalid_steps, read_records
+from analysis.records.run_file import RunFile, config_text
 from analysis.records.training_log import read_metrics
-from analysis.trajectories.trajectory import HYSTERESIS, Known, Point, associations, trajectory
+from analysis.trajectories.trajectory import Known, Point, associations, trajectory
 
 log = logging.getLogger(__name__)
-
-SIGNALS = {"sft": "loss", "grpo": "reward", "track": None}
 
 
 @dataclass(frozen=True)
@@ -41,29 +37,6 @@ class Row:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # benchmark -> as evaluation
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """The configuration of a run.
-
-    Raises:
-        ValueError: the directory is missing or holds no run, or it trains in an unknown way.
-    """
-    path = run / "config.yaml"
-    if not run.is_dir():
-        raise ValueError(f"there is no run {run}; give a directory that training wrote")
-    if not path.exists():
-        raise ValueError(f"{run} holds no config.yaml, so it is not a run; give runs/NAME itself")
-    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    kind = (config.get("train") or {}).get("kind")
-    if kind not in SIGNALS:
-        raise ValueError(f"{path} has train.kind {kind!r}; it must be one of {', '.join(SIGNALS)}")
-    return config
-
-
-def signal_name(run: Path) -> str | None:
-    """What the training of a run is followed by: `loss` for SFT, `reward` for GRPO, else None."""
-    return SIGNALS[read_config(run)["train"]["kind"]]
-
-
 def tracked_points(run: Path, known: Known | None = None) -> list[Point]:
     """The trajectory of a run; no points, with a warning, if the base is not among its records.
 
@@ -73,9 +46,8 @@ def tracked_points(run: Path, known: Known | None = None) -> list[Point]:
     if records and records[0].step != 0:
         log.warning("%s has no record of step 0, the base; no head's state is known", run)
         return []
-    tracking = read_config(run).get("tracking") or {}
-    how = {"q": tracking.get("fdr", FDR), "hysteresis": tracking.get("hysteresis", HYSTERESIS)}
-    return trajectory(records, **how, known=known) if records else []
+    file = RunFile.read(run)
+    return trajectory(records, file.fdr, file.hysteresis, known) if records else []
 
 
 def checkpoint_rows(run: Path, points: Sequence[Point] | None = None) -> list[Row]:
@@ -86,7 +58,7 @@ def checkpoint_rows(run: Path, points: Sequence[Point] | None = None) -> list[Ro
     Raises:
         ValueError: the directory holds no run, or the run has no checkpoint yet.
     """
-    name = signal_name(run)
+    name = RunFile.read(run).signal
     measured = {p.step: p for p in (tracked_points(run) if points is None else points)}
     evaluations, metrics = read_evaluations(run), read_metrics(run)
     tasks = {task: read_evaluations(run, task) for task in evaluated_tasks(run)}
@@ -112,19 +84,24 @@ def checkpoint_rows(run: Path, points: Sequence[Point] | None = None) -> list[Ro
 class Run:
     """Everything read from a run. `label` is its name, with its path where names are equal.
 
-    signal_name: `loss`, `reward` or, for checkpoints tracked afterwards, None.
+    file: its run.json. config_text: its config.yaml, if there is one.
     logged: step and value of the loss or reward, as the trainer logged it.
     interventions: results of `headlab evaluate` on its checkpoints.
     roles: of the heads at the last record; None if they were not measured.
     """
 
     label: str
-    signal_name: str | None
-    config_text: str
+    file: RunFile
+    config_text: str | None
     rows: list[Row]
     logged: list[tuple[int, float]]
     interventions: dict[str, dict[str, Any]] = field(default_factory=dict)
     roles: Roles | None = None
+
+    @property
+    def signal_name(self) -> str | None:
+        """`loss`, `reward`, ..., or None where nothing was trained."""
+        return self.file.signal
 
     @property
     def points(self) -> list[Point]:
@@ -146,16 +123,18 @@ def read_runs(paths: Sequence[Path], known: Known | None = None) -> list[Run]:
 
     known: see `analysis.trajectories.trajectory.trajectory`.
     """
-    names = [str(read_config(path).get("name", path.name)) for path in paths]
+    files = [RunFile.read(path) for path in paths]
+    names = [file.name for file in files]
     runs = []
-    for path, name in zip(paths, names, strict=True):
-        signal, rows = signal_name(path), checkpoint_rows(path, tracked_points(path, known))
+    for path, file in zip(paths, files, strict=True):
+        name, signal = file.name, file.signal
+        rows = checkpoint_rows(path, tracked_points(path, known))
         tracked = [row.step for row in rows if row.point is not None]
         metrics = sorted(read_metrics(path).items())
         run = Run(
             label=name if names.count(name) == 1 else f"{name} ({path})",
-            signal_name=signal,
-            config_text=(path / "config.yaml").read_text(encoding="utf-8"),
+            file=file,
+            config_text=config_text(path),
             rows=rows,
             logged=[(step, values[signal]) for step, values in metrics if signal in values],
             interventions=read_interventions(path),

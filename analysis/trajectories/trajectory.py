@@ -25,13 +25,21 @@ from typing import Any
 import torch
 
 from analysis.files import write_json
-from analysis.heads.changes import CHANGES, FDR, Change, Heads, calls, compare, sets
+from analysis.heads.changes import (
+    CHANGES,
+    FDR,
+    HYSTERESIS,
+    Change,
+    Heads,
+    calls,
+    compare,
+    sets,
+)
 from analysis.heads.resampling import sweep_sizes
 from analysis.intervals import Association, Estimate, association, estimate_of_set
 from analysis.models.graph import short_head_name
 from analysis.records.record import Record
 
-HYSTERESIS = 2
 TAU_SHARES = (0.001, 0.003, 0.01, 0.03, 0.1)
 STATES = ("in_circuit", "emergent", "retained", "pruned", "transient")
 

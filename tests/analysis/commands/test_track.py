@@ -18,6 +18,7 @@ from analysis.commands.track import Options, act, find_checkpoints
 from analysis.models.loading import load_part
 from analysis.models.provenance import code_version, weight_hashes
 from analysis.records.record import read_record, read_records, read_scores
+from analysis.records.run_file import RunFile
 from analysis.reporting.wandb_mirror import WandbMirror
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker, smallest_faithful
@@ -206,7 +207,7 @@ def test_a_model_with_nan_weights_gets_an_invalid_record(tmp_path, caplog):
     run_dir = tmp_path / "r"
     settings = TrackingSettings(resamples=10, ig_steps=2)
     tracker = HeadTracker(run_dir, random_pairs(4), settings)
-    (run_dir / "config.yaml").write_text("name: r\ntrain:\n  kind: track\n")
+    RunFile("r", "track").write(run_dir)
     model = tiny_model("qwen2", torch.float32)
     tracker.track(model, 0, show_progress=False)
     weight = model.model.layers[1].self_attn.o_proj.weight

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from transformers import AutoModelForCausalLM
 
 from analysis.circuits.circuit import Circuit, head_mask
@@ -35,6 +34,7 @@ from analysis.heads.changes import jaccard
 from analysis.heads.resampling import Selection, resample_heads, select
 from analysis.models.graph import Graph
 from analysis.records.record import Record, read_record, read_scores, write_record
+from analysis.records.run_file import RunFile
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker
 from tests.support.models import random_pairs, tiny_model
@@ -77,9 +77,7 @@ def plant(edges: tuple[str, ...], n_pairs: int = 12, noise: float = 0.01) -> tor
 
 def write_run(path: Path, name: str, scores: dict[int, torch.Tensor], top_n: int) -> Path:
     """A run with a record for each step."""
-    path.mkdir(parents=True)
-    config = {"name": name, "train": {"kind": "sft"}}
-    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    RunFile(name, "sft", "loss").write(path)
     for step, per_pair in scores.items():
         write_record(path, make_record(step, per_pair, top_n), per_pair)
     return path
@@ -277,7 +275,8 @@ def test_what_can_not_be_compared_is_refused(tmp_path):
     (tmp_path / "empty" / "heads").mkdir(parents=True)
     refused("has no records; track its checkpoints", f"a={one}", f"b={tmp_path}/empty")
     refused("holds no directory heads", f"a={one}", f"b={tmp_path}")
-    refused("name must end in .json or .pt", f"a={one}", f"b={one}/config.yaml")
+    (tmp_path / "no.yaml").touch()
+    refused("name must end in .json or .pt", f"a={one}", f"b={tmp_path}/no.yaml")
     (tmp_path / "other.json").write_text("{}")
     refused("is not an EAP-IG graph file", f"a={one}", f"b={tmp_path}/other.json")
     refused("model_c is given, but no c", f"a={one}", f"b={one}@0", "model_c=x")
@@ -337,7 +336,7 @@ def trained(tmp_path_factory) -> Path:
         model = tiny_model("qwen2", torch.float32, seed)
         model.save_pretrained(checkpoint)
         HeadTracker(run, random_pairs(8), settings).track(model, 4, show_progress=False)
-        (run / "config.yaml").write_text(yaml.safe_dump({"name": name, "train": {"kind": "sft"}}))
+        RunFile(name, "sft", "loss").write(run)
     return root
 
 

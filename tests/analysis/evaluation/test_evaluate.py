@@ -32,6 +32,7 @@ from analysis.evaluation.sampling import (
 from analysis.evaluation.setup import Options
 from analysis.prompts.chat import Prompting
 from analysis.prompts.problems import Problem
+from analysis.records.run_file import RunFile
 from tests.support.known_circuit import HEADS, PROBLEMS, save_copier
 from tests.support.places import ROOT
 from train.recipes.tiny import build_tokenizer
@@ -322,8 +323,7 @@ def test_a_score_measured_otherwise_is_not_replaced(copier, tmp_path, capsys):
     from analysis.records.evaluations import read_evaluations
 
     run_dir = tmp_path / "my-run"
-    run_dir.mkdir()
-    (run_dir / "config.yaml").write_text("name: my-run\ntrain: {kind: sft}\n")
+    RunFile("my-run", "sft", "loss").write(run_dir)
     (run_dir / "checkpoint-7").symlink_to(copier)
     for size, out in ((20, "a"), (3, "b")):
         words_of = [
@@ -432,8 +432,7 @@ def test_a_checkpoint_of_a_run(copier, tmp_path, compose):
     from analysis.trajectories.run import checkpoint_rows
 
     run_dir = tmp_path / "my-run"
-    (run_dir).mkdir()
-    (run_dir / "config.yaml").write_text("name: my-run\ntrain: {kind: sft}\n")
+    RunFile("my-run", "sft", "loss").write(run_dir)
     write_json(run_dir / "base.json", {"path": str(copier), "dtype": "float32"})
     (run_dir / "checkpoint-7").symlink_to(copier)
     for place, change in (("0", "none"), ("last", f"zero:{','.join(HEADS)}")):

@@ -44,6 +44,7 @@ from analysis.models.anatomy import anatomy
 from analysis.prompts.pairs import encode
 from analysis.prompts.regions import Region, find_regions
 from analysis.records.record import read_record
+from analysis.records.run_file import RunFile
 from analysis.reporting.report import write_report
 from analysis.reporting.tables import HEAD_TITLES, head_cells
 from analysis.tracking.settings import TrackingSettings
@@ -389,8 +390,7 @@ def tracked(run: Path, tiny_dir: Path) -> tuple[Any, Pairs]:
 
     pairs = Pairs([Pair(ids(a, 9 - a), ids(9 - a, a + 1)) for a in range(1, 7)])
     model = AutoModelForCausalLM.from_pretrained(tiny_dir)
-    run.mkdir()
-    (run / "config.yaml").write_text("name: r\ntrain: {kind: track}\n")
+    RunFile("r", "track").write(run)
     HeadTracker(run, pairs, SETTINGS, tokenizer).track(model, 0, show_progress=False)
     return model, pairs
 

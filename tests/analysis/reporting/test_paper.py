@@ -180,7 +180,7 @@ def test_distilled(compose, toy, capsys):
     said = capsys.readouterr().out
     assert said.count("finished already") == 2
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*.json")}
-    assert {p for p in after if after[p] != before.get(p)} <= {run / "pairs.json"}
+    assert {p for p in after if after[p] != before.get(p)} <= {run / "pairs.json", run / "run.json"}
     rows, _ = paper.head_rows(paper.tracked_runs([run]))
     assert rows[1][:2] == ["distilled", "32"]
     assert rows[1][2] != "-"
@@ -320,6 +320,7 @@ def test_heads_of_runs_are_counted_as_the_paper_counts(compose, toy):
 
 def test_each_rate_of_grpo_has_its_row(compose, tmp_path):
     """The paper's one count stands beside both."""
+    from analysis.records.run_file import RunFile
     from analysis.tracking.settings import TrackingSettings
     from analysis.tracking.tracker import HeadTracker
     from tests.support.models import random_pairs, tiny_model
@@ -328,7 +329,7 @@ def test_each_rate_of_grpo_has_its_row(compose, tmp_path):
     for step in (0, 1):
         tracker.track(tiny_model("qwen2", seed=step), step, show_progress=False)
     name = compose("grpo", "experiment=paper/openr1_lr2e-5").name
-    (tmp_path / "config.yaml").write_text(f"name: {name}\ntrain: {{kind: grpo}}\n")
+    RunFile(name, "grpo", "reward").write(tmp_path)
     rows, _ = paper.head_rows(paper.tracked_runs([tmp_path]))
     by_name = {row[0]: row for row in rows}
     assert by_name["GRPO OpenR1, lr 1e-6"][1:3] == ["19", "-"]

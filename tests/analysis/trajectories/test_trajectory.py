@@ -14,6 +14,7 @@ import torch
 
 from analysis.records.evaluations import write_evaluation
 from analysis.records.record import Record, read_records, record_dir, write_record
+from analysis.records.run_file import RunFile
 from analysis.records.secrets import redact
 from analysis.reporting.pictures import CELL, COLOURS, cohort_picture, head_map_picture
 from analysis.reporting.present import present
@@ -43,8 +44,7 @@ def some_records(pattern: str = "bbmmbm") -> list[Record]:
 
 
 def run_with(directory: Path, records: list[Record], kind: str = "sft") -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.yaml").write_text(f"name: r\ntrain:\n  kind: {kind}\n")
+    RunFile("r", kind).write(directory)
     for record in records:
         write_record(directory, record, torch.zeros(8, 1))
     return directory
