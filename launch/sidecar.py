@@ -29,7 +29,7 @@ from analysis.cli import main as run_command
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from analysis.models.loading import Base
+    from analysis.records.checkpoints import Base
     from analysis.tracking.tracker import HeadTracker
     from train.schedule import Schedule
 
@@ -62,8 +62,9 @@ class Watched:
         Raises:
             ValueError: it is a run without tracking.
         """
-        from analysis.models.loading import Base, load_tokenizer_if_any
+        from analysis.models.loading import load_tokenizer_if_any
         from analysis.prompts.pairs import Pairs
+        from analysis.records.checkpoints import Base
         from analysis.tracking.tracker import HeadTracker
         from train.build import tracking_settings
         from train.config import load_resolved, plain
@@ -178,15 +179,10 @@ def watch(options: Options) -> Watched:
     Raises:
         ValueError: the run is tracked by its trainer, or some checkpoints could not be tracked.
     """
-    import torch
-
     from analysis.reporting.wandb_mirror import WandbMirror
     from train.checkpoints import checkpoints, is_complete
 
     run = Path(options.run)
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     watched = _find(run, options)
     if watched.cfg.tracking.where != "sidecar" and watched.trainer_is_there:
         raise ValueError(
@@ -199,7 +195,7 @@ def watch(options: Options) -> Watched:
         worked = False
         for step, checkpoint in todo:
             try:
-                worked = watched.track(step, checkpoint, device)
+                worked = watched.track(step, checkpoint, options.device)
             except (ValueError, RuntimeError) as error:
                 failed[step] = str(error)
                 log.error("step %d can't be tracked: %s", step, error)

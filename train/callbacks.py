@@ -18,7 +18,7 @@ from transformers.trainer_callback import ProgressCallback
 from analysis.evaluation.asking import digest, evaluate
 from analysis.evaluation.completions import Completions
 from analysis.evaluation.sampling import Sampling
-from analysis.models.loading import Base
+from analysis.records.checkpoints import Base
 from analysis.records.evaluations import answers_path, read_evaluations, write_evaluation
 from analysis.reporting.present import present
 from analysis.reporting.publish import Publisher
@@ -180,13 +180,12 @@ class HeadTrackingCallback(CheckpointCallback):
     def _copy(self, step: int) -> Any:
         """The model of a checkpoint, read back from its files."""
         run = self.tracker.run
-        device = "cuda" if torch.cuda.is_available() else "cpu"
 
         def load() -> Any:
             base = Base.read(run)
             assert base is not None, "written when training began"
             with unsharded_loading():
-                return base.load(run / f"checkpoint-{step}" if step else None, device)
+                return base.load(run / f"checkpoint-{step}" if step else None)
 
         return distributed.together(load)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from analysis.files import write_json
-from analysis.models.loading import Base
+from analysis.records.checkpoints import Base
 from analysis.records.training_log import append_metrics
 from analysis.tracking import distributed
 from train.checkpoints import (

@@ -21,8 +21,9 @@ from omegaconf import DictConfig
 
 from analysis.evaluation.sampling import Sampling
 from analysis.files import atomic_write
-from analysis.models.loading import Base
+from analysis.models.loading import load_tokenizer
 from analysis.prompts.pairs import Pairs
+from analysis.records.checkpoints import Base
 from analysis.records.locks import Held, Lock
 from analysis.records.run_file import RunFile
 from analysis.records.secrets import redact
@@ -196,16 +197,13 @@ def assemble(plan: Plan) -> Setup:
     """
     import torch
     from accelerate import PartialState
-    from transformers import AutoTokenizer
 
     cfg = plan.cfg
     if cfg.resources.threads is not None:
         torch.set_num_threads(cfg.resources.threads)
     with PartialState().main_process_first():
         model_path = cfg.model.path or str(build_recipe(cfg.model.recipe, cfg.model.seed))
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = load_tokenizer(model_path)
     pairs = build_pairs(cfg, tokenizer) if plan.tracking is not None else None
     return Setup(model_path, tokenizer, pairs)
 
@@ -312,8 +310,6 @@ def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Any]) 
 
     The trainer is not started: resumed at its last step, it would train one step more.
     """
-    import torch
-
     from train.callbacks import CheckpointCallback
     from train.keeper import write_finished
 
@@ -332,7 +328,7 @@ def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Any]) 
         return
     base = Base.read(plan.run) or Base(setup.model_path, "float32")
     with unsharded_loading():
-        model = base.load(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+        model = base.load(checkpoint)
     for observer in observers:
         observer.observe(step, model, setup.tokenizer)
 

@@ -83,15 +83,17 @@ def build(options: Options) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from analysis.models.loading import load_model
+
     on_gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if on_gpu else torch.float32
+    dtype = "bfloat16" if on_gpu else "float32"
     if options.shape in SHAPES:
         shape = dict(SHAPES[options.shape])
         config = AutoConfig.for_model(**shape, max_position_embeddings=32768)
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     elif Path(options.shape).is_dir():
-        model = AutoModelForCausalLM.from_pretrained(options.shape, dtype=dtype)
+        model = load_model(options.shape, dtype)
     else:
         raise ValueError(f"no shape and no directory {options.shape!r}; known: {', '.join(SHAPES)}")
     return model.eval().requires_grad_(False).to("cuda" if on_gpu else "cpu")

@@ -36,14 +36,14 @@ def act(options: Options) -> None:
     if out.exists():
         raise ValueError(f"{out} exists; give another out, or remove it")
     named = find_model(options.model)
-    config = load_config(named.path)
+    config = load_config(named.path, named.base)
     intervention = parse_intervention(options.intervention, graph_of(config))
     if intervention is None:
         raise ValueError("intervention=none changes nothing; give zero:, scale: or mean:")
-    tokenizer, reference = load_tokenizer(named.path), []
+    tokenizer, reference = load_tokenizer(named.path, named.base), []
     if options.reference is not None:
         reference = read_reference(Path(options.reference), tokenizer, config)
-    model = load_model(named.path, options.dtype or named.dtype)
+    model = load_model(named.path, options.dtype or named.dtype, base=named.base)
     added = constants(model, intervention, reference)
     save_baked(out, model, tokenizer, intervention, added)
     print(f"{len(intervention.heads)} heads changed ({intervention}); wrote {out}")

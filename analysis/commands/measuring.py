@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
-from analysis.models.loading import DTYPES, load_part
+from analysis.models.loading import DTYPES, load_config, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from analysis.attribution.edge_scores import EdgeScores
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ModelOptions:
-    path: str = key("directory (or hub name) of a model, or of an adapter of one")
+    path: str = key("directory or hub name of a model or adapter, or RUN@STEP")
 
 
 @dataclass
@@ -62,30 +62,24 @@ def load(options: Options) -> tuple[Any, Pairs]:
     Raises:
         ValueError: either can't be read, or the architecture is not supported.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
     from analysis.attribution.eap import check_settings
     from analysis.models.anatomy import check_supported
     from analysis.prompts.pairs import Pairs, holds_text
+    from analysis.records.checkpoints import find_model
 
     settings = asdict(options.attribution)
     dtype = settings.pop("dtype")
     if dtype not in DTYPES:
         raise ValueError(f"unknown attribution.dtype {dtype!r}; known: {', '.join(DTYPES)}")
     check_settings(**settings)
-    path = options.model.path
-    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
-        raise ValueError(f"there is no directory model.path={path}")
+    named = find_model(options.model.path)
     file = Path(options.pairs.path)
     if not file.is_file():
         raise ValueError(f"there is no pairs file {file}")
-    if not (Path(path) / "adapter_config.json").exists():
-        check_supported(load_part(AutoConfig, path).model_type)
-    tokenizer = load_part(AutoTokenizer, path) if holds_text(file) else None
+    check_supported(load_config(named.path, named.base).model_type)
+    tokenizer = load_tokenizer(named.path, named.base) if holds_text(file) else None
     pairs = Pairs.load(file, tokenizer)
-    model = load_part(AutoModelForCausalLM, path, dtype=getattr(torch, dtype))
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), pairs
+    return load_model(named.path, dtype, base=named.base), pairs
 
 
 def measure(options: Options, model: Any, pairs: Pairs) -> EdgeScores:

@@ -46,7 +46,8 @@ def act(options: Options) -> None:
     o = options
     if o.options is not None and not isinstance(o.options, dict):
         raise ValueError(f"options is {o.options!r}; write 'options={{terms: 3}}'")
-    tokenizer = load_tokenizer(find_model(o.model).path)
+    named = find_model(o.model)
+    tokenizer = load_tokenizer(named.path, named.base)
     problems = generate(o.source, POOL * o.size, o.seed, "held_out", o.options)
     prompting = Prompting(o.system_prompt, o.suffix, think=on_off("think", o.think))
     pairs = counterfactual_pairs(

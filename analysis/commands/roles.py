@@ -51,9 +51,7 @@ def measure(run: Path, record: Record, batch_size: int) -> Roles:
     Raises:
         ValueError: the checkpoint is gone, or it or the pairs are not those of the record.
     """
-    import torch
-
-    from analysis.models.loading import Base, load_model, load_tokenizer_if_any
+    from analysis.models.loading import load_model, load_tokenizer_if_any
     from analysis.models.provenance import weight_hashes
     from analysis.prompts.pairs import Pairs
     from analysis.records.checkpoints import find_model
@@ -64,19 +62,14 @@ def measure(run: Path, record: Record, batch_size: int) -> Roles:
             f"{run}/pairs.jsonl holds other pairs (hash {pairs.hash}) than the record of step "
             f"{record.step} was measured on ({record.pairs_hash}); restore that file"
         )
-    named, base = find_model(f"{run}@{record.step}"), Base.read(run)
-    measured = record.origin["model"]
-    if base is None:
-        model = load_model(named.path, measured["dtype"])
-    else:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = base.load(Path(named.path) if record.step else None, device)
+    named, measured = find_model(f"{run}@{record.step}"), record.origin["model"]
+    model = load_model(named.path, named.dtype or measured["dtype"], base=named.base)
     if any(measured[part] != found for part, found in weight_hashes(model).items()):
         raise ValueError(
             f"{named.path} has other weights than step {record.step} of {run} was measured with; "
             "track that checkpoint again (headlab track redo=true)"
         )
-    tokenizer = load_tokenizer_if_any(base.path if base else named.path)
+    tokenizer = load_tokenizer_if_any(named.base or named.path)
     sample = record.settings["resamples"], record.settings["seed"]
     roles = head_roles(model, pairs, tokenizer, batch_size, *sample)
     write_roles(run, record.step, pairs.hash, roles)

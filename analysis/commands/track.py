@@ -149,11 +149,9 @@ def start_tracker(options: Options, run: Path) -> HeadTracker:
 
 def act(options: Options) -> None:
     """Track every checkpoint that has no record, presenting each; print the table."""
-    import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
-    from analysis.models.loading import DTYPES, load_part
+    from analysis.models.loading import DTYPES, load_model
     from analysis.records.run_file import RunFile, configuration
     from analysis.reporting.present import present
     from analysis.reporting.publish import Publisher
@@ -178,11 +176,9 @@ def act(options: Options) -> None:
     )
     mirror.announce()
     publisher = Publisher(run, mirror)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     for count, (step, path) in enumerate(todo.items(), start=1):
         print(f"[{count}/{len(todo)}] step {step}: {path}", flush=True)
-        model = load_part(AutoModelForCausalLM, path, dtype=getattr(torch, options.dtype))
-        tracker.track(model.to(device).eval(), step)
+        tracker.track(load_model(path, options.dtype), step)
         present(publisher)
     if not todo:
         present(publisher)

@@ -15,50 +15,47 @@ if TYPE_CHECKING:
     from analysis.circuits.faithfulness import CircuitEvaluation
     from analysis.comparison.definitions import Cell, Subject
     from analysis.prompts.pairs import Pairs
+    from analysis.records.checkpoints import Named
 
 RESAMPLES = 1000  # of cross-faithfulness where no record says how many
 
 
-def find_model(options: Options, subject: Subject) -> tuple[str | None, str]:
-    """Path of a subject's model, or None; and, where it is None, the reason.
+def model_of(options: Options, subject: Subject) -> tuple[Named | None, str]:
+    """The model of a subject, or None; and, where it is None, the reason.
 
     Raises:
-        ValueError: the path that was given does not exist.
+        ValueError: there is no model of the name that was given.
     """
-    wanted = f"model_{subject.name}"
-    given = getattr(options, wanted)
+    from analysis.records.checkpoints import find_model
+
+    key = f"model_{subject.name}"
+    given = getattr(options, key)
     if given is not None:
-        if given.startswith(("/", ".", "~")) and not Path(given).expanduser().is_dir():
-            raise ValueError(f"there is no directory {wanted}={given}")
-        return str(Path(given).expanduser()) if Path(given).expanduser().is_dir() else given, ""
+        try:
+            return find_model(given), ""
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
     if subject.record is None:
-        return None, f"{subject.source} does not name its model; give {wanted}=DIR"
-    checkpoint = subject.source / f"checkpoint-{subject.record.step}"
-    if checkpoint.is_dir():
-        return str(checkpoint), ""
-    recorded = str(subject.record.origin.get("model", {}).get("path") or "")
-    if recorded and Path(recorded).is_dir():
-        return recorded, ""
-    return None, (
-        f"there is neither {checkpoint} nor the recorded model {recorded or '(none)'} here; "
-        f"give {wanted}=DIR"
-    )
+        return None, f"{subject.source} does not name its model; give {key}=DIR"
+    try:
+        return find_model(f"{subject.source}@{subject.record.step}"), ""
+    except ValueError as error:
+        return None, f"{error}; give {key}=DIR"
 
 
-def load_model(options: Options, subject: Subject, path: str) -> tuple[Any, str]:
-    """A model, loaded as it was recorded, and how its weights differ from the recorded ones.
+def load_as_recorded(options: Options, subject: Subject, named: Named) -> tuple[Any, str]:
+    """A subject's model, and how its weights differ from the recorded ones.
 
     The difference is "" if there is none, or nothing recorded to compare with.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    from analysis.models.loading import DTYPES, load_part
+    from analysis.models.loading import DTYPES, load_model
     from analysis.models.provenance import weight_hashes
 
     origin = subject.record.origin.get("model", {}) if subject.record is not None else {}
     recorded = origin.get("dtype") if origin.get("dtype") in DTYPES else None
-    model = load_part(AutoModelForCausalLM, path, dtype=getattr(torch, recorded or options.dtype))
+    model = load_model(named.path, recorded or options.dtype, options.device, named.base)
     differences = []
     if recorded:
         found = weight_hashes(model)
@@ -68,23 +65,18 @@ def load_model(options: Options, subject: Subject, path: str) -> tuple[Any, str]
                 continue  # an adapter that was not trained yet does nothing
             if part in origin and origin[part] != found[part]:
                 differences.append(f"{part} {found[part]} where {origin[part]} was recorded")
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device=device, dtype=getattr(torch, options.dtype)).eval()
-    return model, f"{path} has {' and '.join(differences)}" if differences else ""
+    model = model.to(getattr(torch, options.dtype))
+    return model, f"{named.path} has {' and '.join(differences)}" if differences else ""
 
 
 def find_pairs(
-    options: Options, subjects: Sequence[Subject], path: str
+    options: Options, subjects: Sequence[Subject], named: Named
 ) -> tuple[Pairs | None, str]:
     """The pairs of cross-faithfulness, and what is to be said of them, such as why there are none.
 
-    `path` is a model whose tokenizer reads pairs that are text.
+    `named` is a model whose tokenizer reads pairs that are text.
     """
-    from transformers import AutoTokenizer
-
-    from analysis.models.loading import load_part
+    from analysis.models.loading import load_tokenizer
     from analysis.prompts.pairs import Pairs, holds_text
 
     records = [subject for subject in subjects if subject.record is not None]
@@ -95,7 +87,8 @@ def find_pairs(
         if options.pairs is not None:
             raise ValueError(f"there is no pairs file {file}")
         return None, f"there is no {file}; give pairs=FILE.jsonl"
-    pairs = Pairs.load(file, load_part(AutoTokenizer, path) if holds_text(file) else None)
+    tokenizer = load_tokenizer(named.path, named.base) if holds_text(file) else None
+    pairs = Pairs.load(file, tokenizer)
     wanted = records[0].record.pairs_hash if records and records[0].record else pairs.hash
     if pairs.hash == wanted:
         return pairs, ""
@@ -147,21 +140,22 @@ def cross_faithfulness(
 
     if not options.cross:
         return [cell for name in names for cell in empty(name, "cross=false")], [], {}
-    models = {subject.name: find_model(options, subject) for subject in subjects}
-    paths = [path for path, _ in models.values() if path is not None]
-    pairs, note = find_pairs(options, subjects, paths[0]) if paths else (None, "")
+    models = {subject.name: model_of(options, subject) for subject in subjects}
+    there = [named for named, _ in models.values() if named is not None]
+    pairs, note = find_pairs(options, subjects, there[0]) if there else (None, "")
     cells: list[Cell] = []
     notes = [note] if note else []
     for subject in subjects:
-        path, reason = models[subject.name]
-        if path is None or pairs is None:
+        named, reason = models[subject.name]
+        if named is None or pairs is None:
             cells += empty(subject.name, reason or note)
             continue
         explicit = getattr(options, f"model_{subject.name}") is not None
         try:
-            model, difference = load_model(options, subject, path)
+            model, difference = load_as_recorded(options, subject, named)
             if difference and not explicit:
-                raise ValueError(f"{difference}; give model_{subject.name}={path} to use it so")
+                mend = f"give model_{subject.name}={named.path} to use it so"
+                raise ValueError(f"{difference}; {mend}")
         except ValueError as error:
             if explicit:
                 raise
@@ -172,7 +166,7 @@ def cross_faithfulness(
         cells += _column(options, subjects, subject.name, model, pairs)
         del model
     about = {
-        "models": {name: path for name, (path, _) in models.items()},
+        "models": {name: named and named.path for name, (named, _) in models.items()},
         "pairs_hash": None if pairs is None else pairs.hash,
         "metric": _settings(subjects).get("metric", options.metric),
         "ablation": "patch",

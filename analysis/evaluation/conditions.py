@@ -34,7 +34,7 @@ from analysis.interventions.operations import (
 )
 from analysis.interventions.random_sets import matched_random_sets
 from analysis.models.graph import head_name
-from analysis.models.loading import is_adapter, load_config, load_model, load_tokenizer
+from analysis.models.loading import adapter_base, load_config, load_model, load_tokenizer
 from analysis.prompts.pairs import encode
 from analysis.records.checkpoints import Named
 
@@ -114,16 +114,17 @@ def _fill(
     stores: dict[str, Completions],
 ) -> None:
     """Draw what is missing of the conditions of one model, which is loaded if anything is."""
-    tokenizer = load_tokenizer(named.path)
+    tokenizer = load_tokenizer(named.path, named.base)
     requests = requests_of(tokenizer, setup.problems, setup.prompting, setup.sampling.samples)
     missing = [c for c in conditions if not all(stores[c.name].has(r) for r in requests)]
     if not missing:
         return
-    check_room(load_config(named.path), tokenizer, requests, setup.sampling.max_new_tokens)
+    config = load_config(named.path, named.base)
+    check_room(config, tokenizer, requests, setup.sampling.max_new_tokens)
     prompts = list(dict.fromkeys(request.prompt for request in requests))
     reference = _reference(setup, named, tokenizer, prompts)
     by_vllm = setup.options.backend == "vllm"
-    model = None if by_vllm else load_model(named.path, setup.dtype)
+    model = None if by_vllm else load_model(named.path, setup.dtype, base=named.base)
     size = AT_ONCE if by_vllm else setup.sampling.batch_size
     for condition in missing:
         with _answering(setup, named, model, tokenizer, condition, reference) as complete:
@@ -160,7 +161,8 @@ def _reference(
         return []
     if setup.options.reference is None:
         return [encode(tokenizer, prompt) for prompt in prompts[:REFERENCE_PROMPTS]]
-    return read_reference(Path(setup.options.reference), tokenizer, load_config(named.path))
+    config = load_config(named.path, named.base)
+    return read_reference(Path(setup.options.reference), tokenizer, config)
 
 
 @contextmanager
@@ -185,13 +187,14 @@ def _answering(
         return
     with tempfile.TemporaryDirectory(prefix="headlab-baked-") as scratch:
         path = named.path
-        if change is not None or is_adapter(path):  # the engine takes whole checkpoints
-            fresh = load_model(named.path, setup.dtype, "cpu")  # the GPU's memory is the engine's
+        if change is not None or adapter_base(path):  # the engine takes whole checkpoints
+            # on the CPU: the GPU's memory is the engine's
+            fresh = load_model(named.path, setup.dtype, "cpu", named.base)
             added = None if change is None else constants(fresh, change, reference, o.seed)
             path = f"{scratch}/model"
             save_baked(Path(path), fresh, tokenizer, change, added)
             del fresh
-        dtype = setup.dtype or str(load_config(named.path).dtype).removeprefix("torch.")
+        dtype = setup.dtype or str(load_config(named.path, named.base).dtype).removeprefix("torch.")
         with engine(path, dtype, setup.sampling, o.seed) as complete:
             yield complete
 

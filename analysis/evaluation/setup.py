@@ -108,12 +108,12 @@ def prepare(options: Options) -> Setup:
     if o.reference is not None and not Path(o.reference).is_file():
         raise ValueError(f"there is no pairs file {o.reference}")
     model, think = find_model(o.model), on_off("think", o.think)
-    config = load_config(model.path)
+    config = load_config(model.path, model.base)
     graph = graph_of(config) if o.intervention != "none" else None
     intervention = parse_intervention(o.intervention, graph) if graph is not None else None
     base = base_of(model, o.base) if graph is not None else None
     if base is not None and graph is not None:
-        _check_same_shape(graph_of(load_config(base.path)), graph)
+        _check_same_shape(graph_of(load_config(base.path, base.base)), graph)
     if intervention is not None and o.backend == "vllm":
         check_bakes(intervention.operation, config.model_type)
     task = slug(o.task) + (f"-think-{think}" if think else "")
@@ -145,8 +145,7 @@ def _check_same_shape(base: Graph, graph: Graph) -> None:
 
 def base_of(model: Named, given: str | None) -> Named | None:
     """The model that the same heads are changed in: as given, or step 0 of the model's run."""
-    from analysis.models.loading import Base
-    from analysis.records.checkpoints import find_model
+    from analysis.records.checkpoints import Base, find_model
 
     if given == "none":
         return None

@@ -1,13 +1,41 @@
-"""Which model a text names: a directory, a hub name, or the checkpoint of a run (RUN@STEP)."""
+"""The models of runs: what a run started from, and which model a text such as RUN@STEP names."""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from analysis.models.loading import Base
+from analysis.models.loading import load_model
 from analysis.records.run_file import is_run
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a run started from, as it stands in RUN/base.json.
+
+    path: directory or hub name. dtype: of the weights in training, in which all checkpoints are
+    measured.
+    """
+
+    path: str
+    dtype: str
+
+    @classmethod
+    def read(cls, run: Path) -> Base | None:
+        """That of a run, or None if the run has not got so far."""
+        path = run / "base.json"
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def load(self, checkpoint: Path | None, device: str = "auto") -> Any:
+        """The model of a checkpoint of the run, or of the base itself, as `load_model` gives it.
+
+        Raises:
+            ValueError: it can't be loaded.
+        """
+        return load_model(checkpoint or self.path, self.dtype, device, self.path)
 
 
 @dataclass(frozen=True)
@@ -16,12 +44,14 @@ class Named:
 
     path: directory or hub name of the model, or of an adapter. run, step: the run whose checkpoint
     it is, where it is one. dtype: that of the run's training, which its checkpoints are loaded in.
+    base: what the run started from, to which an adapter of it is attached.
     """
 
     path: str
     run: Path | None = None
     step: int | None = None
     dtype: str | None = None
+    base: str | None = None
 
     @property
     def label(self) -> str:
@@ -73,11 +103,11 @@ def _of_run(run: Path, step: str) -> Named:
         raise ValueError(f"{run} has no checkpoint left; name a step that was tracked, or a model")
     number = max(there) if step == "last" else int(step)
     base = Base.read(run)
-    dtype = base.dtype if base is not None else None
+    of_run = (base.dtype, base.path) if base is not None else (None, None)
     if number in there:
-        return Named(str(there[number]), run, number, dtype)
+        return Named(str(there[number]), run, number, *of_run)
     if number == 0 and base is not None:
-        return Named(base.path, run, 0, dtype)
+        return Named(base.path, run, 0, *of_run)
     record = read_record(run, number)
     recorded = str(record.origin.get("model", {}).get("path") or "") if record else ""
     if recorded and (Path(recorded).is_dir() or not recorded.startswith("/")):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from analysis import Pairs, attribute
-from analysis.models.loading import Base
+from analysis.records.checkpoints import Base
 from analysis.records.evaluations import read_evaluations
 from analysis.records.record import read_record, read_records, read_scores
 from analysis.records.training_log import read_metrics

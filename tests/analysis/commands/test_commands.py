@@ -146,7 +146,7 @@ SETTINGS = [
     (["verbose"], 2, "'verbose' is not key=value"),
     (["circuit.top_n=3", "circuit.fraction=0.1"], 1, "exactly one of top_n"),
     (["circuit.top_n=100000"], 1, "top_n must lie in 1 .."),
-    (["model.path=/nowhere"], 1, "there is no directory model.path=/nowhere"),
+    (["model.path=/nowhere"], 1, "there is no directory /nowhere"),
     (["pairs.path=/nowhere"], 1, "there is no pairs file /nowhere"),
 ]
 

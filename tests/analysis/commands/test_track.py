@@ -15,7 +15,7 @@ import torch
 
 from analysis.cli import parse
 from analysis.commands.track import Options, act, find_checkpoints
-from analysis.models.loading import load_part
+from analysis.models.loading import load_model
 from analysis.models.provenance import code_version, weight_hashes
 from analysis.records.record import read_record, read_records, read_scores
 from analysis.records.run_file import RunFile
@@ -283,10 +283,7 @@ def test_hashes_tell_weights_and_adapters_apart(tmp_path):
     adapted.base_model.model.config._name_or_path = str(tmp_path / "base")
     adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
     adapted.save_pretrained(tmp_path / "adapter")
-    from transformers import AutoModelForCausalLM
-
-    loaded = load_part(AutoModelForCausalLM, str(tmp_path / "adapter"), dtype=torch.float32)
-    assert weight_hashes(loaded) == found
+    assert weight_hashes(load_model(tmp_path / "adapter", "float32")) == found
     with torch.no_grad():
         next(plain.parameters()).view(-1)[0] += 1
     assert weight_hashes(plain)["weights"] != base["weights"]

@@ -281,7 +281,7 @@ def test_what_can_not_be_compared_is_refused(tmp_path):
     refused("is not an EAP-IG graph file", f"a={one}", f"b={tmp_path}/other.json")
     refused("model_c is given, but no c", f"a={one}", f"b={one}@0", "model_c=x")
     both = (f"a={one}", f"b={one}@0")
-    refused("there is no directory model_a=./x", *both, "model_a=./x", "cross=true")
+    refused("model_a: there is no directory ./x", *both, "model_a=./x", "cross=true")
     refused("q, a false-discovery rate", f"a={one}", f"b={one}@0", "q=1.5")
     refused("unknown dtype 'float8'", f"a={one}", f"b={one}@0", "dtype=float8")
     for given, step in (
@@ -382,7 +382,8 @@ def test_models_are_those_that_were_recorded(tmp_path, trained, capsys):
     try:
         act(options(tmp_path, *pair))
         text = " ".join(capsys.readouterr().out.split())
-        assert re.search("in model b: empty, because there is neither .*; give model_b=DIR", text)
+        gone = "in model b: empty, because .* has no checkpoint of step 4; .*; give model_b=DIR"
+        assert re.search(gone, text)
         assert cells_of(tmp_path / "out")["a", "b"]["faithfulness"] is None
         act(options(tmp_path, *pair, f"model_b={kept}"))
         assert cells_of(tmp_path / "out")["a", "b"]["reason"] is None
