@@ -25,6 +25,7 @@ from typing import Any
 from analysis.circuits.faithfulness_curve import FRACTIONS, Curve, circuits_of, curve, random_scores
 from analysis.cli import key
 from analysis.commands import measuring
+from analysis.reporting.text import number, text_table
 
 
 @dataclass
@@ -36,10 +37,10 @@ class Options(measuring.Options):
 
 def table(curves: dict[str, Curve]) -> str:
     """The curves as text for a terminal."""
+    from analysis.intervals import Estimate
 
-    def cell(estimate: tuple[float, float, float]) -> str:
-        value, low, high = (round(number, 3) + 0.0 for number in estimate)  # no -0.000
-        return f"{value:6.3f} [{low:.3f}, {high:.3f}]"
+    def cell(found: tuple[float, float, float]) -> str:
+        return number(Estimate(*found), digits=3)
 
     names = list(curves)
     rows = [["edges", "after pruning", *names]]
@@ -49,11 +50,7 @@ def table(curves: dict[str, Curve]) -> str:
         rows.append([f"{share:.1%}", str(first.n_edges[index]), *cells])
     rows.append(["CPR", "", *(cell(curves[name].cpr) for name in names)])
     rows.append(["CMD", "", *(cell(curves[name].cmd) for name in names)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
-        for row in rows
-    )
+    return "\n".join(text_table(rows, "r", heading=0))
 
 
 def act(options: Options) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.cli import key
-from analysis.heads.roles import TITLES, Roles, head_roles, read_roles, write_roles
+from analysis.heads.roles import Roles, head_roles, read_roles, write_roles
+from analysis.reporting.roles import format_roles
 
 if TYPE_CHECKING:
     from analysis.records.record import Record
@@ -74,17 +75,6 @@ def measure(run: Path, record: Record, batch_size: int) -> Roles:
     roles = head_roles(model, pairs, tokenizer, batch_size, *sample)
     write_roles(run, record.step, pairs.hash, roles)
     return roles
-
-
-def format_roles(roles: Roles, record: Record) -> str:
-    """A table of the circuit's heads, the most important first, with what its columns rest on."""
-    inside = record.in_circuit.nonzero().flatten().tolist()
-    inside.sort(key=lambda head: -float(record.importance[head]))
-    lines = [["head", *TITLES.values()], *([roles.heads[h], *roles.cells(h)] for h in inside)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = ["  ".join(map(str.rjust, line, widths)) for line in lines]
-    counts = [f"{TITLES[n]} {s.pairs}" for n, s in roles.scores.items() if n != "copying"]
-    return "\n".join([*rows, "", f"pairs: {', '.join(counts)}; receiver over {roles.unit}"])
 
 
 def act(options: Options) -> None:

@@ -150,10 +150,6 @@ def bare(value: float) -> Estimate:
     return Estimate(value, math.nan, math.nan)
 
 
-def has_interval(number: Estimate) -> bool:
-    return not (math.isnan(number.low) or math.isnan(number.high))
-
-
 def check_pair(a: Subject, b: Subject) -> None:
     """Raise ValueError unless two circuits measure the same thing."""
     if a.record is not None and b.record is not None:

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.comparison.definitions import Comparison
-from analysis.comparison.definitions import has_interval as _has
 from analysis.comparison.text import (
     Findings,
     _subject_json,
     cross_rows,
     edge_list,
     head_list,
-    number,
     number_rows,
     reasons,
     since_rows,
@@ -27,6 +25,7 @@ from analysis.files import atomic_write
 from analysis.intervals import Estimate
 from analysis.models.graph import short_head_name
 from analysis.models.provenance import code_version
+from analysis.reporting.text import count, has_interval, number
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -52,7 +51,7 @@ def effect_map(c: Comparison) -> Figure:
             f"<br>E {number(effect)}<br>importance {row['importance_a']:.4f} → "
             f"{row['importance_b']:.4f}"
         )
-        if _has(effect):
+        if has_interval(effect):
             texts[index] += f"<br>inclusion {row['inclusion_a']:.2f} → {row['inclusion_b']:.2f}"
         if row["called"]:
             stars.append(divmod(index, size[1]))
@@ -97,7 +96,7 @@ def profile_figure(findings: Findings) -> Figure:
         found, colour = findings.profiles[subject.name], COLOURS[index]
         for column, numbers in enumerate((found.heads, found.importance), start=1):
             ends = None
-            if all(map(_has, numbers)):
+            if all(map(has_interval, numbers)):
                 ends = {
                     "type": "data",
                     "symmetric": False,
@@ -116,7 +115,7 @@ def profile_figure(findings: Findings) -> Figure:
                 line={"color": colour},
                 name=f"{subject.name} {escape(subject.label)}",
                 showlegend=column == 1,
-                text=[number(x, 4 if column == 2 else 0) for x in numbers],
+                text=[number(x, 4) if column == 2 else count(x) for x in numbers],
                 hovertemplate="%{text}",
                 legendgroup=subject.name,
             )

@@ -20,15 +20,14 @@ from analysis.comparison.definitions import (
     Since,
     Subject,
 )
-from analysis.comparison.definitions import has_interval as _has
-from analysis.intervals import Estimate
 from analysis.models.graph import short_head_name
 from analysis.models.provenance import code_version
+from analysis.reporting.text import WIDTH, count, inclusion, number, text_table
 
-WIDTH = 80
 SHOWN_HEADS, SHOWN_EDGES = 12, 5
+COUNTS = ("in a", "in b", "shared", "lost", "gained")
 NUMBERS = (
-    *("in a", "in b", "shared", "lost", "gained"),
+    *COUNTS,
     *("jaccard", "turnover", "excess turnover", "weighted overlap", "rank correlation"),
 )
 NO_INTERVALS = (
@@ -80,16 +79,10 @@ def base_weights(subject: Subject) -> str | None:
     return None if base is None else (base.origin.get("model") or {}).get("weights")
 
 
-def number(found: Estimate, digits: int = 2) -> str:
-    """`0.71 [0.62, 0.80]`, or `0.71` where there is no interval."""
-    if math.isnan(found.value):
-        return "undefined"
-    parts = [f"{round(x, digits) + 0.0:.{digits}f}" for x in (found.value, found.low, found.high)]
-    return f"{parts[0]} [{parts[1]}, {parts[2]}]" if _has(found) else parts[0]
-
-
-def _digits(name: str) -> int:
-    return 0 if name in NUMBERS[:5] else 2
+def _cell(difference: Difference, name: str) -> str:
+    if name not in difference.numbers:
+        return "-"
+    return (count if name in COUNTS else number)(difference.numbers[name])
 
 
 def number_rows(comparison: Comparison) -> list[list[str]]:
@@ -97,7 +90,7 @@ def number_rows(comparison: Comparison) -> list[list[str]]:
     both: tuple[Difference, Difference] = (comparison.heads, comparison.edges)
     rows = []
     for name in NUMBERS:
-        cells = [number(d.numbers[name], _digits(name)) if name in d.numbers else "-" for d in both]
+        cells = [_cell(d, name) for d in both]
         if cells != ["-", "-"]:
             rows.append([_titled(name, comparison), *cells])
         if name in ("lost", "gained") and comparison.heads.called:
@@ -130,7 +123,7 @@ def marked_heads(c: Comparison, name: str) -> list[str]:
     for index in order:
         star = "*" if name in heads.called and bool(heads.called[name][index]) else ""
         kept = heads.inclusion[:, index].tolist()
-        text = "" if math.isnan(kept[0]) else f" ({kept[0]:.2f} → {kept[1]:.2f})"
+        text = "" if math.isnan(kept[0]) else f" {inclusion(*kept)}"
         found.append(f"{names[index]}{star}{text}")
     return found
 
@@ -158,19 +151,8 @@ def _listed(title: str, names: Sequence[str], most: int) -> list[str]:
     return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def columns(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
-    """Rows as aligned lines; the first column is flush left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        (
-            indent
-            + row[0].ljust(widths[0])
-            + "".join(
-                "  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
-            )
-        ).rstrip()
-        for row in rows
-    ]
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"  {line}" for line in text_table(rows, heading=0)]
 
 
 def _about(subject: Subject) -> list[str]:
@@ -197,15 +179,15 @@ def since_rows(bases: dict[str, Since], c: Comparison) -> list[list[str]]:
                     strict=True,
                 )
             ]
-            count = number(since.counts[group], 0)
-            rows.append([f"{change} in {title}", count, str(int(called.sum())), ", ".join(names)])
+            size = count(since.counts[group])
+            rows.append([f"{change} in {title}", size, str(int(called.sum())), ", ".join(names)])
     return rows
 
 
 def format_comparison(c: Comparison) -> list[str]:
     """One pair as lines."""
     lines = [f"{c.a.name} -> {c.b.name}    {c.a.label} -> {c.b.label}"[:WIDTH], ""]
-    lines += columns([["", "heads", "edges"], *number_rows(c)], "  ")
+    lines += _columns([["", "heads", "edges"], *number_rows(c)])
     lines.append("")
     for name in SETS[1:]:
         lines += _listed(f"heads {name}", marked_heads(c, name), SHOWN_HEADS)
@@ -214,7 +196,7 @@ def format_comparison(c: Comparison) -> list[str]:
         names = []
         for edge in shown:
             kept = edge["inclusion_a"], edge["inclusion_b"]
-            text = "" if math.isnan(kept[0]) else f" ({kept[0]:.2f} → {kept[1]:.2f})"
+            text = "" if math.isnan(kept[0]) else f" {inclusion(*kept)}"
             names.append(edge["edge"] + text)
         names += [""] * (int(c.edges.masks[name].sum()) - len(shown))
         lines += _listed(f"edges {name}", names, SHOWN_EDGES)
@@ -261,11 +243,11 @@ def format_findings(findings: Findings) -> str:
     names = [subject.name for subject in findings.subjects]
     full = [name for name in names if any(c.model == name and not c.reason for c in findings.cells)]
     for start in range(0, len(full), 3):
-        lines += [*columns(cross_rows(findings, full[start : start + 3]), "  "), ""]
+        lines += [*_columns(cross_rows(findings, full[start : start + 3])), ""]
     for reason in reasons(findings):
         lines += textwrap.wrap(reason, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     notes = [
-        "[low, high]: 95 % bootstrap over pairs. (0.02 → 0.97): share of the resamples that hold "
+        "[ ]: 95 % bootstrap over pairs. (0.02 → 0.97): share of the resamples that hold "
         "the head or edge in the first and in the second. *: called, a change of a head beyond a "
         f"false-discovery rate of {findings.q:g}. By chance: between two resamples of one circuit.",
         "less own: less the faithfulness of the model's own circuit. random: a random circuit of "

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
-from analysis.comparison.text import number
 from analysis.heads.changes import Change, compare
 from analysis.intervals import Estimate
 from analysis.models.graph import short_head_name
 from analysis.records.record import Record
-from analysis.reporting.text import WIDTH, format_estimate
+from analysis.reporting.text import WIDTH, count, inclusion, number, text_table
 
 SETS = {"think-on-only": "pruned", "think-off-only": "emergent", "both": "retained"}
 EXCLUSIVE = ("think-on-only", "think-off-only")
@@ -127,17 +126,13 @@ def format_modes(modes: Modes, q: float) -> str:
         exclusive = (
             [*chance, str(int(modes.called(name).sum()))] if name in EXCLUSIVE else ["-"] * 3
         )
-        lines.append([name.replace("-", " "), format_estimate(c.counts[state]), *exclusive])
-    for mode, count in modes.in_circuit.items():
-        lines.append([f"circuit, think {mode}", format_estimate(count), "-", "-", "-"])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-        for line in lines
-    ]
+        lines.append([name.replace("-", " "), count(c.counts[state]), *exclusive])
+    for mode, size in modes.in_circuit.items():
+        lines.append([f"circuit, think {mode}", count(size), "-", "-", "-"])
+    table = text_table(lines, heading=0)
     kept = [f"{mode} {number(record.faithfulness())}" for mode, record in modes.records.items()]
     notes = [
-        f"{on.n_pairs} pairs of the same problems. [low-high]: 95 % bootstrap interval over pairs. "
+        f"{on.n_pairs} pairs of the same problems. [ ]: 95 % bootstrap interval over pairs. "
         "By chance: heads that one of two resamples of a mode has and the other lacks, mean "
         f"(97.5 % point). Called: beyond a false-discovery rate of {q:g}.",
         f"Faithfulness of the circuits: {', '.join(kept)}. Turnover beyond that of two resamples "
@@ -155,7 +150,7 @@ def _cells(modes: Modes, name: str) -> str:
     c, names, called = modes.change, modes.head_names(), modes.called(name)
     cells = [
         f"{names[head]}{'*' * bool(called[head])} "
-        f"({float(c.inclusion_before[head]):.2f} → {float(c.inclusion_after[head]):.2f})"
+        f"{inclusion(float(c.inclusion_before[head]), float(c.inclusion_after[head]))}"
         for head in modes.ordered(name)
     ]
     return ", ".join(cells) or "none"

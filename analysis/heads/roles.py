@@ -29,15 +29,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 DIGITS = 5  # significant, in files
-TITLES = {  # score -> title of its column
-    "previous_token": "previous token",
-    "induction": "induction",
-    "operands": "to operands",
-    "answer": "to answer",
-    "think": "to think tag",
-    "copying": "copying",
-    "receiver": "receiver kurtosis",
-}
 
 
 @dataclass(frozen=True)
@@ -52,35 +43,18 @@ class Score:
     high: list[float]
     pairs: int
 
-    def cell(self, head: int) -> str:
-        """`0.41 [0.38-0.45]`, `-1.20 [-1.31, -0.90]`, without an interval `0.41`; `-` if NaN."""
-        value, low, high = self.value[head], self.low[head], self.high[head]
-        if math.isnan(value):
-            return "-"
-        if math.isnan(low):
-            return f"{value:.2f}"
-        return f"{value:.2f} [{low:.2f}{', ' if low < 0 else '-'}{high:.2f}]"
-
 
 @dataclass(frozen=True)
 class Roles:
-    """The scores of all heads of a checkpoint, by the keys of TITLES.
+    """The scores of all heads of a checkpoint.
 
-    heads: their names, L0H0 first. unit: of the chunks of `receiver`.
+    heads: their names, L0H0 first. scores: `copying` and those of
+    `analysis.heads.attention.PATTERN_SCORES`. unit: of the chunks of `receiver`.
     """
 
     heads: list[str]
     scores: dict[str, Score]
     unit: str
-
-    def cells(self, head: int) -> list[str]:
-        """One head's scores as text, in the order of TITLES."""
-        return [self.scores[name].cell(head) for name in TITLES]
-
-
-def no_cells() -> list[str]:
-    """What stands for the scores of a head that has none."""
-    return ["-"] * len(TITLES)
 
 
 def summarise(

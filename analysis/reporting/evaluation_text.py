@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-WIDTH = 80
+from analysis.reporting.text import WIDTH, estimate_in, percent, text_table
+
 ROWS = {
     "none": "the model as it is",
     "intervention": "changed",
@@ -24,22 +25,8 @@ VERDICTS = {
 }
 
 
-def percent(found: Mapping[str, Any], value: str = "value") -> str:
-    """`41.2 [38.0, 45.1]`, in per cent."""
-    return f"{100 * found[value]:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
-
-
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *rest in rows:
-        cells = [first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]
-        lines.append("  ".join(cells).rstrip())
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def _condition_rows(conditions: Mapping[str, Any]) -> list[list[str]]:
@@ -50,9 +37,12 @@ def _condition_rows(conditions: Mapping[str, Any]) -> list[list[str]]:
     sets = [score for name, score in conditions.items() if name.startswith("random-")]
 
     def row(title: str, score: Mapping[str, Any]) -> list[str]:
-        more = [percent(score[kind][k]) for kind in ("pass_at_k", "first_k") for k in ks]
+        more = [
+            percent(estimate_in(score[kind][k])) for kind in ("pass_at_k", "first_k") for k in ks
+        ]
         failed = sum(score["failures"].values())
-        return [title, percent(score, "pass_at_1"), *more, str(score["truncated"]), str(failed)]
+        one = percent(estimate_in(score, "pass_at_1"))
+        return [title, one, *more, str(score["truncated"]), str(failed)]
 
     for name, title in ROWS.items():
         if name in conditions:
@@ -93,15 +83,15 @@ def format_result(result: Mapping[str, Any]) -> str:
         heads = f"{_count(len(result['heads']), 'head')}: {', '.join(result['heads'])}"
         changed = f"{result['intervention']} ({heads})"
         lines += textwrap.wrap(changed, WIDTH)
-    lines += ["", *_table(_condition_rows(conditions)), ""]
+    lines += ["", *text_table(_condition_rows(conditions)), ""]
     if comparisons:
         rows = [["in points of pass@1", "", "p"]]
         for name, title in VERDICTS.items():
             if name in comparisons:
                 p = comparisons[name]["p_value"]
                 shown = "" if p is None else f"{p:.2g}"
-                rows.append([title, percent(comparisons[name]), shown])
-        lines += [*_table(rows), ""]
+                rows.append([title, percent(estimate_in(comparisons[name])), shown])
+        lines += [*text_table(rows), ""]
     notes = [
         "[low, high]: 95 % bootstrap over problems and samples"
         + (", and random sets." if "control" in comparisons else "."),

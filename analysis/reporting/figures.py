@@ -25,6 +25,7 @@ from analysis.heads.changes import CHANGES
 from analysis.intervals import Estimate
 from analysis.models.graph import short_head_name
 from analysis.reporting.tables import task_names
+from analysis.reporting.text import estimate_in, number
 from analysis.trajectories.run import Run
 from analysis.trajectories.trajectory import Point, Setting
 
@@ -196,12 +197,12 @@ def trajectory_chart(run: Run) -> Figure:
     if run.logged:
         panels.append(_signal(run))
     if scored := [(row.step, row.evaluation) for row in run.rows if row.evaluation is not None]:
-        values = [Estimate(e["pass_at_1"], e["low"], e["high"]) for _, e in scored]
+        values = [estimate_in(e, "pass_at_1") for _, e in scored]
         score = {"held-out": values}
         panels.append(_panel("pass@1", [s for s, _ in scored], score, rangemode="tozero"))
     for task in task_names(run.rows):
         found_at = [(row.step, row.tasks[task]) for row in run.rows if task in row.tasks]
-        values = [Estimate(e["pass_at_1"], e["low"], e["high"]) for _, e in found_at]
+        values = [estimate_in(e, "pass_at_1") for _, e in found_at]
         title = f"pass@1<br>{task}"
         panels.append(_panel(title, [s for s, _ in found_at], {task: values}, rangemode="tozero"))
     return _stack(panels, 180)
@@ -319,19 +320,19 @@ def _hover(point: Point) -> list[str]:
         change.inclusion_before,
         change.inclusion_after,
         change.p_value,
+        point.record.importance,
         change.effect,
         change.effect_low,
         change.effect_high,
-        point.record.importance,
     )
     found = []
     for index, numbers in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        before, after, p, effect, low, high, importance = numbers
+        before, after, p, importance, *effect = numbers
         state = point.state(index) or "never in a circuit"
         found.append(
             f"<b>{short_head_name(names[index])}</b> {state}{', called' * bool(called[index])}"
             f"<br>inclusion {before:.2f} → {after:.2f}, p = {p:.2g}"
-            f"<br>E = {effect:.2f} [{low:.2f}, {high:.2f}]<br>importance {importance:.4f}"
+            f"<br>E = {number(Estimate(*effect))}<br>importance {importance:.4f}"
         )
     return found
 

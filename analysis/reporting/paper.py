@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from analysis.reporting.paper_tables import (
     Table,
     standard_error,
 )
+from analysis.reporting.text import count, estimate_in, percent, score, text_table
 
 if TYPE_CHECKING:
     import torch
@@ -128,11 +129,8 @@ def _name(run: Path, name: str) -> str:
 
 
 def _signed(found: Mapping[str, Any] | None) -> str:
-    """`-4.2 [-12, 3]` in per cent."""
-    if found is None:
-        return "-"
-    value, low, high = (100 * found[name] for name in ("value", "low", "high"))
-    return f"{value:+.1f} [{low:.0f}, {high:.0f}]"
+    """A difference in per cent: `-4.2 [-12, 3]`."""
+    return "-" if found is None else percent(estimate_in(found), ends=0, sign=True)
 
 
 def _paper(text: str | None, task: str) -> tuple[str, str]:
@@ -162,8 +160,6 @@ def cell(group: Group, row: str, task: str, results: Results) -> tuple[Any, Any,
 
 def cell_rows(table: Table, results: Results) -> list[list[str]]:
     """A table as lines of CELL_TITLES; tasks that we have and the paper has not come last."""
-    from analysis.reporting.text import format_score
-
     lines = []
     for group in table.groups:
         there = {task for label, task in results if label.startswith(f"{group.label}/")}
@@ -172,11 +168,11 @@ def cell_rows(table: Table, results: Results) -> list[list[str]]:
         for row, printed in group.rows.items():
             numbers = dict(zip(table.tasks, printed, strict=True))
             for index, task in enumerate(tasks):
-                score, effect, control = cell(group, row, task, results)
+                found, effect, control = cell(group, row, task, results)
                 title = f"  {row}" if index == 0 else ""
                 name = NAMES.get(task, task)
                 number = _paper(numbers.get(task), task)
-                ours = "-" if score is None else format_score(score)
+                ours = "-" if found is None else score(found)
                 lines.append([title, name, *number, ours, _signed(effect), _signed(control)])
     return lines
 
@@ -217,18 +213,14 @@ def _named(point: Point, mask: torch.Tensor, names: Sequence[str]) -> str:
 
 
 def _base_counts(base: Point, names: Sequence[str]) -> list[str]:
-    from analysis.reporting.text import format_estimate
-
     inside = base.masks["in_circuit"]
-    count = format_estimate(base.counts["in_circuit"])
-    return [str(int(inside.sum())), "-", count, "-", "-", _named(base, inside, names)]
+    size = count(base.counts["in_circuit"])
+    return [str(int(inside.sum())), "-", size, "-", "-", _named(base, inside, names)]
 
 
 def _counts(points: Sequence[Point], names: Sequence[str]) -> list[str]:
     """Cells of a run: the base is not part of its unions."""
     import torch
-
-    from analysis.reporting.text import format_estimate
 
     trained, last = points[1:], points[-1]
     union = {
@@ -237,27 +229,19 @@ def _counts(points: Sequence[Point], names: Sequence[str]) -> list[str]:
     }
     return [
         *(str(int(mask.sum())) for mask in union.values()),
-        *(format_estimate(last.counts[state]) for state in union),
+        *(count(last.counts[state]) for state in union),
         str(int(last.change.called["emergent"].sum())),
         _named(last, union["in_circuit"], names),
     ]
 
 
-def _text(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for number, row in enumerate(rows):
-        left = [text.ljust(width) for text, width in zip(row[:2], widths, strict=False)]
-        right = [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
-        yield "  ".join([*left, *right]).rstrip()
-        if number == 0:
-            yield "-" * (sum(widths) + 2 * (len(widths) - 1))
+def _text(rows: Sequence[Sequence[str]]) -> list[str]:
+    return text_table(rows, "llr")
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    for number, row in enumerate(rows):
-        yield f"| {' | '.join(text.strip() for text in row)} |"
-        if number == 0:
-            yield "|" + "---|" * len(row)
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(text.strip() for text in row)} |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
 def format_tables(runs: Sequence[tuple[Path, str]], results: Results, format: str = "text") -> str:

@@ -83,18 +83,14 @@ single tokens, the first left out.</p>
 def summary(run: Run) -> str:
     """What became of the heads of a run, in sentences."""
     from analysis.heads.changes import CHANGES
-    from analysis.reporting.text import format_estimate, with_inclusion
+    from analysis.reporting.text import chances, count, with_inclusion
 
     points = run.points
     if len(points) < 2:
         return f"<p>In <b>{escape(run.label)}</b> no checkpoint after the base was tracked.</p>"
     last = points[-1]
-    counts = {name: format_estimate(count) for name, count in last.counts.items()}
+    counts = {name: count(estimate) for name, estimate in last.counts.items()}
     inside = counts.pop("in_circuit")
-    chance = " and ".join(
-        f"{mean:.1f} {name} (97.5 % point {high:.0f})"
-        for name, (mean, high) in last.change.null.items()
-    )
     called, settled = (
         " and ".join(f"{int(masks[name].sum())} {name}" for name in CHANGES)
         for masks in (last.change.called, last.settled)
@@ -113,19 +109,20 @@ def summary(run: Run) -> str:
     items = "".join(f"<li>{title}: {heads}.</li>" for title, heads in lists.items())
     return f"""<p>In <b>{escape(run.label)}</b>, at step {last.step} against the base (step
     {points[0].step}), {inside} heads are in the circuit, raw counts with 95 % intervals:
-    {", ".join(f"{count} {name}" for name, count in counts.items())}. By chance, two resamples of
-    the base alone give {chance}. {verdict} Settled: {settled}.</p>
+    {", ".join(f"{size} {name}" for name, size in counts.items())}. By chance, two resamples of
+    the base alone give {chances(last.change.null)}. {verdict} Settled: {settled}.</p>
     <ul>{items}</ul>"""
 
 
 def association_table(run: Run) -> str:
     """How the loss or reward goes along with each curve."""
+    from analysis.reporting.text import number
+
     found = run.associations if len(run.points) > 1 else {}
     rows = []
     for name, a in found.items():
         if not math.isnan(a.p_value):
-            rho = f"{a.rho.value:.2f} [{a.rho.low:.2f}, {a.rho.high:.2f}]"
-            rows.append([name.replace("_", " "), rho, f"{a.p_value:.2g}", str(a.n)])
+            rows.append([name.replace("_", " "), number(a.rho), f"{a.p_value:.2g}", str(a.n)])
     if not rows:
         return (
             '<p class="note">There are too few checkpoints, or nothing varies, so the '
@@ -190,16 +187,16 @@ def task_scores(run: Run) -> str:
 
 def intervention_table(run: Run) -> str:
     """What changing some heads did, against random heads and against the base."""
-    from analysis.reporting.evaluation_text import percent
+    from analysis.reporting.text import estimate_in, percent
 
     titles = ("task", "step", "change", "pass@1 %", "changed", *VERDICTS.values(), "p", "heads")
     lines = []
     for result in run.interventions.values():
         scores, verdicts = result["conditions"], result["comparisons"]
-        cells = [percent(verdicts[v]) if v in verdicts else "-" for v in VERDICTS]
+        cells = [percent(estimate_in(verdicts[v])) if v in verdicts else "-" for v in VERDICTS]
         task = result["task"] + (f", think {result['think']}" if result["think"] else "")
         change = re.sub(r"[^:,]*/", "", result["intervention"])  # of paths, the last part
-        ends = [percent(scores[name], "pass_at_1") for name in ("none", "intervention")]
+        ends = [percent(estimate_in(scores[n], "pass_at_1")) for n in ("none", "intervention")]
         against = verdicts.get("effect_minus_control", verdicts["effect"])["p_value"]
         p, heads = f"{against:.2g}", ", ".join(result["heads"])
         lines.append([task, str(result["step"]), change, *ends, *cells, p, heads])
@@ -208,13 +205,12 @@ def intervention_table(run: Run) -> str:
 
 def roles_note(run: Run) -> str:
     """What the roles in the table of heads rest on; nothing without roles."""
-    from analysis.heads.roles import TITLES
+    from analysis.reporting.roles import defining_pairs
 
     if run.roles is None:
         return ""
-    used = {title: run.roles.scores[name].pairs for name, title in TITLES.items()}
-    counts = ", ".join(f"{title} {count}" for title, count in used.items() if title != "copying")
     unit = f"receiver kurtosis over {run.roles.unit}"
+    counts = defining_pairs(run.roles)
     return f'<p class="note">Pairs that define each role: {counts}; {unit}.</p>'
 
 

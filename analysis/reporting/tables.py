@@ -10,13 +10,20 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-import torch
-
-from analysis.heads.roles import TITLES, Roles, no_cells
-from analysis.intervals import estimate
+from analysis.heads.roles import Roles
+from analysis.intervals import Estimate, estimate
 from analysis.models.graph import short_head_name
 from analysis.records.record import COMPARABLE
-from analysis.reporting.text import WIDTH, format_called, format_estimate, format_score
+from analysis.reporting.roles import TITLES, no_cells, role_cells
+from analysis.reporting.text import (
+    WIDTH,
+    called_heads,
+    chances,
+    count,
+    number,
+    score,
+    text_table,
+)
 from analysis.trajectories.run import Row, Run
 from analysis.trajectories.trajectory import Point, ever_in_circuit
 
@@ -72,7 +79,7 @@ def task_table(rows: Sequence[Row]) -> list[list[str]]:
     for row in rows:
         if row.tasks:
             scores = [row.tasks.get(task) for task in tasks]
-            cells = ["-" if score is None else format_score(score) for score in scores]
+            cells = ["-" if found is None else score(found) for found in scores]
             lines.append([str(row.step), *cells])
     return lines
 
@@ -80,7 +87,7 @@ def task_table(rows: Sequence[Row]) -> list[list[str]]:
 def _count_cells(row: Row) -> list[str]:
     if row.point is None:
         return ["-" if row.invalid is None else "invalid", *("-" for _ in SHOWN[1:])]
-    return [format_estimate(row.point.counts[name]) for name in SHOWN]
+    return [count(row.point.counts[name]) for name in SHOWN]
 
 
 def table_cells(rows: list[Row]) -> list[list[str]]:
@@ -89,9 +96,9 @@ def table_cells(rows: list[Row]) -> list[list[str]]:
         [
             str(row.step),
             "-" if row.signal is None else f"{row.signal:.3f}",
-            "-" if row.evaluation is None else format_score(row.evaluation),
+            "-" if row.evaluation is None else score(row.evaluation),
             *_count_cells(row),
-            "-" if row.point is None else format_called(row.point),
+            "-" if row.point is None else called_heads(row.point),
         ]
         for row in rows
     ]
@@ -120,18 +127,13 @@ def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[
             *(f"{x:.2f}" for x in kept),
             f"{float(change.p_value[index]):.2g}",
             *(f"{x:.4f}" for x in shares),
-            f"{ends[0]:.2f} [{ends[1]:.2f}, {ends[2]:.2f}]",
-            *(_format_degree(degree[:, index]) for degree in (r.in_degree, r.out_degree)),
+            number(Estimate(*ends)),
+            *(count(estimate(d[:, index].double())) for d in (r.in_degree, r.out_degree)),
             "-" if depths[index].isnan() else f"{float(depths[index]):.1f}",
-            *(no_cells() if roles is None else roles.cells(index)),
+            *(no_cells() if roles is None else role_cells(roles, index)),
         ]
         found.append((ranks.index(state), -shares[1], index, cells))
     return [cells for *_, cells in sorted(found)]
-
-
-def _format_degree(degree: torch.Tensor) -> str:
-    """`3 [1-5]`."""
-    return format_estimate(estimate(degree.double()))
 
 
 def head_cells(run: Run) -> list[list[str]]:
@@ -141,16 +143,14 @@ def head_cells(run: Run) -> list[list[str]]:
 
 def legend(rows: list[Row]) -> list[str]:
     """What the brackets and columns of a table mean, and what is wrong with invalid checkpoints."""
-    lines = ["[low-high]: 95 % bootstrap interval, over pairs (heads) or problems (pass@1)."]
+    lines = ["[ ]: 95 % bootstrap interval, over pairs (heads) or problems (pass@1)."]
     if base := next((row.point for row in rows if row.point is not None), None):
-        chance = " and ".join(
-            f"{mean:.1f} {name} (97.5 % point {high:.0f})"
-            for name, (mean, high) in base.change.null.items()
-        )
         lines.append(
             "called: emergent (+) and pruned (-) heads beyond the run's false-discovery rate."
         )
-        lines.append(f"By chance, two resamples of step {base.step} give {chance}.")
+        lines.append(
+            f"By chance, two resamples of step {base.step} give {chances(base.change.null)}."
+        )
     lines += [f"invalid: at step {row.step} {row.invalid}." for row in rows if row.invalid]
     return lines
 
@@ -160,20 +160,16 @@ def format_table(rows: list[Row], signal_name: str | None) -> str:
     upper = ["check-", "mean", "held-out", "heads in", "", "", ""]
     lower = ["point", signal_name or "signal", "pass@1 %", "circuit", *SHOWN[1:], "called"]
     lines = [upper, lower, *table_cells(rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
-    text = [gap.join(map(str.rjust, line, widths)).rstrip() for line in lines]
-    rule = "-" * (sum(widths) + len(gap) * (len(widths) - 1))
+    text = text_table(lines, "r", heading=2)
+    if len(text[2]) > WIDTH:
+        text = text_table(lines, "r", heading=2, gap=" ")
     notes = [part for line in legend(rows) for part in textwrap.wrap(line, WIDTH)]
-    scores = _task_lines(rows)
-    return "\n".join([*text[:2], rule, *text[2:], rule, *scores, *notes]) + "\n"
+    return "\n".join([*text, text[2], *_task_lines(rows), *notes]) + "\n"
 
 
 def _task_lines(rows: Sequence[Row]) -> list[str]:
     """pass@1 on benchmarks, below the table; nothing if there are none."""
     if not task_names(rows):
         return []
-    lines = task_table(rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in lines]
+    text = text_table(task_table(rows), "r", heading=0)
     return ["pass@1 %", *text, "-" * max(map(len, text))]

@@ -1,14 +1,109 @@
-"""Numbers as text: one form for a count, an estimate and a score, each with its interval."""
+"""How tables and numbers with their intervals are written as text, in one way each.
+
+    count      14 [12-16]              of heads and edges, never below 0
+    number     0.71 [0.62, 0.80]
+    percent    41.2 [38.0, 45.1]       of a share; in narrow tables 41.2 [38, 45]
+
+A number without an interval, whose ends are NaN, is written bare, and one that is NaN itself as
+`undefined`. None is written with a minus and nothing but zeros.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from analysis.intervals import Estimate
-from analysis.trajectories.run import Run
-from analysis.trajectories.trajectory import Point
+if TYPE_CHECKING:
+    from analysis.intervals import Estimate
+    from analysis.trajectories.run import Run
+    from analysis.trajectories.trajectory import Point
 
 WIDTH = 80
+
+
+def text_table(
+    rows: Sequence[Sequence[str]], align: str = "lr", heading: int = 1, gap: str = "  "
+) -> list[str]:
+    """Rows of cells as lines with aligned columns.
+
+    align: a letter for each column, `l` or `r`; the last one stands for all that follow.
+    heading: how many rows stand above the rule; 0 leaves the rule out.
+    """
+    sides = align.ljust(len(rows[0]), align[-1])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if side == "l" else cell.rjust(width)
+            for cell, width, side in zip(row, widths, sides, strict=True)
+        ]
+        lines.append(gap.join(cells).rstrip())
+    if heading:
+        lines.insert(heading, "-" * (sum(widths) + len(gap) * (len(widths) - 1)))
+    return lines
+
+
+def has_interval(estimate: Estimate) -> bool:
+    """Whether both ends of an estimate are known."""
+    return not (math.isnan(estimate.low) or math.isnan(estimate.high))
+
+
+def _rounded(value: float, digits: int, sign: str = "") -> str:
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no -0.00
+
+
+def number(estimate: Estimate, digits: int = 2, ends: int | None = None, sign: bool = False) -> str:
+    """`0.71 [0.62, 0.80]`; the ends have as many digits unless told otherwise."""
+    if math.isnan(estimate.value):
+        return "undefined"
+    shown = _rounded(estimate.value, digits, "+" * sign)
+    if not has_interval(estimate):
+        return shown
+    low, high = (
+        _rounded(end, digits if ends is None else ends) for end in (estimate.low, estimate.high)
+    )
+    return f"{shown} [{low}, {high}]"
+
+
+def count(estimate: Estimate) -> str:
+    """`14 [12-16]`."""
+    shown = f"{estimate.value:.0f}"
+    if not has_interval(estimate):
+        return shown
+    return f"{shown} [{estimate.low:.0f}-{estimate.high:.0f}]"
+
+
+def estimate_in(found: Mapping[str, Any], value: str = "value") -> Estimate:
+    """An estimate as evaluations hold it; value: its key beside `low` and `high`."""
+    from analysis.intervals import Estimate
+
+    return Estimate(found[value], found["low"], found["high"])
+
+
+def percent(share: Estimate, ends: int = 1, sign: bool = False) -> str:
+    """`41.2 [38.0, 45.1]`; ends: digits of the interval.  sign: write a plus too."""
+    from analysis.intervals import Estimate
+
+    whole = Estimate(100 * share.value, 100 * share.low, 100 * share.high)
+    return number(whole, 1, ends, sign)
+
+
+def score(evaluation: Mapping[str, Any]) -> str:
+    """pass@1 in per cent for narrow tables: `41.2 [38, 45]`."""
+    return percent(estimate_in(evaluation, "pass_at_1"), ends=0)
+
+
+def chances(null: Mapping[str, tuple[float, float]]) -> str:
+    """What resampling gives by chance: `1.3 emergent (97.5 % point 4) and 0.9 pruned (...)`."""
+    return " and ".join(
+        f"{mean:.1f} {name} (97.5 % point {high:.0f})" for name, (mean, high) in null.items()
+    )
+
+
+def inclusion(before: float, after: float) -> str:
+    """Share of the resamples with a head or an edge, first and then: `(0.02 → 0.97)`."""
+    return f"({before:.2f} → {after:.2f})"
 
 
 def with_inclusion(run: Run, state: str) -> str:
@@ -20,27 +115,11 @@ def with_inclusion(run: Run, state: str) -> str:
     called = change.called[state][mask].tolist()
     shares = (change.inclusion_before[mask].tolist(), change.inclusion_after[mask].tolist())
     found = zip(run.final_heads(state), called, *shares, strict=True)
-    cells = [f"{name}{'*' * star} ({base:.2f} → {now:.2f})" for name, star, base, now in found]
+    cells = [f"{name}{'*' * star} {inclusion(base, now)}" for name, star, base, now in found]
     return ", ".join(cells) or "none"
 
 
-def format_interval(estimate: Estimate) -> str:
-    """`12-16`."""
-    return f"{estimate.low:.0f}-{estimate.high:.0f}"
-
-
-def format_estimate(estimate: Estimate) -> str:
-    """`14 [12-16]`."""
-    return f"{estimate.value:.0f} [{format_interval(estimate)}]"
-
-
-def format_score(evaluation: dict[str, Any]) -> str:
-    """pass@1 in per cent with its interval: `41.2 [38-45]`."""
-    value, low, high = (100 * evaluation[key] for key in ("pass_at_1", "low", "high"))
-    return f"{value:.1f} [{low:.0f}-{high:.0f}]"
-
-
-def format_called(point: Point) -> str:
+def called_heads(point: Point) -> str:
     """Called emergent and pruned heads: `+9 -4`."""
     return " ".join(
         f"{sign}{int(point.change.called[name].sum())}"

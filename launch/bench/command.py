@@ -35,6 +35,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from analysis import cli
+from analysis.reporting.text import text_table
 from launch.bench.pace import WARM_UP, Pace, difference, read_pace
 from launch.bench.runs import (
     KINDS,
@@ -117,15 +118,15 @@ def ratio(values: Sequence[float], bare: Sequence[float]) -> str:
 def table(turns: Turns, save_steps: int) -> list[str]:
     """One line a side, below 80 columns; tracking is counted as checkpoints x seconds of each."""
     speeds = {s: [paces[s].steps_per_second(save_steps) for paces in turns] for s in turns[0]}
-    lines = [f"{'':8}{'steps/s':23}{'x bare':20}{'training, s':17}{'tracking, s':>11}", "-" * 79]
+    rows = [["", "steps/s", "x bare", "training, s", "tracking, s"]]
     for side, values in speeds.items():
         each = [seconds for paces in turns for seconds in paces[side].tracked]
         tracking = f"{len(turns[0][side].tracked)} x {statistics.median(each):.2g}" if each else "-"
         compared = "1" if side == "bare" else ratio(values, speeds["bare"])
         seconds = [paces[side].training for paces in turns]
         training = spread(seconds, ".0f" if min(seconds) >= 100 else ".3g")
-        lines.append(f"{side:8}{spread(values, '.3g'):23}{compared:20}{training:17}{tracking:>11}")
-    return lines
+        rows.append([side, spread(values, ".3g"), compared, training, tracking])
+    return text_table(rows, "llllr")
 
 
 def shares(turns: Turns) -> list[str]:

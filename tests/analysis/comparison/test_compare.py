@@ -26,7 +26,6 @@ from analysis.comparison.definitions import (
     compare_edges,
     compare_subjects,
     edge_memberships,
-    has_interval,
     profile,
 )
 from analysis.comparison.subjects import Options, read_subject, read_subjects
@@ -35,6 +34,7 @@ from analysis.heads.resampling import Selection, resample_heads, select
 from analysis.models.graph import Graph
 from analysis.records.record import Record, read_record, read_scores, write_record
 from analysis.records.run_file import RunFile
+from analysis.reporting.text import has_interval
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker
 from tests.support.models import random_pairs, tiny_model
@@ -308,7 +308,7 @@ def test_different_bases_are_named(tmp_path, capsys):
     act(options(tmp_path, f"a={runs[0]}", f"b={runs[1]}"))
     text = " ".join(capsys.readouterr().out.split())
     assert "start from different bases (weights one and two)" in text
-    assert "emergent in both, 1 [1, 1] (1): L1H3*" in text
+    assert "emergent in both, 1 [1-1] (1): L1H3*" in text
 
 
 def test_the_page_is_whole_and_escaped(tmp_path):

@@ -31,7 +31,6 @@ from analysis.heads.attention import (
 )
 from analysis.heads.resampling import resample_weights
 from analysis.heads.roles import (
-    TITLES,
     Score,
     head_roles,
     read_roles,
@@ -46,6 +45,7 @@ from analysis.prompts.regions import Region, find_regions
 from analysis.records.record import read_record
 from analysis.records.run_file import RunFile
 from analysis.reporting.report import write_report
+from analysis.reporting.roles import TITLES, role_cell, role_cells
 from analysis.reporting.tables import HEAD_TITLES, head_cells
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker
@@ -329,14 +329,14 @@ def test_intervals_are_a_bootstrap_over_the_pairs_that_define_a_score() -> None:
     assert operands.value[1] == pytest.approx(values.mean())
     assert [operands.low[1], operands.high[1]] == pytest.approx(np.quantile(means, LEVELS))
     assert roles.scores["answer"].pairs == 0
-    assert roles.cells(1)[list(TITLES).index("answer")] == "-"
-    assert roles.cells(1)[list(TITLES).index("copying")] == "-1.00"
+    assert role_cells(roles, 1)[list(TITLES).index("answer")] == "-"
+    assert role_cells(roles, 1)[list(TITLES).index("copying")] == "-1.00"
 
 
 def test_cells_read_well() -> None:
     score = Score([0.414, -1.2, math.nan], [0.38, -1.31, math.nan], [0.45, -0.9, math.nan], 3)
-    cells = [score.cell(head) for head in range(3)]
-    assert cells == ["0.41 [0.38-0.45]", "-1.20 [-1.31, -0.90]", "-"]
+    cells = [role_cell(score, head) for head in range(3)]
+    assert cells == ["0.41 [0.38, 0.45]", "-1.20 [-1.31, -0.90]", "-"]
 
 
 def test_roles_survive_their_file(tmp_path: Path) -> None:
@@ -346,7 +346,8 @@ def test_roles_survive_their_file(tmp_path: Path) -> None:
     assert content["scores"]["think"]["value"] == [None] * 8
     back = read_roles(tmp_path, 40)
     assert back is not None
-    assert [back.cells(head) for head in range(8)] == [roles.cells(head) for head in range(8)]
+    for head in range(8):
+        assert role_cells(back, head) == role_cells(roles, head)
     assert (back.heads, back.unit) == (roles.heads, "tokens")
     assert read_roles(tmp_path, 41) is None
     roles_path(tmp_path, 40).write_text(json.dumps({**content, "schema": 0}))
@@ -407,7 +408,7 @@ def test_a_tracked_run_has_roles_in_its_table_and_report(tmp_path: Path, tiny_di
     assert len(inside) == len(cells)
     for head in inside:
         line = cells[wanted.heads[head]]
-        assert line[-len(TITLES) :] == wanted.cells(head)
+        assert line[-len(TITLES) :] == role_cells(wanted, head)
         assert len(line) == len(HEAD_TITLES)
     assert all("[" in line[HEAD_TITLES.index("to answer")] for line in cells.values())
     assert all(line[HEAD_TITLES.index("to think tag")] == "-" for line in cells.values())

@@ -128,7 +128,7 @@ def test_runs_without_records_or_scores_or_signal_are_shown(tmp_path: Path) -> N
     write_evaluation(untracked, 10, {"pass_at_1": 0.5, "low": 0.4, "high": 0.6, **SCORE})
     [row] = checkpoint_rows(untracked)
     assert row.point is None
-    assert "50.0 [40-60]" in format_table([row], "loss")
+    assert "50.0 [40, 60]" in format_table([row], "loss")
     text = report_of(untracked)
     assert "In untracked no checkpoint after the base was tracked." in text
     assert "Cohorts" not in text
@@ -161,7 +161,7 @@ def test_without_the_base_no_state_is_claimed(
 def test_table_is_plain_and_says_what_its_marks_mean(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", FINAL)
     lines = format_table(checkpoint_rows(run), "loss").splitlines()
-    cells = ["20", "0.750", "41.2 [30-50]", "3 [3-3]", "2 [2-2]", "1 [1-1]", "+2 -1"]
+    cells = ["20", "0.750", "41.2 [30, 50]", "3 [3-3]", "2 [2-2]", "1 [1-1]", "+2 -1"]
     assert re.split(r"\s\s+", lines[5].strip()) == cells
     legend = " ".join(lines[7:])
     assert "95 % bootstrap interval" in legend

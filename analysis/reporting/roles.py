@@ -1,0 +1,55 @@
+"""Roles of heads (analysis/heads/roles.py) as text."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from analysis.reporting.text import number, text_table
+
+if TYPE_CHECKING:
+    from analysis.heads.roles import Roles, Score
+    from analysis.records.record import Record
+
+TITLES = {  # score -> title of its column
+    "previous_token": "previous token",
+    "induction": "induction",
+    "operands": "to operands",
+    "answer": "to answer",
+    "think": "to think tag",
+    "copying": "copying",
+    "receiver": "receiver kurtosis",
+}
+
+
+def role_cell(score: Score, head: int) -> str:
+    """`0.41 [0.38, 0.45]`, without an interval `0.41`; `-` where it is undefined."""
+    from analysis.intervals import Estimate
+
+    found = Estimate(score.value[head], score.low[head], score.high[head])
+    return "-" if math.isnan(found.value) else number(found)
+
+
+def role_cells(roles: Roles, head: int) -> list[str]:
+    """One head's scores, in the order of TITLES."""
+    return [role_cell(roles.scores[name], head) for name in TITLES]
+
+
+def no_cells() -> list[str]:
+    """What stands for the scores of a head that has none."""
+    return ["-"] * len(TITLES)
+
+
+def defining_pairs(roles: Roles) -> str:
+    """How many pairs define each score: `previous token 64, induction 64, ...`."""
+    used = {title: roles.scores[name].pairs for name, title in TITLES.items() if name != "copying"}
+    return ", ".join(f"{title} {pairs}" for title, pairs in used.items())
+
+
+def format_roles(roles: Roles, record: Record) -> str:
+    """A table of the circuit's heads, the most important first, with what its columns rest on."""
+    inside = record.in_circuit.nonzero().flatten().tolist()
+    inside.sort(key=lambda head: -float(record.importance[head]))
+    rows = [["head", *TITLES.values()], *([roles.heads[h], *role_cells(roles, h)] for h in inside)]
+    note = f"pairs: {defining_pairs(roles)}; receiver over {roles.unit}"
+    return "\n".join([*text_table(rows, "r", heading=0), "", note])
