@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from analysis.trajectories.run import Run, read_runs
     from analysis.trajectories.trajectory import trajectory
 
+__version__ = "0.2.0"
+
 _NAMES = {  # home: what is public of it
     "attribution.eap": ("attribute",),
     "attribution.edge_scores": ("EdgeScores",),

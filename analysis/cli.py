@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from analysis import __version__
+
 T = TypeVar("T")
 REQUIRED = "???"
 
@@ -63,25 +65,47 @@ def parse(schema: type[T], arguments: list[str]) -> T:
     return value
 
 
-def help_text(schema: Any, usage: str) -> str:
-    """What `--help` prints, as wide as the terminal: prose is wrapped, indented lines are not."""
+def wrapped(prose: str) -> str:
+    """Paragraphs as wide as the terminal; one with an indented line stays as it is."""
     columns = shutil.get_terminal_size().columns
-    wrap = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
-    paragraphs = [
-        part if "\n " in f"\n{part}" else "\n".join(wrap(part, columns))
-        for part in usage.strip().split("\n\n")
-    ]
-    rows = [
-        (name + ("" if default == REQUIRED else f"={'null' if default is None else default}"), text)
-        for name, default, text in keys(schema)
-    ]
-    width = max(len(name) for name, _ in rows)
+    return "\n\n".join(
+        part if "\n " in f"\n{part}" else "\n".join(_wrap(part, columns))
+        for part in prose.strip().split("\n\n")
+    )
+
+
+def table(rows: Mapping[str, str]) -> str:
+    """Names, and beside each what it is for, as wide as the terminal."""
+    columns, width = shutil.get_terminal_size().columns, max(map(len, rows))
     lines = []
-    for name, text in rows:
-        first, *more = wrap(text, max(columns - width - 4, 30)) or [""]
-        lines.append(f"  {name:{width}}  {first}")
+    for name, text in rows.items():
+        first, *more = _wrap(text, max(columns - width - 4, 30)) or [""]
+        lines.append(f"  {name:{width}}  {first}".rstrip())
         lines += [f"{'':{width + 4}}{part}" for part in more]
-    return "\n".join(["\n\n".join(paragraphs), "", *lines])
+    return "\n".join(lines)
+
+
+_wrap = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
+
+
+def help_text(schema: Any, usage: str) -> str:
+    """What `--help` prints: the usage, and every key with its default."""
+    rows = {
+        name + ("" if default == REQUIRED else f"={'null' if default is None else default}"): text
+        for name, default, text in keys(schema)
+    }
+    return f"{wrapped(usage)}\n\n{table(rows)}"
+
+
+def is_answered(arguments: list[str], help: Callable[[], str]) -> bool:
+    """Print the help or the version, if that is asked for; whether it was."""
+    if {"-h", "--help"} & set(arguments):
+        print(help())
+    elif "--version" in arguments:
+        print(f"headlab {__version__}")
+    else:
+        return False
+    return True
 
 
 def main(
@@ -95,8 +119,7 @@ def main(
     `arguments` are those of the process unless others are given.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(arguments):
-        print(help_text(schema, usage))
+    if is_answered(arguments, lambda: help_text(schema, usage)):
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("httpx", "httpcore", "urllib3", "filelock"):
@@ -135,10 +158,14 @@ def dispatch(
     Raises:
         SystemExit: with status 2, there is no such command.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        width = max(map(len, commands))
-        lines = [f"  {name:{width}}  {purpose}" for name, purpose in commands.items()]
-        print("\n".join([f"{program} COMMAND --help says more of each.", "", *lines]))
+    listed = "\n\n".join(
+        [
+            f"{program} COMMAND key=value ...",
+            table(commands),
+            f"{program} COMMAND --help says more.",
+        ]
+    )
+    if is_answered(arguments[:1] or ["--help"], lambda: listed):
         return
     command, *rest = arguments
     if command not in commands:

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.entry import start
+from train.entry import PointFailed, start
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -33,10 +33,9 @@ def action(cfg: DictConfig) -> None:
 
     Raises:
         SystemExit: with the status, unless it is 0.
-        CompactHydraException: the same in a sweep.
+        PointFailed: the same in a sweep.
     """
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -47,7 +46,7 @@ def action(cfg: DictConfig) -> None:
         status, said = 2, str(error)
         print(f"error: {said}", file=sys.stderr, flush=True)
     if status and sweeping:
-        raise CompactHydraException(f"{cfg.run_dir}: {said}")
+        raise PointFailed(f"{cfg.run_dir}: {said}")
     if status:
         raise SystemExit(status)
 

@@ -19,14 +19,9 @@ KINDS = ("sft", "grpo")
 
 def run_directory(overrides: list[str], kind: str) -> Path:
     """Where a run of these overrides is kept."""
-    from hydra import compose, initialize_config_dir
+    from train.entry import compose
 
-    from train.config import register
-    from train.entry import CONF, expand_overrides
-
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return Path(compose("config", expand_overrides(overrides, kind)).run_dir)
+    return Path(compose(kind, overrides).run_dir)
 
 
 def main(overrides: list[str]) -> None:

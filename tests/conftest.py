@@ -35,17 +35,10 @@ def architecture(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def compose() -> Callable[..., Any]:
     """Compose a configuration as the command line does: compose("sft", "experiment=tiny", ...)."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    from train.config import register
-    from train.entry import CONF, expand_overrides
-
-    register()
+    from train.entry import compose
 
     def composed(kind: str, *overrides: str) -> Any:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra_compose("config", expand_overrides(list(overrides), kind))
+        return compose(kind, list(overrides))
 
     return composed
 

@@ -1,7 +1,7 @@
 """The schema of every configuration key, and the checks that need no library and no weights.
 
 Groups live in conf/. A key that is not in the schema is refused by Hydra; the keys below the open
-maps (train.entry.OPEN_MAPS: the arguments of TRL's and PEFT's own classes, and the options of a
+maps (train.overrides.OPEN_MAPS: the arguments of TRL's and PEFT's own classes, and the options of a
 generator) are checked by name against what they are handed to.
 """
 
@@ -179,6 +179,17 @@ class Config:
 def register() -> None:
     """Make the schema known to Hydra under the name that conf/config.yaml asks for."""
     ConfigStore.instance().store(name="schema", node=Config)
+
+
+def check_schema(cfg: DictConfig) -> None:
+    """That a composed configuration has no other keys (`+sede=1`) and that its references resolve.
+
+    Raises:
+        OmegaConfBaseException: as OmegaConf says it.
+    """
+    plain(cfg)
+    values = OmegaConf.to_container(cfg)  # the names alone: cfg itself would be taken as it is
+    OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(values))
 
 
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

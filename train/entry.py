@@ -1,89 +1,84 @@
-"""The command line that train.sft, train.grpo and launch share: Hydra, and a help that is instant.
+"""The command line that train.sft, train.grpo, launch and study share: Hydra, and an instant help.
 
-Two things are added to Hydra's command line. `experiment=NAME` means `NAME/sft`, `NAME/grpo` or,
-for a study, `NAME/study` where conf/experiment/NAME is a directory; so does `debug=NAME`. And a key
-below an open map (`train.args.*` and the others of OPEN_MAPS) needs no `+`; it is checked by name
-against the class that it is handed to.
+Overrides are those of Hydra with two shorthands (train/overrides.py). A mistyped word is one line
+that names the nearest right one (train/mistakes.py), with status 2.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+from analysis.cli import is_answered, table, wrapped
+from train.overrides import CONF, expand_overrides, experiments, groups, kind_of, sort_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-CONF = Path(__file__).parent.parent / "conf"
-OPEN_MAPS = (
-    *("train.args", "peft.args", "deepspeed.config"),
-    *("data.options", "evaluation.options", "pairs.options"),
-    *("study.models", "study.pairs", "study.needs", "study.defaults", "study.steps"),
-)
-
-HELP = """\
-{usage}
-
-Groups (choose with GROUP=OPTION):
-{groups}
-
-Set any key with key=value; every key stands in conf/ under a comment with its command.
-Arguments of TRL, PEFT and DeepSpeed: train.args.NAME=VALUE, peft.args.NAME=VALUE,
-deepspeed.config.NAME=VALUE.
---cfg job --resolve   print the composed configuration and stop
---multirun            run every combination of comma-separated values
---hydra-help          Hydra's own options"""
+KEYS = """\
+Every key stands in conf/ under a comment with its command. Arguments of TRL, PEFT and DeepSpeed: \
+train.args.NAME=VALUE, peft.args.NAME=VALUE, deepspeed.config.NAME=VALUE."""
+OPTIONS = {
+    "--cfg job --resolve": "print the composed configuration and stop",
+    "--multirun": "run every combination of comma-separated values",
+    "--hydra-help": "Hydra's own options",
+}
 
 
-def groups() -> dict[str, list[str]]:
-    """The configuration groups and their options, read off the files."""
-    found = {
-        folder.name: sorted(path.stem for path in folder.iterdir() if path.name[0] not in "._")
-        for folder in sorted(CONF.iterdir())
-        if folder.is_dir() and folder.name not in ("experiment", "__pycache__")
-    }
-    experiments = (CONF / "experiment").rglob("*.yaml")
-    runs = [path.relative_to(CONF / "experiment") for path in experiments if path.stem != "common"]
-    names = sorted({run.parent.as_posix() for run in runs})
-    kinds = {
-        name: sorted(run.stem for run in runs if run.parent.as_posix() == name) for name in names
-    }
-    found["experiment"] = [f"{name} ({', '.join(kinds[name])})" for name in names]
-    return found
+class PointFailed(Exception):
+    """A point of a sweep did not succeed; the sweep goes on with the others and then fails."""
 
 
 def help_text(usage: str) -> str:
     """What `--help` prints."""
-    lines = [f"  {name}: {', '.join(options)}" for name, options in sorted(groups().items())]
-    return HELP.format(usage=usage.strip(), groups="\n".join(lines))
+    options = {name: ", ".join(values) for name, values in groups().items()}
+    known = (f"{name} ({', '.join(kinds)})" for name, kinds in experiments().items())
+    options["experiment"] = ", ".join(known)
+    parts = [wrapped(usage), "Groups:", table({f"{n}=": options[n] for n in sorted(options)})]
+    return "\n\n".join([*parts, wrapped(KEYS), table(OPTIONS)])
 
 
-def expand_overrides(overrides: list[str], kind: str | None) -> list[str]:
-    """Hydra overrides with the trainer chosen and the two shorthands above written out.
+def compose(kind: str, overrides: list[str]) -> DictConfig:
+    """The configuration of a run, as its command line composes it.
 
-    `kind` is the trainer of an entry point, or `study`; with None (launch) it is taken from
-    `train=...`.
+    Raises:
+        ValueError: in one line, what is wrong with an override.
     """
-    if kind is None:
-        chosen = [text.removeprefix("train=") for text in overrides if text.startswith("train=")]
-        kind, added = (chosen[-1] if chosen else "sft"), []
-    else:
-        added = [] if kind == "study" else [f"train={kind}"]
-    return added + [_expand(text, kind) for text in overrides]
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from train.config import check_schema
+
+    try:
+        cfg = _compose(expand_overrides(overrides, kind))
+        check_schema(cfg)
+        return cfg
+    except (HydraException, OmegaConfBaseException, AssertionError) as error:
+        raise ValueError(_in_one_line(error, kind)) from error
 
 
-def _expand(override: str, kind: str) -> str:
-    key, equals, value = override.partition("=")
-    if key in ("experiment", "debug"):
-        names = value.split(",")  # several in a sweep
-        there = [(CONF / key / name / f"{kind}.yaml").exists() for name in names]
-        variants = [f"{n}/{kind}" if known else n for n, known in zip(names, there, strict=True)]
-        return f"{key}={','.join(variants)}"
-    if equals and key.startswith(tuple(f"{name}." for name in OPEN_MAPS)):
-        return f"++{override}"
-    return override
+def _compose(words: list[str]) -> DictConfig:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from train.config import register
+
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose("config", words)
+
+
+def _in_one_line(error: Exception, kind: str) -> str:
+    from hydra.core.global_hydra import GlobalHydra
+
+    from train.mistakes import in_one_line
+
+    GlobalHydra.instance().clear()
+    known = kind if kind in ("sft", "grpo") else "sft"
+    return in_one_line(error, kind, _compose([f"train={known}"]))
 
 
 def start(
@@ -95,15 +90,79 @@ def start(
     """Compose the configuration from a command line and run an action on it.
 
     `usage` (the entry module's docstring) heads the help.
+
+    Raises:
+        SystemExit: with status 2, the command line is wrong; with 1, a point of a sweep failed.
     """
-    if {"-h", "--help"} & set(arguments):
-        print(help_text(usage))
+    if is_answered(arguments, lambda: help_text(usage)):
         return
+    try:
+        overrides, options = sort_words(arguments)
+    except ValueError as error:
+        _refuse(str(error))
+    sys.argv[1:] = [*expand_overrides(overrides, kind), *options]
+    try:
+        _run(kind_of(overrides, kind), action)
+    except PointFailed as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _refuse(reason: str) -> NoReturn:
+    print(f"error: {reason}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+class _Raised(Exception):
+    """Carries what the action has raised past those who mend the errors of composing."""
+
+
+def _run(kind: str, action: Callable[[DictConfig], None]) -> None:
+    """Run an action under Hydra."""
     import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    from train.config import register
+    from train.config import check_schema, register
 
+    def act(cfg: DictConfig) -> None:
+        try:
+            check_schema(cfg)
+        except OmegaConfBaseException as error:
+            _refuse(_in_one_line(error, kind))
+        with _full_errors(False):
+            try:
+                action(cfg)
+            except Exception as error:
+                raise _Raised from error
+
+    act.__module__ = f"headlab.{kind}"  # Hydra and its launchers name the job after it
     register()
-    sys.argv[1:] = expand_overrides(arguments, kind)
+    asked = os.environ.get("HYDRA_FULL_ERROR") == "1"
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    decorate(action)()
+    failure: BaseException | None = None
+    try:
+        with _full_errors(True):
+            decorate(act)()
+    except _Raised as error:
+        failure = error.__cause__
+    except (HydraException, OmegaConfBaseException, AssertionError, ValueError) as error:
+        if asked:
+            raise
+        _refuse(_in_one_line(error, kind))
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def _full_errors(wanted: bool) -> Iterator[None]:
+    """Hydra raises its errors inside, instead of printing them and ending the process."""
+    before = os.environ.pop("HYDRA_FULL_ERROR", None)
+    if wanted:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before

@@ -105,19 +105,6 @@ def overrides(options: Options, kind: str, side: str, model: Path, run: Path) ->
     ]
 
 
-def compose(kind: str, arguments: list[str]) -> DictConfig:
-    """The configuration of a run, as `headlab launch` composes it."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    from train.config import register
-    from train.entry import CONF, expand_overrides
-
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra_compose("config", expand_overrides(arguments, kind))
-
-
 def bare_specification(cfg: DictConfig, rows: Path) -> dict[str, Any]:
     """What launch/bench/bare_trl.py takes, of the same run; writes its rows."""
     from train.config import plain
@@ -143,6 +130,7 @@ def commands(options: Options, kind: str, side: str, model: Path, run: Path) -> 
     import yaml
 
     from train.config import plain
+    from train.entry import compose
 
     cfg = compose(kind, overrides(options, kind, side, model, run))
     python = [sys.executable, "-m"]

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra.errors import MissingConfigException
 
 from tests.support.places import ROOT
-from train.entry import CONF, expand_overrides
+from train.overrides import CONF, expand_overrides
 
 EXPERIMENTS = sorted(
     (path.parent.relative_to(CONF / "experiment").as_posix(), path.stem)
@@ -56,20 +55,6 @@ def test_every_experiment_builds_its_arguments(compose, experiment, kind, tmp_pa
     assert args.seed == 0
     assert peft_config(cfg).r == 16
     tracking_settings(cfg)
-
-
-@pytest.mark.parametrize(
-    ("kind", "override", "name"),
-    [
-        ("sft", "experiment=tny", "experiment/tny"),
-        ("sft", "experiment=paper/gsm8k", "experiment/paper/gsm8k"),  # there for GRPO alone
-        ("grpo", "debug=fst", "debug/fst"),
-    ],
-)
-def test_an_experiment_that_is_not_there_is_an_error(compose, kind, override, name):
-    """And not a run of the defaults."""
-    with pytest.raises(MissingConfigException, match=f"Could not find '{name}'"):
-        compose(kind, override)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -144,9 +129,10 @@ def test_help_is_instant_and_imports_nothing_heavy(module):
     done = run_code(code)
     assert done.returncode == 0, done.stderr
     if module.startswith("train"):
-        assert "  tracking: faithful, fraction, none, paper\n" in done.stdout
-        assert re.search(r"  experiment: .*paper/gsm8k \(grpo\), .*tiny \(grpo, sft\)", done.stdout)
-        assert "  debug: fast, tiny\n" in done.stdout
+        assert "  tracking=    faithful, fraction, none, paper\n" in done.stdout
+        words = " ".join(done.stdout.split())
+        assert re.search(r"experiment= .*paper/gsm8k \(grpo\), .*tiny \(grpo, sft\)", words)
+        assert "  debug=       fast, tiny\n" in done.stdout
 
 
 MISTAKES = [
@@ -186,13 +172,6 @@ def test_unknown_reward_is_named(compose, tmp_path):
     cfg = compose("grpo", "experiment=tiny", f"run_dir={tmp_path}", "train.rewards=[acuracy]")
     with pytest.raises(ValueError, match="choose from: accuracy, format, tag_count"):
         prepare(cfg)
-
-
-def test_a_misspelt_key_is_one_error(tmp_path):
-    done = run_cli("train.sft", "experiment=tiny", "tracking.fractoin=0.1", cwd=tmp_path)
-    assert done.returncode != 0
-    assert "Key 'fractoin' not in 'TrackingConfig'" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_a_missing_column_is_one_line(tmp_path):
