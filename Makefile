@@ -1,10 +1,10 @@
-# make demo | demo-real | test | test-distributed | test-slow | browser | lint | clean
+# make demo | demo-real | test | test-distributed | test-slow | browser | picture | lint | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-real test test-distributed test-slow browser lint clean
+.PHONY: demo demo-real test test-distributed test-slow browser picture lint clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,10 @@ test-slow: $(READY)
 # Chromium, for the tests of the report page; without a browser they are skipped. Debian, as root.
 browser:
 	command -v chromium || apt-get install -y chromium || (apt-get update && apt-get install -y chromium)
+
+# The README's picture, from the report of the demo.
+picture: demo browser
+	$(BIN)/python -m docs.picture runs/report-tiny-sft-seed0-tiny-grpo-seed0.html docs/report.png
 
 lint: $(READY)
 	$(BIN)/ruff check .

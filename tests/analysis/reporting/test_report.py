@@ -7,7 +7,6 @@ score, so the circuit, its resamples and the intervals are known exactly.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from analysis.reporting.figures import (
 from analysis.reporting.report import write_report
 from analysis.reporting.tables import format_table, head_cells
 from analysis.trajectories.run import Run, checkpoint_rows, read_runs
+from tests.support.browser import BROWSERS, FLAGS, find_browser
 from tests.support.places import ROOT
 
 GRAPH = Graph(2, 4, 2)
@@ -381,20 +381,13 @@ def test_help_loads_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-
-
 @contextmanager
 def opened(page_file: Path) -> Iterator[Any]:
     """A page in a browser without a network; fails on errors and on requests for anything else."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser_path = next((path for path in map(shutil.which, names) if path), None)
+    browser_path = find_browser()
     if browser_path is None:
-        pytest.skip(f"no browser to open the report in: none of {', '.join(names)}")
+        pytest.skip(f"no browser to open the report in: none of {', '.join(BROWSERS)}")
     faults: list[str] = []
     address = page_file.resolve().as_uri()
     with playwright.sync_playwright() as driver:
