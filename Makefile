@@ -20,12 +20,13 @@ demo: $(READY)
 demo-real: $(READY)
 	$(BIN)/headlab demo experiment=smollm2
 
+# Two workers of one thread each; a test by hand needs none: python -m pytest tests/...
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Runs of several processes: ZeRO 1 to 3, Slurm with stand-ins, runs that are killed and go on.
 test-distributed: $(READY)
-	$(BIN)/python -m pytest -m distributed
+	$(BIN)/python -m pytest -m distributed -n 2 --dist worksteal
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
