@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 
 from tests.support.models import ARCHITECTURES
 
@@ -32,7 +34,7 @@ def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose() -> Callable[..., Any]:
     """Compose a configuration as the command line does: compose("sft", "experiment=tiny", ...)."""
     from train.entry import compose
@@ -43,11 +45,34 @@ def compose() -> Callable[..., Any]:
     return composed
 
 
-@pytest.fixture
-def tiny_dir(tmp_path: Path) -> Path:
-    """The embedded tiny model with random weights, as a Hugging Face directory."""
+@pytest.fixture(scope="session")
+def tiny_model_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `tiny_dir` is a copy of; nothing may be changed here."""
     from train.recipes.tiny import build_random
 
-    directory = tmp_path / "tiny"
+    directory = tmp_path_factory.mktemp("tiny") / "tiny"
     build_random(directory, seed=0)
     return directory
+
+
+@pytest.fixture
+def tiny_dir(tmp_path: Path, tiny_model_files: Path) -> Path:
+    """The embedded tiny model with random weights, as a Hugging Face directory of the test's."""
+    return Path(shutil.copytree(tiny_model_files, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_files: Path, compose: Callable[..., Any]
+) -> Callable[..., Path]:
+    """finished_run("sft", ...): the directory of such a small run, trained once and only read."""
+    from tests.support.runs import small
+    from train.run import prepare, run
+
+    @functools.cache
+    def finished(kind: str, *more: str) -> Path:
+        directory = tmp_path_factory.mktemp("finished") / "r"
+        run(prepare(compose(kind, *small(kind, tiny_model_files, directory, *more))))
+        return directory
+
+    return finished

@@ -31,6 +31,7 @@ from launch.slurm import render
 from launch.space import checkpoint_bytes, checkpoints_kept
 from tests.support.places import ROOT
 from tests.support.slurm_fakes import JOB, install
+from tests.support.warm import warm_python
 from train.checkpoints import is_complete
 from train.config import check
 
@@ -71,7 +72,7 @@ def launch(tmp_path: Path, fakes: Path) -> Launch:
 
     def launched(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "launch", *words],
+            [warm_python(), "-m", "launch", *words],
             cwd=directory,
             env=variables(fakes),
             capture_output=True,

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,12 +15,13 @@ from analysis.records.record import read_records
 from launch.sidecar import Options, act
 from tests.support.places import ROOT
 from tests.support.runs import assert_equal_records, small
+from tests.support.warm import pid_of, warm_python
 from train.checkpoints import MANIFEST
 from train.run import prepare, run
 
 
 def sidecar(directory: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "launch", "sidecar", f"run={directory}", "device=cpu"]
+    command = [warm_python(), "-m", "launch", "sidecar", f"run={directory}", "device=cpu"]
     return subprocess.Popen(
         [*command, "poll=0.2", "threads=1", *more],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -55,7 +55,7 @@ def test_two_beside_the_training_share_its_checkpoints(tiny_dir, tmp_path):
     said = [child.stdout.readline().strip() for child in children]
     assert said == [f"waiting for {directory} to begin"] * 2
     more = ["tracking.where=sidecar", "evaluation=none", "logger=wandb", "train.args.save_steps=1"]
-    trainer = [sys.executable, "-m", "train.sft", *small("sft", tiny_dir, directory, *more)]
+    trainer = [warm_python(), "-m", "train.sft", *small("sft", tiny_dir, directory, *more)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(trainer, env=environment, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     outputs = [child.communicate(timeout=120)[0] for child in children]
@@ -79,7 +79,7 @@ def test_killed_while_it_tracks_another_takes_over(compose, tiny_dir, tmp_path):
     claim = directory / "locks" / "step-000000"
     while child.poll() is None and not claim.exists():
         time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
+    os.kill(pid_of(child), signal.SIGKILL)
     child.communicate()
     assert claim.exists()
     act(Options(run=str(directory), device="cpu"))

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.support.places import ROOT
+from tests.support.warm import warm_python
 from train.overrides import CONF, expand_overrides
 
 EXPERIMENTS = sorted(
@@ -32,7 +33,7 @@ FILL = {"data=file": "data.source=jsonl:x.jsonl", "pairs=file": "pairs.path=x.js
 def run_cli(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     root = str(ROOT)
     return subprocess.run(
-        [sys.executable, "-m", *words],
+        [warm_python(), "-m", *words],
         capture_output=True,
         text=True,
         cwd=cwd or root,

@@ -20,6 +20,7 @@ from analysis.records.record import read_record, read_records, read_scores
 from analysis.records.training_log import read_metrics
 from tests.support.places import ROOT
 from tests.support.runs import small
+from tests.support.warm import warm_python
 from train.sharding import check_config, zero_stage
 
 pytestmark = pytest.mark.distributed
@@ -49,7 +50,7 @@ def launched(tmp_path_factory):
             words.append("train.args.reward_weights=[1]")
         path = f"{ROOT / 'tests' / 'support' / 'common_random_numbers'}{os.pathsep}{ROOT}"
         done = subprocess.run(
-            [sys.executable, "-m", "launch", f"train={kind}", *words],
+            [warm_python(), "-m", "launch", f"train={kind}", *words],
             cwd=home,
             env={**os.environ, "PYTHONPATH": path},
             capture_output=True,

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from analysis.records.record import read_record, read_records
 from tests.support.places import ROOT
 from tests.support.runs import assert_equal_records, small
+from tests.support.warm import pid_of, warm_python
 from train.checkpoints import MANIFEST, checkpoints, is_interrupted
 from train.run import prepare, run
 
@@ -27,10 +28,12 @@ LONG = [f"train.args.max_steps={STEPS}", "evaluation=none", "tracking.resamples=
 Moment = Callable[[Path], bool]
 
 
-def begin(arguments: list[str], kind: str = "sft", launch: bool = False) -> subprocess.Popen[bytes]:
+def begin(
+    arguments: list[str], kind: str = "sft", launch: bool = False, cold: bool = False
+) -> subprocess.Popen[bytes]:
     module = ["launch", f"train={kind}"] if launch else [f"train.{kind}"]
     return subprocess.Popen(
-        [sys.executable, "-m", *module, *arguments, "resume=auto"],
+        [sys.executable if cold else warm_python(), "-m", *module, *arguments, "resume=auto"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
@@ -77,7 +80,7 @@ def stop_at(
     time.sleep(delay)
     if child.poll() is not None:
         return False
-    child.send_signal(number)
+    os.kill(pid_of(child), number)
     child.wait(timeout=120)
     return True
 
@@ -151,7 +154,7 @@ def test_one_rank_that_is_killed_ends_the_run_which_goes_on(tiny_dir, tmp_path):
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert begin(arguments(whole), launch=True).wait(timeout=240) == 0
-    child = begin(arguments(broken), launch=True)
+    child = begin(arguments(broken), launch=True, cold=True)
     while child.poll() is None and not (broken / "checkpoint-2" / MANIFEST).exists():
         time.sleep(0.001)
     family = psutil.Process(child.pid).children(recursive=True)

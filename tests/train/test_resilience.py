@@ -16,6 +16,7 @@ from analysis.records.secrets import secrets_in
 from analysis.tracking.tracker import HeadTracker
 from tests.support.places import ROOT
 from tests.support.runs import assert_same, final_state, small
+from tests.support.warm import warm_python
 from train.checkpoints import checkpoints, discard, is_complete, tidy, write_manifest
 from train.config import check
 from train.disk import DiskFull, explained_if_full, is_full
@@ -215,7 +216,7 @@ def test_no_planted_key_is_written_anywhere(compose, tiny_dir, tmp_path):
     }
     words = small("sft", tiny_dir, tmp_path / "r", "logger=wandb", "train.args.max_steps=2")
     done = subprocess.run(
-        [sys.executable, "-m", "launch", "train=sft", *words],
+        [warm_python(), "-m", "launch", "train=sft", *words],
         env={**os.environ, **planted, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"},
         cwd=tmp_path,
         capture_output=True,
@@ -253,7 +254,9 @@ def test_weights_that_are_not_safetensors_are_not_loaded(compose, tiny_dir, tmp_
         run(prepare(compose("sft", *small("sft", tiny_dir, tmp_path / "r", "tracking=none"))))
 
 
-def test_a_checkpoint_that_a_stop_left_is_resumed_and_not_tracked(compose, tiny_dir, tmp_path):
+def test_a_checkpoint_that_a_stop_left_is_resumed_and_not_tracked(
+    compose, finished_run, tiny_dir, tmp_path
+):
     """SIGTERM in step 1, in process: saved, stopped, resumed as if nothing had been."""
     import signal
 
@@ -261,7 +264,7 @@ def test_a_checkpoint_that_a_stop_left_is_resumed_and_not_tracked(compose, tiny_
 
     from train import run as module
 
-    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    stopped, whole = tmp_path / "stopped", finished_run("sft", "evaluation=none")
 
     class Terminate(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
@@ -280,7 +283,6 @@ def test_a_checkpoint_that_a_stop_left_is_resumed_and_not_tracked(compose, tiny_
     assert [path.name for path in checkpoints(stopped)] == ["checkpoint-1"]
     assert not (stopped / "finished.json").exists()
     run(prepare(compose("sft", *words, "resume=auto")))
-    run(prepare(compose("sft", *small("sft", tiny_dir, whole, "evaluation=none"))))
     assert [path.name for path in checkpoints(stopped)] == ["checkpoint-2", "checkpoint-4"]
     assert_same(final_state(stopped), final_state(whole))
     assert [record.step for record in read_records(stopped)] == [0, 2, 4]

@@ -19,17 +19,15 @@ from analysis.records.record import read_record, read_records, read_scores
 from analysis.records.training_log import read_metrics
 from tests.support.places import ROOT
 from tests.support.runs import assert_same, final_state, small
+from tests.support.warm import pid_of, warm_python
 from train.checkpoints import is_complete, last_complete, write_manifest
 from train.run import prepare, run
 
 
 @pytest.mark.parametrize("kind", ["sft", "grpo"])
-def test_tracking_leaves_the_run_bit_identical(compose, tiny_dir, tmp_path, kind):
+def test_tracking_leaves_the_run_bit_identical(finished_run, tiny_dir, kind):
     """Same weights, optimizer and random state with and without tracking and evaluation."""
-    tracked, bare = tmp_path / "tracked", tmp_path / "bare"
-    run(prepare(compose(kind, *small(kind, tiny_dir, tracked))))
-    off = ["tracking=none", "evaluation=none"]
-    run(prepare(compose(kind, *small(kind, tiny_dir, bare, *off))))
+    tracked, bare = finished_run(kind), finished_run(kind, "tracking=none", "evaluation=none")
     assert_same(final_state(tracked), final_state(bare))
     start = load_file(tiny_dir / "model.safetensors")
     assert any(not torch.equal(start[k], final_state(bare)[k]) for k in start)  # it did train
@@ -46,20 +44,20 @@ def test_tracking_leaves_the_run_bit_identical(compose, tiny_dir, tmp_path, kind
     assert hashes == {json.loads((tracked / "pairs.json").read_text())["hash"]}
 
 
-def test_the_base_record_is_that_of_the_base_model(compose, tiny_dir, tmp_path):
+def test_the_base_record_is_that_of_the_base_model(finished_run, tiny_dir):
     """What the callback finds live at step 0 is what attribution finds on the model from disk."""
     from transformers import AutoModelForCausalLM
 
     from analysis import Pairs, attribute
 
-    run(prepare(compose("sft", *small("sft", tiny_dir, tmp_path / "r", "evaluation=none"))))
-    pairs = Pairs.load(tmp_path / "r" / "pairs.jsonl")
-    for step, source in ((0, tiny_dir), (4, tmp_path / "r" / "checkpoint-4")):
+    finished = finished_run("sft", "evaluation=none")
+    pairs = Pairs.load(finished / "pairs.jsonl")
+    for step, source in ((0, tiny_dir), (4, finished / "checkpoint-4")):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-        record = read_record(tmp_path / "r", step)
+        record = read_record(finished, step)
         quadrature = record.settings["quadrature"]
         scores = attribute(model, pairs, ig_steps=2, quadrature=quadrature).per_edge
-        found = read_scores(tmp_path / "r", step)
+        found = read_scores(finished, step)
         assert (found - scores).abs().max() < 1e-5 * scores.abs().max()
 
 
@@ -117,27 +115,26 @@ def test_only_complete_checkpoints_are_resumed_from(tmp_path, caplog):
 
 def start(kind: str, arguments: list[str], cwd: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", f"train.{kind}", *arguments],
+        [warm_python(), "-m", f"train.{kind}", *arguments],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
 
 @pytest.mark.parametrize("kind", ["sft", "grpo"])
-def test_killed_and_resumed_equals_unbroken(compose, tiny_dir, tmp_path, kind):
+def test_killed_and_resumed_equals_unbroken(compose, finished_run, tiny_dir, tmp_path, kind):
     """SIGKILL after the first checkpoint, before or while it is tracked; resume=auto goes on."""
-    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    broken, whole = tmp_path / "broken", finished_run(kind)
     child = start(kind, small(kind, tiny_dir, broken), tmp_path)
     manifest = broken / "checkpoint-2" / "headlab.json"
     while child.poll() is None and not manifest.exists():
         time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
+    os.kill(pid_of(child), signal.SIGKILL)
     child.wait()
     assert manifest.exists()
     assert not (broken / "checkpoint-4").exists()
     again = small(kind, tiny_dir, broken, "resume=auto")
     run(prepare(compose(kind, *again)))
-    run(prepare(compose(kind, *small(kind, tiny_dir, whole))))
     assert_same(final_state(broken), final_state(whole))
     for record, expected in zip(read_records(broken), read_records(whole), strict=True):
         assert record.step == expected.step
@@ -165,7 +162,7 @@ def test_launch_in_two_processes_tracks_once(tiny_dir, tmp_path):
     """Data-parallel over gloo: one set of records, one report, and the launcher's resolved file."""
     done = subprocess.run(
         [
-            sys.executable,
+            warm_python(),
             "-m",
             "launch",
             "train=sft",
@@ -224,7 +221,7 @@ def test_problems_that_make_no_pairs_are_one_clear_error(tiny_dir, tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     done = subprocess.run(
         [
-            sys.executable,
+            warm_python(),
             "-m",
             "train.grpo",
             "model=hub",

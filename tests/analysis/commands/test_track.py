@@ -24,6 +24,7 @@ from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker, smallest_faithful
 from tests.support.models import random_pairs, tiny_model
 from tests.support.places import ROOT
+from tests.support.warm import warm_python
 from train.run import prepare, run
 
 LIVE = [
@@ -139,7 +140,7 @@ def test_command_line_with_wandb_offline(tmp_path):
         assert name in written
     published = json.loads((tmp_path / "out" / "wandb-published.json").read_text())
     assert sorted(published["offline"]) == ["heads/0", "heads/1", "heads/2"]
-    again = [sys.executable, "-m", "analysis", "publish", "run=out"]
+    again = [warm_python(), "-m", "analysis", "publish", "run=out"]
     done = subprocess.run(again, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert "there is no W&B account on this machine; run `wandb login`" in done.stderr
@@ -153,7 +154,7 @@ def test_command_line_with_wandb_offline(tmp_path):
         [*again, "mode=offline"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.stdout == "nothing is missing\n"
-    wrong = [*command[:5], "base=./nowhere", *command[6:]]
+    wrong = [warm_python(), *command[1:5], "base=./nowhere", *command[6:]]
     done = subprocess.run(wrong, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stderr.strip() == "error: there is no directory ./nowhere"
 

@@ -39,6 +39,7 @@ from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker
 from tests.support.models import random_pairs, tiny_model
 from tests.support.places import ROOT
+from tests.support.warm import warm_python
 
 GRAPH = Graph(2, 4, 2)
 EDGE = {GRAPH.edge_name(index): index for index in range(GRAPH.n_edges)}
@@ -469,7 +470,9 @@ def test_command_line(tmp_path, trained):
     assert "Loading weights" not in done.stderr  # no progress bar where there is no terminal
     pairs = json.loads((tmp_path / "out" / "comparison.json").read_text())["comparisons"]
     assert pairs[1]["heads"]["numbers"]["jaccard"] == {"value": 1, "low": None, "high": None}
-    done = subprocess.run([*command[:5], "b=nowhere"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [warm_python(), *command[1:5], "b=nowhere"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("error: b: there is no nowhere; give a run")
     shown = subprocess.run([*command[:4], "--help"], cwd=ROOT, capture_output=True, text=True)

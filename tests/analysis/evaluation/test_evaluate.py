@@ -35,6 +35,7 @@ from analysis.prompts.problems import Problem
 from analysis.records.run_file import RunFile
 from tests.support.known_circuit import HEADS, PROBLEMS, save_copier
 from tests.support.places import ROOT
+from tests.support.warm import pid_of, warm_python
 from train.recipes.tiny import build_tokenizer
 
 
@@ -245,7 +246,7 @@ def test_attribution_finds_the_known_circuit(copier, tmp_path):
     make_pairs(parse(PairOptions, [f"model={copier}", f"out={pairs}", task, "size=6"]))
     done = subprocess.run(
         [
-            sys.executable,
+            warm_python(),
             "-m",
             "analysis",
             "attribute",
@@ -394,7 +395,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_result(copier, tmp_path):
     more = ["intervention=zero:L0H1", "controls=2", "batch_size=4", "temperature=1.0"]
 
     def command(out: Path) -> list[str]:
-        return [sys.executable, "-m", "analysis", "evaluate", *words(copier, out, *more)]
+        return [warm_python(), "-m", "analysis", "evaluate", *words(copier, out, *more)]
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen(command(killed), cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -404,7 +405,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_result(copier, tmp_path):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    os.kill(pid_of(process), signal.SIGKILL)
     process.wait()
     assert not (killed / "scores.json").exists()
     for out in (killed, whole):

@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +51,8 @@ from analysis.tracking.tracker import HeadTracker
 from analysis.trajectories.run import read_runs
 from tests.support.models import random_pairs, tiny_model
 from tests.support.places import ROOT
-from tests.support.runs import small
+from tests.support.warm import warm_python
 from train.recipes.tiny import build_random, build_tokenizer
-from train.run import prepare
-from train.run import run as train
 
 SETTINGS = TrackingSettings(fraction=0.1, resamples=50, ig_steps=2)
 
@@ -447,10 +444,9 @@ def test_the_command_measures_what_is_missing(
 
 
 def test_a_training_run_leaves_roles_that_its_checkpoints_give_again(
-    compose: Any, tiny_dir: Path, tmp_path: Path
+    finished_run: Any, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    train(prepare(compose("sft", *small("sft", tiny_dir, run, "evaluation=none"))))
+    run = Path(shutil.copytree(finished_run("sft", "evaluation=none"), tmp_path / "run"))
     live = [read_roles(run, step) for step in (0, 2, 4)]
     for step, roles in zip((0, 2, 4), live, strict=True):
         assert roles is not None
@@ -533,7 +529,7 @@ def two_ranks(run: Path, code: str) -> str:
     words = ["-m", "launch.torchrun", "--standalone", "--nproc-per-node=2", str(script)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, *words], env=env, capture_output=True, text=True, timeout=200
+        [warm_python(), *words], env=env, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from analysis.reporting import paper
 from launch.study import run_study
 from tests.support.places import ROOT
+from tests.support.warm import warm_python
 from train.entry import CONF
 
 PAPER = CONF / "experiment" / "paper"
@@ -431,7 +431,7 @@ def test_vllm_is_missed_before_the_first_step(compose, tmp_path, monkeypatch):
 
 def test_the_command_line_of_a_study(tmp_path):
     """Dry run: one command a line, nothing written; a mistake is one line."""
-    words = [sys.executable, "-m", "launch", "study", "experiment=paper/think"]
+    words = [warm_python(), "-m", "launch", "study", "experiment=paper/think"]
 
     def start(*more):
         return subprocess.run(
