@@ -32,7 +32,7 @@ def act(options: Options) -> None:
     from transformers.utils import logging as transformers_logging
 
     from analysis.comparison.definitions import compare_subjects, profile
-    from analysis.comparison.page import write_page
+    from analysis.comparison.page import write_comparison
     from analysis.comparison.text import Findings, format_findings, to_json
     from analysis.files import write_json
     from analysis.records.record import read_scores
@@ -59,6 +59,6 @@ def act(options: Options) -> None:
     )
     out = Path(options.out)
     write_json(out / "comparison.json", to_json(findings))
-    write_page(out / "comparison.html", findings)
+    write_comparison(out / "comparison.html", findings)
     print(format_findings(findings))
     print(f"wrote {out / 'comparison.json'} and {out / 'comparison.html'}")

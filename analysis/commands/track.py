@@ -120,7 +120,7 @@ def _settings_there(run: Path) -> dict[str, Any]:
     Raises:
         ValueError: a trainer made it, and it has no run.json.
     """
-    from analysis.models.loading import Base
+    from analysis.records.checkpoints import Base
     from analysis.records.record import read_record, recorded_steps
     from analysis.records.run_file import RunFile, is_run
 

@@ -8,11 +8,11 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 
 import pytest
 import torch
+from markupsafe import escape
 from transformers import AutoModelForCausalLM
 
 from analysis.circuits.circuit import Circuit, head_mask

@@ -1,0 +1,121 @@
+"""The charts of a comparison, built with plotly.
+
+    effect_map        layers x heads coloured by the effect E between two circuits
+    profile_figure    heads and importance by layer, a line for each circuit
+
+The only text from files in them are the labels of circuits, which are escaped.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+from plotly.graph_objects import Figure, Heatmap
+from plotly.subplots import make_subplots
+
+from analysis.comparison.definitions import Comparison
+from analysis.comparison.text import Findings, head_list
+from analysis.intervals import Estimate
+from analysis.models.graph import short_head_name
+from analysis.reporting.text import count, has_interval, number
+
+COLOURS = ("#1f6fd6", "#d62f2f", "#1b7f5c", "#8a5a12", "#6b4fb3", "#1f2933", "#c2458b", "#5b8a99")
+
+
+def effect_map(c: Comparison) -> Figure:
+    """Layers x heads coloured by E; stars are called, heads in neither circuit are blank."""
+    graph = c.a.graph
+    size = (graph.n_layers, graph.n_heads)
+    values: list[float | None] = [None] * (size[0] * size[1])
+    texts, stars = [""] * len(values), []
+    for row in head_list(c):
+        index = graph.head_names.index(row["head"])
+        effect = Estimate(**row["effect"])
+        values[index] = effect.value
+        texts[index] = (
+            f"{short_head_name(row['head'])}: {row['change']}{', called' * bool(row['called'])}"
+            f"<br>E {number(effect)}<br>importance {row['importance_a']:.4f} → "
+            f"{row['importance_b']:.4f}"
+        )
+        if has_interval(effect):
+            texts[index] += f"<br>inclusion {row['inclusion_a']:.2f} → {row['inclusion_b']:.2f}"
+        if row["called"]:
+            stars.append(divmod(index, size[1]))
+    rows = range(0, len(values), size[1])
+    figure = Figure(
+        Heatmap(
+            z=[values[i : i + size[1]] for i in rows],
+            text=[texts[i : i + size[1]] for i in rows],
+            hovertemplate="%{text}<extra></extra>",
+            zmin=-1,
+            zmax=1,
+            colorscale="RdBu_r",
+            xgap=1,
+            ygap=1,
+            colorbar={"title": "E", "tickvals": [-1, 0, 1]},
+            hoverongaps=False,
+        )
+    )
+    mark = {"symbol": "star", "size": 9, "color": "#1f2933", "line": {"color": "white", "width": 1}}
+    figure.add_scatter(
+        x=[head for _, head in stars],
+        y=[layer for layer, _ in stars],
+        mode="markers",
+        marker=mark,
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    figure.update_xaxes(title="head", dtick=1, showgrid=False, zeroline=False)
+    figure.update_yaxes(title="layer", dtick=1, showgrid=False, zeroline=False)
+    _lay_out(figure, 140 + 22 * size[0])
+    return figure
+
+
+def profile_figure(findings: Findings) -> Figure:
+    """Heads and mean importance by layer, with intervals, a line for each subject."""
+    titles = ("heads in the circuit", "mean importance of a head")
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles)
+    many = len(findings.subjects)
+    for index, subject in enumerate(findings.subjects):
+        found, colour = findings.profiles[subject.name], COLOURS[index]
+        for column, numbers in enumerate((found.heads, found.importance), start=1):
+            ends = None
+            if all(map(has_interval, numbers)):
+                ends = {
+                    "type": "data",
+                    "symmetric": False,
+                    "thickness": 1,
+                    "width": 3,
+                    "array": [x.high - x.value for x in numbers],
+                    "arrayminus": [x.value - x.low for x in numbers],
+                }
+            figure.add_scatter(
+                x=[layer + 0.12 * (index - (many - 1) / 2) for layer in range(len(numbers))],
+                y=[x.value for x in numbers],
+                error_y=ends,
+                mode="lines+markers",
+                row=1,
+                col=column,
+                line={"color": colour},
+                name=f"{subject.name} {escape(subject.label)}",
+                showlegend=column == 1,
+                text=[number(x, 4) if column == 2 else count(x) for x in numbers],
+                hovertemplate="%{text}",
+                legendgroup=subject.name,
+            )
+    n_layers = findings.subjects[0].graph.n_layers
+    figure.update_xaxes(title="layer", dtick=max(1, n_layers // 12))
+    figure.update_yaxes(rangemode="tozero")
+    _lay_out(figure, 380)
+    figure.update_layout(legend={"orientation": "h", "y": -0.25})
+    return figure
+
+
+def _lay_out(figure: Figure, height: int) -> None:
+    figure.update_layout(
+        height=height,
+        margin={"l": 55, "r": 20, "t": 35, "b": 45},
+        template="plotly_white",
+        paper_bgcolor="#fbfbf9",
+        plot_bgcolor="#fff",
+    )

@@ -1,0 +1,58 @@
+"""Pages as files: Jinja2 templates (analysis/reporting/templates) in which all text is escaped.
+
+A page needs no network, because plotly.js is written into it. Two things go in as they are: that
+script, and the charts that plotly draws from our own figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of plain text; with a name, its id, it is sorted by clicks and has a search box."""
+
+    heading: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    name: str = ""
+
+
+def chart(figure: Figure, name: str) -> Markup:
+    """A figure as HTML with an id. Text from files in it must be escaped, as plotly reads tags."""
+    config = {"displayModeBar": False, "responsive": True}
+    html = figure.to_html(include_plotlyjs=False, full_html=False, config=config, div_id=name)
+    return Markup(html)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def write_page(out: Path, template: str, **values: object) -> Path:
+    """Write a page, whole or not at all; the path it was written to."""
+    from plotly.offline import get_plotlyjs
+
+    from analysis.files import atomic_write
+
+    page = _environment().get_template(template).render(plotly=Markup(get_plotlyjs()), **values)
+    with atomic_write(out) as draft:
+        draft.write_text(page, encoding="utf-8")
+    return out
