@@ -152,6 +152,7 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[An
     tracker = None
     if plan.tracking is not None and setup.pairs is not None:
         tracker = HeadTracker(plan.run, setup.pairs, plan.tracking, setup.tokenizer)
+        tracker.start()
     interrupt = Interrupt(
         generation_cycle(plan.args),
         lambda step: tracker is not None and where != "inline" and schedule.is_due(step),

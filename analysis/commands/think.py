@@ -141,6 +141,7 @@ def start_trackers(
             )
         )
         trackers[mode] = HeadTracker(run, pairs[mode], settings, tokenizer)
+        trackers[mode].start()
     return trackers
 
 

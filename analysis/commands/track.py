@@ -144,7 +144,9 @@ def start_tracker(options: Options, run: Path) -> HeadTracker:
     find = load_tokenizer if holds_text(file) else load_tokenizer_if_any
     tokenizer = find(options.base)
     pairs = Pairs.load(file, tokenizer)
-    return HeadTracker(run, pairs, options.tracking.settings(), tokenizer)
+    tracker = HeadTracker(run, pairs, options.tracking.settings(), tokenizer)
+    tracker.start()
+    return tracker
 
 
 def act(options: Options) -> None:

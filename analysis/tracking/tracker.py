@@ -6,14 +6,14 @@ model loaded from a checkpoint and gets the same record.
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -30,23 +30,27 @@ from analysis.models.anatomy import anatomy
 from analysis.models.graph import Graph, short_head_name
 from analysis.models.provenance import describe
 from analysis.prompts.pairs import Pairs
-from analysis.prompts.regions import find_regions
+from analysis.prompts.regions import Region, find_regions
 from analysis.records.record import Record, is_recorded, write_invalid, write_record
 from analysis.tracking import distributed
 from analysis.tracking.settings import TrackingSettings
+from analysis.tracking.sharing import SharedPairs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 RESOLUTION = 1.05  # the smallest faithful circuit is found up to this factor in edges
 
 
-def freeze_pairs(run: Path, pairs: Pairs) -> Pairs:
+def freeze_pairs(run: str | Path, pairs: Pairs) -> Pairs:
     """Save a run's pairs with their hash, or check that they are those already saved.
 
     Raises:
         ValueError: the run was started with other pairs.
     """
+    run = Path(run)
     path = run / "pairs.jsonl"
     if path.exists():
         saved = Pairs.load(path)
@@ -63,6 +67,15 @@ def freeze_pairs(run: Path, pairs: Pairs) -> Pairs:
     return pairs
 
 
+@dataclass(frozen=True)
+class FoundCircuit:
+    """A circuit, how it was cut out of the scores, and what it keeps. edges: bool [E]."""
+
+    selection: Selection
+    edges: torch.Tensor
+    evaluation: CircuitEvaluation
+
+
 class HeadTracker:
     """Tracks the heads of one run: `track` makes the record of a checkpoint.
 
@@ -70,14 +83,31 @@ class HeadTracker:
     """
 
     def __init__(
-        self, run: Path, pairs: Pairs, settings: TrackingSettings, tokenizer: Any = None
+        self,
+        run: str | Path,
+        pairs: Pairs,
+        settings: TrackingSettings,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         """tokenizer: tells which tokens the roles of heads are about (prompts/regions.py)."""
-        self.run = run
-        self.pairs = freeze_pairs(run, pairs) if distributed.rank() == 0 else pairs
+        self.run = Path(run)
+        self.pairs = pairs
         self.settings = settings
-        self._batch_size = settings.batch_size  # lowered where memory runs out
+        self._shared = SharedPairs(pairs, settings.batch_size)
         self._tokenizer = tokenizer
+        self._started = False
+
+    def start(self) -> None:
+        """Freeze the pairs in the run's directory; `track` does it where it was not done before.
+
+        To be called before anything that is lost if the pairs are wrong.
+
+        Raises:
+            ValueError: the run was started with other pairs; on rank 0.
+        """
+        if not self._started and distributed.rank() == 0:
+            freeze_pairs(self.run, self.pairs)
+        self._started = True
 
     def is_tracked(self, step: int) -> bool:
         return is_recorded(self.run, step)
@@ -91,60 +121,90 @@ class HeadTracker:
         None, with a warning and a record marked invalid, if the model's weights or its scores are
         not finite. Where memory runs out, the batch is halved, which does not change the result.
         What the roles of heads raise is raised after the record is written.
+
+        Raises:
+            ValueError: the run was started with other pairs, or anything that `attribute` refuses.
         """
-        started = time.perf_counter()
-        s = self.settings
+        began = time.perf_counter()
+        distributed.together(self.start)
         if broken := not_finite(model):
-            self._invalid(model, step, f"{broken} is not finite")
+            self._write_invalid(model, step, f"{broken} is not finite")
             return None
         scores = self._attribute(model, show_progress and distributed.rank() == 0)
         if not scores.per_edge.isfinite().all():
-            self._invalid(model, step, "the scores of some edges are not finite")
+            self._write_invalid(model, step, "the scores of some edges are not finite")
             return None
-        graph, mean = scores.graph, scores.per_edge.float().mean(0)
-
-        def evaluate(circuit: torch.Tensor) -> CircuitEvaluation:
-            return self._evaluate(model, Circuit(graph, circuit))
-
-        if s.faithful is None:
-            size = edge_budget(graph, s.top_n, s.fraction)
-        else:
-            size = smallest_faithful(graph, mean, s.faithful, s.tau, evaluate)
-        selection = Selection(size, s.tau)
-        circuit = select(graph, mean, selection)
-        found = evaluate(circuit)
-
-        def write() -> Record | None:
-            if distributed.rank() != 0:
-                return None
-            return self._write(
-                step, scores, selection, circuit, found, describe(model, self.run), started
-            )
-
+        found = self._find_circuit(model, scores)
         failed: Exception | None = None
         try:  # before the record, which says that the step is done
             self._track_roles(model, step)
         except Exception as error:  # must not cost the record
             failed = error
-        record = distributed.together(write)
+        record = distributed.together(partial(self._write, model, step, scores, found, began))
         if failed is not None:
             raise failed
         return record
 
+    def _attribute(self, model: nn.Module, show_progress: bool) -> EdgeScores:
+        """The scores of all pairs, each of which one rank has computed."""
+        graph = anatomy(model, self.settings.kv).graph
+        per_edge, clean, corrupted = self._shared.measure(
+            partial(_edge_scores, model, self.settings, show_progress), [graph.n_edges, 1, 1]
+        )
+        per_pair = per_edge.new_zeros(len(self.pairs), *graph.edge_mask.shape)
+        per_pair[:, graph.edge_mask] = per_edge
+        return EdgeScores(graph, per_pair, clean.squeeze(1), corrupted.squeeze(1))
+
+    def _find_circuit(self, model: nn.Module, scores: EdgeScores) -> FoundCircuit:
+        """The circuit that the settings ask for, and what it keeps."""
+        s, graph, mean = self.settings, scores.graph, scores.per_edge.float().mean(0)
+        evaluate = partial(self._evaluate, model, graph)
+        if s.faithful is None:
+            size = edge_budget(graph, s.top_n, s.fraction)
+        else:
+            size = smallest_faithful(graph, mean, s.faithful, s.tau, evaluate)
+        selection = Selection(size, s.tau)
+        edges = select(graph, mean, selection)
+        return FoundCircuit(selection, edges, evaluate(edges))
+
+    def _evaluate(self, model: nn.Module, graph: Graph, edges: torch.Tensor) -> CircuitEvaluation:
+        """What the circuit of edges [E] keeps of the metric, pair by pair."""
+        found = self._shared.measure(
+            partial(_metric_values, model, Circuit(graph, edges), self.settings.metric), [1, 1, 1]
+        )
+        return CircuitEvaluation(*(values.squeeze(1) for values in found))
+
+    def _track_roles(self, model: nn.Module, step: int) -> None:
+        """Write what the heads attend to and copy on the clean prompts."""
+        names = [short_head_name(name) for name in anatomy(model).graph.head_names]
+        regions = distributed.together(partial(find_regions, self.pairs, self._tokenizer))
+        mine = [regions.each[row] for row in distributed.my_rows(len(self.pairs))]
+        [scores] = self._shared.measure(
+            partial(_patterns, model, mine), [len(PATTERN_SCORES) * len(names)]
+        )
+        distributed.together(partial(self._write_roles, model, step, scores, names, regions.unit))
+
+    def _write_roles(
+        self, model: nn.Module, step: int, scores: torch.Tensor, names: list[str], unit: str
+    ) -> None:
+        """On rank 0. scores: [pairs, PATTERN_SCORES * L * H]."""
+        if distributed.rank() != 0:
+            return
+        per_pair = scores.unflatten(1, (len(PATTERN_SCORES), -1))
+        sample = self.settings.resamples, self.settings.seed
+        roles = summarise(per_pair, copying(model), names, unit, *sample)
+        write_roles(self.run, step, self.pairs.hash, roles)
+
     def _write(
-        self,
-        step: int,
-        scores: EdgeScores,
-        selection: Selection,
-        circuit: torch.Tensor,
-        found: CircuitEvaluation,
-        origin: dict[str, Any],
-        started: float,
-    ) -> Record:
-        """Resample, and write the record of a step whose measuring began at `started`."""
-        s = self.settings
+        self, model: nn.Module, step: int, scores: EdgeScores, found: FoundCircuit, began: float
+    ) -> Record | None:
+        """On rank 0, resample, and write the record of a step whose measuring began at `began`."""
+        if distributed.rank() != 0:
+            return None
+        s, origin = self.settings, describe(model, self.run)
         graph, per_pair = scores.graph, scores.per_edge.float()
-        if not circuit.any():
+        evaluation = found.evaluation
+        if not found.edges.any():
             log.warning(
                 "the circuit of step %d is empty: no path of edges from the input to the logits%s",
                 step,
@@ -156,115 +216,49 @@ class HeadTracker:
             pairs_hash=self.pairs.hash,
             settings=s.of_record(),
             origin=origin,
-            selection=asdict(selection),
+            selection=asdict(found.selection),
             completeness_gap=scores.completeness_gap,
             metric_clean=float(scores.metric_clean.mean()),
             metric_corrupted=float(scores.metric_corrupted.mean()),
             n_pairs=len(self.pairs),
-            circuit=circuit,
+            circuit=found.edges,
             mean=per_pair.mean(0),
-            evaluation=torch.stack([found.circuit, found.full, found.empty]).float(),
-            resampled=resample_heads(graph, per_pair, selection, s.resamples, s.seed),
-            seconds=time.perf_counter() - started,
+            evaluation=torch.stack([evaluation.circuit, evaluation.full, evaluation.empty]).float(),
+            resampled=resample_heads(graph, per_pair, found.selection, s.resamples, s.seed),
+            seconds=time.perf_counter() - began,
         )
         write_record(self.run, record, per_pair)
         return record
 
-    def _attribute(self, model: nn.Module, show_progress: bool) -> EdgeScores:
-        """The scores of all pairs, each of which one rank has computed."""
-        s = self.settings
-        graph = anatomy(model, s.kv).graph
-
-        def measure(pairs: Pairs, batch_size: int) -> list[torch.Tensor]:
-            scores = attribute(
-                model,
-                pairs,
-                s.method,
-                s.metric,
-                s.ig_steps,
-                s.quadrature,
-                s.kv,
-                batch_size,
-                show_progress,
-            )
-            return [scores.per_edge, scores.metric_clean, scores.metric_corrupted]
-
-        per_edge, clean, corrupted = self._shared(measure, [graph.n_edges, 1, 1])
-        per_pair = per_edge.new_zeros(len(self.pairs), *graph.edge_mask.shape)
-        per_pair[:, graph.edge_mask] = per_edge
-        return EdgeScores(graph, per_pair, clean.squeeze(1), corrupted.squeeze(1))
-
-    def _evaluate(self, model: nn.Module, circuit: Circuit) -> CircuitEvaluation:
-        """What the circuit keeps of the metric, pair by pair."""
-
-        def measure(pairs: Pairs, batch_size: int) -> list[torch.Tensor]:
-            found = evaluate_circuit(
-                model, pairs, circuit, self.settings.metric, batch_size=batch_size
-            )
-            return [found.circuit, found.full, found.empty]
-
-        found = self._shared(measure, [1, 1, 1])
-        return CircuitEvaluation(*(values.squeeze(1) for values in found))
-
-    def _track_roles(self, model: nn.Module, step: int) -> None:
-        """Write what the heads attend to and copy on the clean prompts."""
-        names = [short_head_name(name) for name in anatomy(model).graph.head_names]
-        regions = distributed.together(lambda: find_regions(self.pairs, self._tokenizer))
-        mine = [regions.each[row] for row in distributed.my_rows(len(self.pairs))]
-
-        def measure(pairs: Pairs, batch_size: int) -> list[torch.Tensor]:
-            return [pattern_scores(model, pairs, mine, batch_size)]
-
-        [scores] = self._shared(measure, [len(PATTERN_SCORES) * len(names)])
-
-        def write() -> None:
-            if distributed.rank() == 0:
-                per_pair = scores.unflatten(1, (len(PATTERN_SCORES), -1))
-                sample = self.settings.resamples, self.settings.seed
-                roles = summarise(per_pair, copying(model), names, regions.unit, *sample)
-                write_roles(self.run, step, self.pairs.hash, roles)
-
-        distributed.together(write)
-
-    def _shared(
-        self, measure: Callable[[Pairs, int], list[torch.Tensor]], widths: list[int]
-    ) -> list[torch.Tensor]:
-        """`measure(pairs, batch size)`, of which each rank does some pairs: [pairs, width] each."""
-        rows = distributed.my_rows(len(self.pairs))
-
-        def mine() -> torch.Tensor:
-            if not rows:
-                return torch.empty(0, sum(widths), dtype=torch.float64)
-            share = Pairs([self.pairs[row] for row in rows])
-            found = self._halving(lambda size: measure(share, size))
-            return torch.cat([x.reshape(len(rows), -1).double() for x in found], 1)
-
-        measured = distributed.together(mine)
-        return list(distributed.all_rows(measured, len(self.pairs)).split(widths, 1))
-
-    def _halving(self, measure: Callable[[int], T]) -> T:
-        """`measure(batch size)`, with the batch halved as long as memory runs out."""
-        while True:
-            try:
-                return measure(self._batch_size)
-            except RuntimeError as error:
-                if not out_of_memory(error) or self._batch_size == 1:
-                    raise
-            self._batch_size //= 2
-            log.warning("out of memory; going on with batches of %d pairs", self._batch_size)
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-
-    def _invalid(self, model: nn.Module, step: int, reason: str) -> None:
+    def _write_invalid(self, model: nn.Module, step: int, reason: str) -> None:
+        """On rank 0, say and write that a step can't be measured."""
         if distributed.rank() == 0:
             log.warning("step %d has no circuit: %s; its record is marked invalid", step, reason)
             write_invalid(self.run, step, reason, describe(model, self.run))
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an allocation failed, on a GPU or on the CPU, whose error has no class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _edge_scores(
+    model: nn.Module, s: TrackingSettings, show_progress: bool, pairs: Pairs, batch_size: int
+) -> list[torch.Tensor]:
+    """Scores of the edges [pairs, E], clean and corrupted metric [pairs]."""
+    how = (s.method, s.metric, s.ig_steps, s.quadrature, s.kv, batch_size, show_progress)
+    scores = attribute(model, pairs, *how)
+    return [scores.per_edge, scores.metric_clean, scores.metric_corrupted]
+
+
+def _metric_values(
+    model: nn.Module, circuit: Circuit, metric: str, pairs: Pairs, batch_size: int
+) -> list[torch.Tensor]:
+    """The metric of the circuit, of the full model and of the empty circuit: [pairs] each."""
+    found = evaluate_circuit(model, pairs, circuit, metric, batch_size=batch_size)
+    return [found.circuit, found.full, found.empty]
+
+
+def _patterns(
+    model: nn.Module, regions: list[Region], pairs: Pairs, batch_size: int
+) -> list[torch.Tensor]:
+    """What the heads attend to: [pairs, PATTERN_SCORES, L * H]. regions: of these pairs."""
+    return [pattern_scores(model, pairs, regions, batch_size)]
 
 
 def not_finite(model: nn.Module) -> str | None:

@@ -90,7 +90,17 @@ class Point:
         return [short_head_name(name) for name in self.record.graph.names_of(mask)]
 
 
-Known = dict[tuple[Any, ...], tuple[Change, Change | None, list[Setting]]]
+@dataclass(frozen=True)
+class Compared:
+    """A record compared with the base and with the record before it: all that costs time."""
+
+    change: Change
+    turn: Change | None
+    sensitivity: list[Setting]
+
+
+# (digests of the base, of the record and of the one before it, q) -> what they gave
+Known = dict[tuple[str, str, str | None, float], Compared]
 
 
 def trajectory(
@@ -101,8 +111,10 @@ def trajectory(
 ) -> list[Point]:
     """The points of comparable records, by step.
 
-    known: what was computed for these records before, which is taken as it is, and added to; a run
-        that adds one checkpoint at a time computes each of them once.
+    known: comparisons that were made before. Those that are in it are not made again, and new ones
+        are put into it. Keep one dictionary for all calls: then each record is compared once,
+        however often the trajectory is made. It is keyed by what is in the records' files, so a
+        record that was replaced is compared anew.
 
     Raises:
         ValueError: there is no record of step 0, or hysteresis is below 1.
@@ -112,64 +124,102 @@ def trajectory(
         raise ValueError("there is no record of step 0, the base, to compare with; track the base")
     if hysteresis < 1:
         raise ValueError(f"hysteresis must be 1 checkpoint or more, not {hysteresis}")
-    base = ordered[0]
-    base_heads, size = base.heads, base.in_circuit.shape
-    base_inside = base_heads.inside
-    ever = torch.zeros_like(base_inside)
-    settled = {name: torch.zeros(size, dtype=torch.bool) for name in CHANGES}
-    runs = {name: torch.zeros(size, dtype=torch.int64) for name in CHANGES}
-    first, first_settled = (torch.full(size, -1) for _ in range(2))
+    state, before = _State.at_the_start(ordered[0]), None
     points: list[Point] = []
     for record in ordered:
-        heads = record.heads
-        previous = points[-1].record if points else None
-        key = (base.digest, record.digest, previous.digest if previous else None, q)
-        if known is None or not all(key[:2]) or key not in known:
-            turn = None if previous is None else compare(previous.heads, heads, q)
-            found = compare(base_heads, heads, q), turn, sensitivity(base, record, q)
-            if known is not None:
-                known[key] = found
-        else:
-            found = known[key]
-        change, turn, settings = found
-        inside = heads.inside
-        transients = ever & ~base_inside & ~inside
-        ever = ever | inside
-        for name in CHANGES:
-            settled[name], runs[name] = _hold(
-                settled[name], runs[name], change.called[name], change.masks[name], hysteresis
-            )
-        first = torch.where((first < 0) & change.masks["emergent"], record.step, first)
-        first_settled = torch.where(
-            (first_settled < 0) & settled["emergent"], record.step, first_settled
-        )
-        gone = (first_settled >= 0) & ~settled["emergent"] & transients[0]
-        count = estimate_of_set(transients.sum(1).double(), 0, size[0])
-        count = Estimate(count.value, min(count.low, float(gone.sum())), count.high)
-        points.append(
-            Point(
-                record=record,
-                change=change,
-                turn=turn,
-                masks={**change.masks, "transient": transients[0]},
-                settled={**settled, "transient": gone},
-                counts={**change.counts, "transient": count},
-                first=first,
-                first_settled=first_settled,
-                sensitivity=settings,
-            )
-        )
+        compared = _compare(ordered[0], before, record, q, {} if known is None else known)
+        state, point = state.step(record, compared, hysteresis)
+        points.append(point)
+        before = record
     return points
 
 
-def _hold(
-    settled: torch.Tensor, runs: torch.Tensor, called: torch.Tensor, raw: torch.Tensor, needed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One step of the hysteresis: runs counts checkpoints in a row against the present state."""
-    against = torch.where(settled, ~raw, called)
-    runs = torch.where(against, runs + 1, 0)
-    flips = runs >= needed
-    return settled ^ flips, torch.where(flips, 0, runs)
+def _compare(base: Record, before: Record | None, now: Record, q: float, known: Known) -> Compared:
+    """From `known`, or made and put into it; a record that is in no file has no digest to know."""
+    key = (base.digest, now.digest, None if before is None else before.digest, q)
+    if key in known:
+        return known[key]
+    found = Compared(
+        change=compare(base.heads, now.heads, q),
+        turn=None if before is None else compare(before.heads, now.heads, q),
+        sensitivity=sensitivity(base, now, q),
+    )
+    if "" not in key:
+        known[key] = found
+    return found
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A settled set, bool [L * H], and the checkpoints in a row that speak against it, [L * H]."""
+
+    settled: torch.Tensor
+    against: torch.Tensor
+
+    def step(self, called: torch.Tensor, raw: torch.Tensor, needed: int) -> _Held:
+        """The same after a checkpoint: a head is turned over by `needed` of them in a row."""
+        runs = torch.where(torch.where(self.settled, ~raw, called), self.against + 1, 0)
+        flips = runs >= needed
+        return _Held(self.settled ^ flips, torch.where(flips, 0, runs))
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is carried from checkpoint to checkpoint.
+
+    base, ever: heads in the circuit of the base, and in one so far, bool [1+R, L * H].
+    held: by CHANGES.  first, first_settled: as in Point, [L * H].
+    """
+
+    base: torch.Tensor
+    ever: torch.Tensor
+    held: dict[str, _Held]
+    first: torch.Tensor
+    first_settled: torch.Tensor
+
+    @classmethod
+    def at_the_start(cls, base: Record) -> _State:
+        """Before the first record, which is the base itself."""
+        inside = base.heads.inside
+        none, never = torch.zeros_like(inside[0]), torch.full(inside[0].shape, -1)
+        held = _Held(none, torch.zeros(none.shape, dtype=torch.int64))
+        return cls(inside, torch.zeros_like(inside), dict.fromkeys(CHANGES, held), never, never)
+
+    def step(self, record: Record, compared: Compared, hysteresis: int) -> tuple[_State, Point]:
+        """The state after a record, and its point."""
+        change, inside = compared.change, record.heads.inside
+        transients = self.ever & ~self.base & ~inside
+        held = {
+            name: self.held[name].step(change.called[name], change.masks[name], hysteresis)
+            for name in CHANGES
+        }
+        settled = {name: held[name].settled for name in CHANGES}
+        first = _first(self.first, change.masks["emergent"], record.step)
+        first_settled = _first(self.first_settled, settled["emergent"], record.step)
+        gone = (first_settled >= 0) & ~settled["emergent"] & transients[0]
+        point = Point(
+            record=record,
+            change=change,
+            turn=compared.turn,
+            masks={**change.masks, "transient": transients[0]},
+            settled={**settled, "transient": gone},
+            counts={**change.counts, "transient": _count(transients, float(gone.sum()))},
+            first=first,
+            first_settled=first_settled,
+            sensitivity=compared.sensitivity,
+        )
+        return _State(self.base, self.ever | inside, held, first, first_settled), point
+
+
+def _first(steps: torch.Tensor, mask: torch.Tensor, step: int) -> torch.Tensor:
+    """The first step at which each head was in a mask, or -1, with one step more: [L * H]."""
+    return torch.where((steps < 0) & mask, step, steps)
+
+
+def _count(masks: torch.Tensor, at_most: float) -> Estimate:
+    """Heads in a set, bool [1+R, L * H]; the interval reaches down to a number."""
+    count = estimate_of_set(masks.sum(1).double(), 0, masks.shape[1])
+    return Estimate(count.value, min(count.low, at_most), count.high)
 
 
 def sensitivity(base: Record, now: Record, q: float = FDR) -> list[Setting]:
@@ -196,11 +246,7 @@ def _setting(by: str, value: float, before: Heads, after: Heads, q: float) -> Se
     masks = sets(before.inside, after.inside)
     changed, _ = calls(before, after, q)
     called = {name: int((masks[name][0] & changed).sum()) for name in CHANGES}
-    counts = {}
-    for name, mask in masks.items():
-        count = estimate_of_set(mask.sum(1).double(), 0, mask.shape[1])
-        low = min(count.low, called.get(name, count.low))
-        counts[name] = Estimate(count.value, low, count.high)
+    counts = {name: _count(mask, called.get(name, mask.shape[1])) for name, mask in masks.items()}
     return Setting(by, value, counts, called)
 
 
@@ -237,9 +283,9 @@ def ever_in_circuit(points: Sequence[Point]) -> torch.Tensor:
     return torch.stack([point.masks["in_circuit"] for point in points]).any(0)
 
 
-def write_trajectory(path: Path, points: Sequence[Point]) -> None:
+def write_trajectory(path: str | Path, points: Sequence[Point]) -> None:
     """Write what the curves show as JSON, for other programs; it can always be made again."""
-    write_json(path, {"checkpoints": [_json(point) for point in points]})
+    write_json(Path(path), {"checkpoints": [_json(point) for point in points]})
 
 
 def _json(point: Point) -> dict[str, Any]:

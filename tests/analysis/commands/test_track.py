@@ -17,6 +17,7 @@ from analysis.cli import parse
 from analysis.commands.track import Options, act, find_checkpoints
 from analysis.models.loading import load_model
 from analysis.models.provenance import code_version, weight_hashes
+from analysis.prompts.pairs import Pairs
 from analysis.records.record import read_record, read_records, read_scores
 from analysis.records.run_file import RunFile
 from analysis.reporting.wandb_mirror import WandbMirror
@@ -159,6 +160,25 @@ def test_command_line_with_wandb_offline(tmp_path):
     assert done.stderr.strip() == "error: there is no directory ./nowhere"
 
 
+def test_a_tracker_writes_nothing_until_it_is_started(tmp_path):
+    settings = TrackingSettings(resamples=5, ig_steps=1)
+    tracker = HeadTracker(tmp_path / "r", random_pairs(3), settings)
+    assert not (tmp_path / "r").exists()
+    tracker.start()
+    assert Pairs.load(tmp_path / "r" / "pairs.jsonl").hash == tracker.pairs.hash
+    other = HeadTracker(str(tmp_path / "r"), random_pairs(3, seed=1), settings)
+    model = tiny_model("qwen2", torch.float32)
+    for begin in (other.start, lambda: other.track(model, 0, show_progress=False)):
+        with pytest.raises(ValueError, match="holds other pairs"):
+            begin()
+    assert not other.is_tracked(0)
+    alone = HeadTracker(tmp_path / "alone", random_pairs(3), settings)
+    alone.track(model, 0, show_progress=False)
+    assert (tmp_path / "alone" / "pairs.jsonl").read_bytes() == (
+        tmp_path / "r" / "pairs.jsonl"
+    ).read_bytes()
+
+
 def test_faithful_circuits_reach_their_faithfulness(tmp_path):
     model = tiny_model("llama", torch.float32)
     settings = TrackingSettings(
@@ -209,6 +229,7 @@ def test_a_model_with_nan_weights_gets_an_invalid_record(tmp_path, caplog):
     settings = TrackingSettings(resamples=10, ig_steps=2)
     tracker = HeadTracker(run_dir, random_pairs(4), settings)
     RunFile("r", "track").write(run_dir)
+    tracker.start()
     model = tiny_model("qwen2", torch.float32)
     tracker.track(model, 0, show_progress=False)
     weight = model.model.layers[1].self_attn.o_proj.weight
@@ -299,9 +320,6 @@ def test_calls_are_made_by_default_as_a_trajectory_does():
 
 
 def test_a_command_refuses_calls_that_are_none():
-    from analysis.cli import parse
-    from analysis.commands.track import Options
-
     given = ["run=r", "checkpoints=c", "base=b", "pairs=p"]
     with pytest.raises(ValueError, match=r"tracking.fdr must lie in \(0, 1\), not 1.5"):
         parse(Options, [*given, "tracking.fdr=1.5"])
