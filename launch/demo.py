@@ -40,17 +40,17 @@ def main(overrides: list[str]) -> None:
 
 
 def _summary(runs: dict[str, Path], seconds: float) -> None:
-    from analysis.records.run_file import RunFile
     from analysis.reporting.report import write_report
     from analysis.reporting.tables import format_table
-    from analysis.trajectories.run import checkpoint_rows
+    from analysis.trajectories.run import read_runs
 
-    for kind, directory in runs.items():
-        print(f"\n{kind.upper()}")
-        print(format_table(checkpoint_rows(directory), RunFile.read(directory).signal))
     directories = list(runs.values())
+    read = read_runs(directories)
+    for kind, run in zip(runs, read, strict=True):
+        print(f"\n{kind.upper()}")
+        print(format_table(run))
     page = directories[0].parent / f"report-{'-'.join(run.name for run in directories)}.html"
-    print(f"\nreport:  {write_report(directories, page)}")
+    print(f"\nreport:  {write_report(read, page)}")
     for directory in directories:
         for offline in sorted(directory.glob("wandb/*run-*")):
             print(f"W&B run: {offline}")

@@ -19,9 +19,9 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis.cli import key
 from analysis.cli import main as run_command
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from analysis.records.checkpoints import Base
+    from analysis.reporting.publish import Publisher
     from analysis.tracking.tracker import HeadTracker
+    from analysis.trajectories.trajectory import Known
     from train.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Watched:
     base: Base
     schedule: Schedule
     tracker: HeadTracker
+    known: Known = field(default_factory=dict)  # of the trajectory, for the next page
 
     @classmethod
     def find(cls, run: Path) -> Watched | None:
@@ -145,31 +148,28 @@ def _turn(run: Path, poll: float) -> Iterator[None]:
         yield
 
 
-def _show(watched: Watched, options: Options, mirror: Any) -> None:
+def _show(watched: Watched, options: Options, publisher: Publisher | None = None) -> None:
     from analysis.reporting.present import present
-    from analysis.reporting.publish import Publisher
 
     with _turn(watched.run, options.poll):
-        present(Publisher(watched.run, mirror, watched.cfg.logger.max_head_curves))
+        present(watched.run, publisher, known=watched.known)
 
 
 def _conclude(watched: Watched, options: Options) -> None:
     """Report and W&B rows of everything, once the trainer has gone, and the table."""
-    from analysis.records.run_file import RunFile
-    from analysis.reporting.publish import Publisher
+    from analysis.reporting.publish import Publisher, missing
     from analysis.reporting.tables import format_table
-    from analysis.reporting.wandb_mirror import WandbMirror, resolve_mode
-    from analysis.trajectories.run import checkpoint_rows, tracked_points
-    from train.config import plain
+    from analysis.reporting.wandb_mirror import resolve_mode
+    from analysis.trajectories.run import Run
 
-    cfg, run = watched.cfg, watched.run
-    mode = resolve_mode(cfg.logger.wandb_mode)
-    mirror = WandbMirror(None)
-    if mode != "disabled" and Publisher(run, mirror).missing(tracked_points(run), mode):
-        mirror = WandbMirror.start(run, cfg.name, cfg.logger.wandb_project, mode, plain(cfg))
-    _show(watched, options, mirror)
-    mirror.finish()
-    print(format_table(checkpoint_rows(run), RunFile.read(run).signal))
+    run, publisher = watched.run, None
+    mode = resolve_mode(watched.cfg.logger.wandb_mode)
+    if mode != "disabled" and missing(Run.read(run, watched.known), mode):
+        publisher = Publisher.start(run, mode)
+    _show(watched, options, publisher)
+    if publisher is not None:
+        publisher.mirror.finish()
+    print(format_table(Run.read(run, watched.known)))
     print(f"report: {run / 'report.html'}")
 
 
@@ -179,7 +179,6 @@ def watch(options: Options) -> Watched:
     Raises:
         ValueError: the run is tracked by its trainer, or some checkpoints could not be tracked.
     """
-    from analysis.reporting.wandb_mirror import WandbMirror
     from train.checkpoints import checkpoints, is_complete
 
     run = Path(options.run)
@@ -200,7 +199,7 @@ def watch(options: Options) -> Watched:
                 failed[step] = str(error)
                 log.error("step %d can't be tracked: %s", step, error)
             if worked:
-                _show(watched, options, WandbMirror(None))
+                _show(watched, options)
                 break  # look again: what came meanwhile may be earlier than the rest
         over = watched.last is not None and not watched.trainer_is_there
         if not worked and not todo and (over or not options.wait):

@@ -24,6 +24,7 @@ from analysis.reporting.present import present
 from analysis.reporting.publish import Publisher
 from analysis.tracking import distributed
 from analysis.tracking.tracker import HeadTracker
+from analysis.trajectories.trajectory import Known
 from train.build import Evaluation
 from train.interrupt import Interrupt
 from train.schedule import Budget, Schedule
@@ -229,13 +230,18 @@ class EvaluationCallback(CheckpointCallback):
 class PresentCallback(TrainerCallback):
     """After the others, on the main process: W&B and the report get what is new in the records."""
 
-    def __init__(self, publisher: Publisher, page: bool) -> None:
-        """`page`: write the report as well; with a sidecar that is the sidecar's."""
+    def __init__(self, run: Path, publisher: Publisher | None, pages: bool) -> None:
+        """`pages`: write the report as well; with a sidecar that is the sidecar's."""
+        self.run = run
         self.publisher = publisher
-        self.page = page
+        self.pages = pages
+        self.known: Known = {}
+
+    def present(self) -> None:
+        present(self.run, self.publisher, self.pages, self.known)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        present(self.publisher, self.page)
+        self.present()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        present(self.publisher, self.page)
+        self.present()

@@ -14,7 +14,7 @@ import sys
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig
@@ -28,7 +28,6 @@ from analysis.records.locks import Held, Lock
 from analysis.records.run_file import RunFile
 from analysis.records.secrets import redact
 from analysis.reporting.publish import Publisher
-from analysis.reporting.wandb_mirror import WandbMirror
 from analysis.tracking import distributed
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker
@@ -56,6 +55,9 @@ from train.recipes.registry import build_recipe
 from train.rewards import find_rewards
 from train.schedule import Schedule
 from train.sharding import NotInForce, alone, set_up, unsharded_loading
+
+if TYPE_CHECKING:
+    from train.callbacks import PresentCallback
 
 SIGNALS = {"sft": "loss", "grpo": "reward"}  # what a training is followed by
 LOCK_VARIABLE = "HEADLAB_LOCK"  # token of the launcher's lock, which passes to the main process
@@ -140,7 +142,7 @@ def _trainer(plan: Plan, setup: Setup) -> Any:
 def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[Any]:
     """In the order of their calls: what a checkpoint is comes before anything that reads it.
 
-    The publisher is the main process's; the others have none and only keep pace.
+    What shows the run is the main process's; the others only keep pace.
     """
     from train.callbacks import EvaluationCallback, HeadTrackingCallback, PresentCallback
     from train.interrupt import Interrupt
@@ -185,8 +187,8 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[An
     for evaluation in plan.evaluations:
         sampling = Sampling(e.samples, e.temperature, e.top_p, e.max_new_tokens, e.batch_size)
         found.append(EvaluationCallback(plan.run, evaluation, sampling, e.seed, interrupt, start))
-    if publisher and (tracker is not None or plan.evaluations):
-        found.append(PresentCallback(publisher, page=where != "sidecar"))
+    if distributed.rank() == 0 and (tracker is not None or plan.evaluations):
+        found.append(PresentCallback(plan.run, publisher, pages=where != "sidecar"))
     return found
 
 
@@ -231,11 +233,12 @@ def execute(plan: Plan, setup: Setup) -> None:
         with Lock.take(plan.run / "locks" / "run", f"the run {plan.run}", heir_of=heir_of):
             publisher = _open(plan)
             _execute(plan, setup, publisher)
-            publisher.mirror.finish()
+            if publisher is not None:
+                publisher.mirror.finish()
 
 
-def _open(plan: Plan) -> Publisher:
-    """Write down what the run is and was told, and start its mirror."""
+def _open(plan: Plan) -> Publisher | None:
+    """Write down what the run is and was told, and start what gives it to W&B."""
     cfg = plan.cfg
     with atomic_write(plan.run / "config.yaml") as draft:
         draft.write_text(yaml.safe_dump(redact(plain(cfg)), sort_keys=False))
@@ -251,13 +254,11 @@ def _open(plan: Plan) -> Publisher:
         max_head_curves=logger.max_head_curves,
         seed=cfg.seed,
     ).write(plan.run)
-    mirror = WandbMirror.start(
-        plan.run, cfg.name, logger.wandb_project, logger.wandb_mode, plain(cfg)
-    )
-    mirror.announce()
-    if mirror.directory is not None:
+    publisher = Publisher.start(plan.run, logger.wandb_mode)
+    if publisher is not None:
+        publisher.mirror.announce()
         plan.args.report_to = ["wandb"]
-    return Publisher(plan.run, mirror, logger.max_head_curves)
+    return publisher
 
 
 def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
@@ -269,6 +270,7 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
     import datasets
     import transformers
 
+    from train.callbacks import PresentCallback
     from train.interrupt import Interrupt
 
     datasets.disable_progress_bars()
@@ -279,12 +281,14 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
     else:
         _train(plan, setup, callbacks)
     if any(isinstance(callback, Interrupt) and callback.stopping for callback in callbacks):
-        if publisher:
+        if publisher is not None:
             publisher.mirror.finish()
+        if distributed.rank() == 0:
             print(f"{plan.run} is stopped; resume=auto goes on with it", flush=True)
         raise SystemExit(128 + signal.SIGTERM)
-    if publisher and (plan.tracking is not None or plan.evaluations):
-        _conclude(plan, publisher)
+    for callback in callbacks:
+        if isinstance(callback, PresentCallback):
+            _conclude(plan, callback)
 
 
 def _train(plan: Plan, setup: Setup, callbacks: list[Any]) -> None:
@@ -334,17 +338,16 @@ def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Any]) 
         observer.observe(step, model, setup.tokenizer)
 
 
-def _conclude(plan: Plan, publisher: Publisher) -> None:
+def _conclude(plan: Plan, shown: PresentCallback) -> None:
     """Print the table of checkpoints; what a stop has left unpublished is made up."""
-    from analysis.reporting.present import present
     from analysis.reporting.tables import format_table
-    from analysis.trajectories.run import checkpoint_rows
+    from analysis.trajectories.run import Run
 
-    present(publisher, page=plan.cfg.tracking.where != "sidecar")
+    shown.present()
     if plan.tracking is not None and plan.cfg.tracking.where == "sidecar":
         print(f"to track the checkpoints: headlab sidecar run={plan.run}", flush=True)
         return
-    print(format_table(checkpoint_rows(plan.run), SIGNALS[plan.cfg.train.kind]))
+    print(format_table(Run.read(plan.run, shown.known)))
     print(f"report: {plan.run / 'report.html'}", flush=True)
 
 

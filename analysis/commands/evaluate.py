@@ -60,8 +60,6 @@ def show_in_run(setup: Setup, run: Path, step: int, score: dict[str, Any]) -> No
     from analysis.records.evaluations import read_evaluations, write_evaluation
     from analysis.records.run_file import is_run
     from analysis.reporting.present import present
-    from analysis.reporting.publish import Publisher
-    from analysis.reporting.wandb_mirror import WandbMirror
 
     asked = digest(setup.problems, setup.prompting, setup.sampling, setup.options.seed)
     there = read_evaluations(run, setup.task).get(step)
@@ -70,7 +68,7 @@ def show_in_run(setup: Setup, run: Path, step: int, score: dict[str, Any]) -> No
     else:
         print(f"{run} keeps its score of step {step}, which was measured with other settings")
     if is_run(run):
-        present(Publisher(run, WandbMirror(None)))
+        present(run)
 
 
 __all__ = ["Options", "act", "check", "prepare"]

@@ -11,7 +11,6 @@ then logs every checkpoint that is missing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from analysis.cli import key
 
@@ -25,37 +24,32 @@ class Options:
 
 def act(options: Options) -> None:
     """Upload offline files, then log what is missing."""
-    from analysis.records.run_file import RunFile, configuration
-    from analysis.reporting.publish import Publisher, upload_offline
-    from analysis.reporting.wandb_mirror import WandbMirror, has_account
-    from analysis.trajectories.run import tracked_points
+    from analysis.reporting.publish import Publisher, adopt_offline, missing, upload_offline
+    from analysis.reporting.wandb_mirror import has_account
+    from analysis.trajectories.run import Run
 
-    run = Path(options.run)
-    file = RunFile.read(run)
     if options.mode not in ("online", "offline"):
         raise ValueError(f"mode is {options.mode!r}; choose online or offline")
-    points = tracked_points(run)
+    run = Run.read(options.run)
     if options.mode == "online":
         if not has_account():
             raise ValueError(
                 "there is no W&B account on this machine; run `wandb login`, or set WANDB_API_KEY, "
                 "or write an offline run with mode=offline"
             )
-        for directory in upload_offline(run):
+        for directory in upload_offline(run.path):
             print(f"uploaded {directory}")
-        if list(run.glob("wandb/offline-run-*")):
-            Publisher(run, WandbMirror(None)).adopt_offline()
-    if not Publisher(run, WandbMirror(None)).missing(points, options.mode):
+        if list(run.path.glob("wandb/offline-run-*")):
+            adopt_offline(run.path)
+    if not missing(run, options.mode):
         print("nothing is missing")
         return
-    project = options.project or file.wandb_project
-    mirror = WandbMirror.start(run, file.name, project, options.mode, configuration(run))
-    if mirror.directory is None:
+    publisher = Publisher.start(run.path, options.mode, options.project)
+    if publisher is None:
         raise ValueError("W&B could not be started (see above); the local records are complete")
-    publisher = Publisher(run, mirror, file.max_head_curves)
-    steps = publisher.update(points)
-    where = mirror.directory
-    mirror.finish()
+    steps = publisher.update(run)
+    where = publisher.mirror.directory
+    publisher.mirror.finish()
     if not steps:
         raise ValueError("W&B took nothing (see above); the local records are complete")
     print(f"logged {len(steps)} rows, steps {min(steps)} to {max(steps)}, to {where}")

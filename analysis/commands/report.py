@@ -22,6 +22,7 @@ class Options:
 def act(options: Options) -> None:
     """Write the page and say where it is."""
     from analysis.reporting.report import write_report
+    from analysis.trajectories.run import read_runs
 
     given = options.runs if isinstance(options.runs, list) else [options.runs]
     runs = [Path(str(run)).expanduser() for run in given]
@@ -29,4 +30,4 @@ def act(options: Options) -> None:
         raise ValueError("runs is empty; name a run's directory, or several: runs=[DIR,DIR]")
     home = runs[0] if len(runs) == 1 else runs[0].parent
     out = home / "report.html" if options.out is None else Path(options.out).expanduser()
-    print(write_report(runs, out))
+    print(write_report(read_runs(runs), out))

@@ -154,12 +154,11 @@ def act(options: Options) -> None:
     from transformers.utils import logging as transformers_logging
 
     from analysis.models.loading import DTYPES, load_model
-    from analysis.records.run_file import RunFile, configuration
     from analysis.reporting.present import present
     from analysis.reporting.publish import Publisher
     from analysis.reporting.tables import format_table
-    from analysis.reporting.wandb_mirror import WandbMirror
-    from analysis.trajectories.run import checkpoint_rows
+    from analysis.trajectories.run import Run
+    from analysis.trajectories.trajectory import Known
 
     if options.dtype not in DTYPES:
         raise ValueError(f"unknown dtype {options.dtype!r}; known: {', '.join(DTYPES)}")
@@ -172,18 +171,17 @@ def act(options: Options) -> None:
     tracker = start_tracker(options, run)
     todo = {s: path for s, path in found.items() if options.redo or not tracker.is_tracked(s)}
     print(f"{len(found)} checkpoints, {len(found) - len(todo)} of them tracked already", flush=True)
-    file = RunFile.read(run)
-    mirror = WandbMirror.start(
-        run, file.name, options.wandb_project, options.wandb_mode, configuration(run)
-    )
-    mirror.announce()
-    publisher = Publisher(run, mirror)
+    publisher = Publisher.start(run, options.wandb_mode, options.wandb_project)
+    if publisher is not None:
+        publisher.mirror.announce()
+    known: Known = {}
     for count, (step, path) in enumerate(todo.items(), start=1):
         print(f"[{count}/{len(todo)}] step {step}: {path}", flush=True)
         tracker.track(load_model(path, options.dtype), step)
-        present(publisher)
+        present(run, publisher, known=known)
     if not todo:
-        present(publisher)
-    mirror.finish()
-    print(format_table(checkpoint_rows(run), file.signal))
+        present(run, publisher, known=known)
+    if publisher is not None:
+        publisher.mirror.finish()
+    print(format_table(Run.read(run, known)))
     print(f"report: {run / 'report.html'}")

@@ -131,7 +131,7 @@ def _check_shape(what: str, found: Graph, graph: Graph) -> None:
 
 
 def _of_run(body: str, graph: Graph) -> list[Head]:
-    from analysis.trajectories.run import tracked_points
+    from analysis.trajectories.run import Run
 
     name, colon, which = body.rpartition(":")
     if not colon or "@" in which:
@@ -144,7 +144,7 @@ def _of_run(body: str, graph: Graph) -> list[Head]:
         )
     if which not in SETS:
         raise ValueError(f"unknown set of heads {which!r}; choose one of: {', '.join(SETS)}")
-    points = tracked_points(Path(place))
+    points = Run.read(place).points
     steps = [point.step for point in points]
     if step != "last" and not (step.isdecimal() and int(step) in steps):
         known = ", ".join(map(str, steps)) or "none"

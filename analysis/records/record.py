@@ -105,11 +105,11 @@ class Record:
         return (total[0] / total[1])[graph.head_sources]
 
 
-def record_dir(run: Path, step: int) -> Path:
-    return run / "heads" / f"step-{step:06d}"
+def record_dir(run: str | Path, step: int) -> Path:
+    return Path(run) / "heads" / f"step-{step:06d}"
 
 
-def write_record(run: Path, record: Record, per_pair: torch.Tensor) -> Path:
+def write_record(run: str | Path, record: Record, per_pair: torch.Tensor) -> Path:
     """Write or replace the record of one step and its scores [pairs, E]; the path of its JSON."""
     directory = record_dir(run, record.step)
     heads = {name: getattr(record, name) for name in _TENSORS} | vars(record.resampled)
@@ -153,7 +153,7 @@ def invalid_steps(run: Path) -> dict[int, str]:
     return {step: c["invalid"] for step, c in found.items() if c is not None and "invalid" in c}
 
 
-def _content(run: Path, step: int) -> dict[str, Any] | None:
+def _content(run: str | Path, step: int) -> dict[str, Any] | None:
     path = record_dir(run, step) / "record.json"
     if not path.exists():
         return None
@@ -166,7 +166,9 @@ def _content(run: Path, step: int) -> dict[str, Any] | None:
     return content
 
 
-def _tensors(run: Path, step: int, content: dict[str, Any], kind: str) -> dict[str, torch.Tensor]:
+def _tensors(
+    run: str | Path, step: int, content: dict[str, Any], kind: str
+) -> dict[str, torch.Tensor]:
     path = record_dir(run, step) / content["tensors"][kind]
     if not path.exists():
         raise ValueError(f"record.json names {path}, which is missing; track this step again")
@@ -189,7 +191,7 @@ def is_recorded(run: Path, step: int) -> bool:
     )
 
 
-def read_record(run: Path, step: int) -> Record | None:
+def read_record(run: str | Path, step: int) -> Record | None:
     """The record of a step, or None if there is none, or an invalid one.
 
     Raises:
@@ -206,7 +208,7 @@ def read_record(run: Path, step: int) -> Record | None:
     return Record(**values, **own, graph=Graph(**content["graph"]), resampled=Resampled(**loaded))
 
 
-def read_scores(run: Path, step: int) -> torch.Tensor:
+def read_scores(run: str | Path, step: int) -> torch.Tensor:
     """The per-pair scores of a recorded step: float [pairs, E].
 
     Raises:
@@ -224,13 +226,13 @@ def recorded_steps(directory: Path) -> list[int]:
     return sorted(int(name.removeprefix("step-")) for name in names)
 
 
-def read_records(run: Path) -> list[Record]:
+def read_records(run: str | Path) -> list[Record]:
     """Every record of a run, by step; they must all be comparable.
 
     Raises:
         ValueError: two records were measured on different pairs or with different settings.
     """
-    found = [read_record(run, step) for step in recorded_steps(run / "heads")]
+    found = [read_record(run, step) for step in recorded_steps(Path(run) / "heads")]
     records = [record for record in found if record is not None]
     for record in records[1:]:
         check_comparable(records[0], record)

@@ -182,9 +182,9 @@ def head_rows(runs: Sequence[tuple[Path, str]]) -> tuple[list[list[str]], list[s
 
     Runs that stand for no row of the paper come last, under their own names.
     """
-    from analysis.trajectories.run import tracked_points
+    from analysis.trajectories.run import Run
 
-    points = {run: tracked_points(run) for run, _ in runs}
+    points = {run: Run.read(run).points for run, _ in runs}
     later = [(run, name) for run, name in runs if len(points[run]) > 1]
     lines, notes, shown = [], [], set()
     for paper in HEADS:

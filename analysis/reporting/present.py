@@ -1,35 +1,54 @@
-"""Bring what shows a run up to date with its records: trajectory.json, report.html, W&B."""
+"""Bring what shows a run up to date with its files: trajectory.json, report.html, W&B.
+
+run = Run.read(path)
+write_pages(run)
+publisher.update(run)
+"""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from analysis.trajectories.run import Run
+from analysis.trajectories.trajectory import write_trajectory
 
 if TYPE_CHECKING:
     from analysis.reporting.publish import Publisher
+    from analysis.trajectories.trajectory import Known
 
 log = logging.getLogger(__name__)
 
 
-def present(publisher: Publisher, page: bool = True) -> None:
-    """Publish what is new and, with `page`, write trajectory.json and report.html of the run.
+def write_pages(run: Run) -> None:
+    """Write trajectory.json and report.html of a run; nothing of one that has nothing to show."""
+    from analysis.reporting.report import write_report
+
+    if run.points:
+        write_trajectory(run.path / "trajectory.json", run.points)
+    if run.points or any(row.evaluation is not None or row.tasks for row in run.rows):
+        write_report([run], run.path / "report.html")
+
+
+def present(
+    path: Path,
+    publisher: Publisher | None = None,
+    pages: bool = True,
+    known: Known | None = None,
+) -> None:
+    """Read a run, publish what is new and write its pages.
 
     Never raises: what fails is logged, and the records, which are the truth, are written already.
-    """
-    from analysis.records.evaluations import evaluated_tasks, read_evaluations
-    from analysis.reporting.report import write_report
-    from analysis.trajectories.run import tracked_points
-    from analysis.trajectories.trajectory import write_trajectory
 
-    run = publisher.run
+    publisher: None where W&B is off, or another process gives it its rows. pages: False where
+    another process writes them. known: see `analysis.trajectories.trajectory.trajectory`.
+    """
     try:
-        points = tracked_points(run, publisher.known)
-        publisher.update(points)
-        if not page:
-            return
-        if points:
-            write_trajectory(run / "trajectory.json", points)
-        if points or read_evaluations(run) or evaluated_tasks(run):
-            write_report([run], run / "report.html", publisher.known)
+        run = Run.read(path, known)
+        if publisher is not None:
+            publisher.update(run)
+        if pages:
+            write_pages(run)
     except Exception:
-        log.exception("the report of %s could not be written; its records are safe", run)
+        log.exception("the report of %s could not be written; its records are safe", path)

@@ -19,13 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.records.run_file import MAX_HEAD_CURVES
+from analysis.files import write_json
+from analysis.records.run_file import MAX_HEAD_CURVES, RunFile, configuration
 
 if TYPE_CHECKING:
     from analysis.intervals import Estimate
     from analysis.reporting.wandb_mirror import WandbMirror
-    from analysis.trajectories.trajectory import Known, Point
+    from analysis.trajectories.run import Run
+    from analysis.trajectories.trajectory import Point
 
+FILE = "wandb-published.json"
 log = logging.getLogger(__name__)
 
 ENDS = {"": "pass_at_1", "/lo": "low", "/hi": "high"}
@@ -99,73 +102,80 @@ class Entry:
     values: dict[str, Any] = field(default_factory=dict)
 
 
+def published(run: Path) -> dict[str, dict[str, str]]:
+    """What W&B was given of a run, by mode (online, offline): name of the entry -> its digest."""
+    path = run / FILE
+    try:
+        found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError:
+        log.warning("%s is damaged; everything is given to W&B again", path)
+        return {}
+    return found
+
+
+def adopt_offline(run: Path) -> None:
+    """Count what offline runs were given as given online: they have been uploaded."""
+    everything = published(run)
+    everything["online"] = {**everything.get("online", {}), **everything.get("offline", {})}
+    write_json(run / FILE, everything)
+
+
+def missing(run: Run, mode: str) -> list[Entry]:
+    """What W&B has not got of a run in a mode (online or offline), by step."""
+    from analysis.records.record import record_dir
+
+    done = published(run.path).get(mode, {})
+    found = []
+    for count, point in enumerate(run.points, start=1):
+        content = (record_dir(run.path, point.step) / "record.json").read_bytes()
+        found.append(Entry(point.step, f"heads/{point.step}", _digest(content), count))
+    for row in run.rows:
+        held_out = {} if row.evaluation is None else {"held_out": row.evaluation}
+        for task, score in {**held_out, **row.tasks}.items():
+            digest = _digest(json.dumps(score, sort_keys=True).encode())
+            values = {f"eval/{task}/pass@1{end}": score[what] for end, what in ENDS.items()}
+            found.append(Entry(row.step, f"eval/{task}/{row.step}", digest, None, values))
+    kept = [entry for entry in found if done.get(entry.name) != entry.digest]
+    return sorted(kept, key=lambda entry: entry.step)
+
+
 class Publisher:
-    """Gives a mirror what it is missing of one run. It writes no record, so it can lose none."""
+    """Gives W&B what it is missing of a run. It writes no record, so it can lose none."""
 
-    def __init__(self, run: Path, mirror: WandbMirror, most: int = MAX_HEAD_CURVES) -> None:
-        self.run = run
+    def __init__(self, mirror: WandbMirror) -> None:
         self.mirror = mirror
-        self.most = most
-        self.known: Known = {}
-        self._path = run / "wandb-published.json"
 
-    def _published(self) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except json.JSONDecodeError:
-            log.warning("%s is damaged; everything is given to W&B again", self._path)
-            return {}
-        return found
+    @classmethod
+    def start(cls, run: Path, mode: str, project: str | None = None) -> Publisher | None:
+        """That of a run that has its run.json; None if W&B is switched off, or does not start.
 
-    def adopt_offline(self) -> None:
-        """Count what offline runs were given as given online: they have been uploaded."""
-        from analysis.files import write_json
+        mode: auto, online, offline or disabled. project: another one than the run names.
+        """
+        from analysis.reporting.wandb_mirror import WandbMirror
 
-        everything = self._published()
-        everything["online"] = {**everything.get("online", {}), **everything.get("offline", {})}
-        write_json(self._path, everything)
+        file = RunFile.read(run)
+        project = project or file.wandb_project
+        mirror = WandbMirror.start(run, file.name, project, mode, configuration(run))
+        return None if mirror is None else cls(mirror)
 
-    def missing(self, points: Sequence[Point], mode: str) -> list[Entry]:
-        """What W&B has not got in a mode (online or offline), by step."""
-        from analysis.records.evaluations import evaluated_tasks, read_evaluations
-        from analysis.records.record import record_dir
-
-        done = self._published().get(mode, {})
-        found = []
-        for count, point in enumerate(points, start=1):
-            content = (record_dir(self.run, point.step) / "record.json").read_bytes()
-            found.append(Entry(point.step, f"heads/{point.step}", _digest(content), count))
-        for task in (None, *evaluated_tasks(self.run)):
-            for step, score in read_evaluations(self.run, task).items():
-                name = task or "held_out"
-                content = json.dumps(score, sort_keys=True).encode()
-                values = {f"eval/{name}/pass@1{end}": score[what] for end, what in ENDS.items()}
-                entry = Entry(step, f"eval/{name}/{step}", _digest(content), None, values)
-                found.append(entry)
-        kept = [entry for entry in found if done.get(entry.name) != entry.digest]
-        return sorted(kept, key=lambda entry: entry.step)
-
-    def update(self, points: Sequence[Point]) -> list[int]:
-        """Log every checkpoint and evaluation that the mirror has not got; the steps logged."""
-        from analysis.files import write_json
-
-        if self.mirror.mode == "disabled":
-            return []
+    def update(self, run: Run) -> list[int]:
+        """Log every checkpoint and evaluation that W&B has not got; the steps logged."""
         logged = []
-        everything = self._published()
+        everything = published(run.path)
         done = everything.setdefault(self.mirror.mode, {})
-        for entry in self.missing(points, self.mirror.mode):
+        for entry in missing(run, self.mirror.mode):
             values = entry.values
             if entry.count is not None:
-                so_far = points[: entry.count]
-                values = {**head_values(so_far, self.most), **media(so_far, self.run)}
+                so_far = run.points[: entry.count]
+                most = run.file.max_head_curves
+                values = {**head_values(so_far, most), **media(so_far, run.path)}
             if self.mirror.log(entry.step, values):
                 done[entry.name] = entry.digest
                 logged.append(entry.step)
         if logged:
-            write_json(self._path, everything)
+            write_json(run.path / FILE, everything)
         return logged
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from analysis.records.record import Record
     from analysis.trajectories.run import Run
-    from analysis.trajectories.trajectory import Known
 
 VERDICTS = {  # of analysis/evaluation/scores.py
     "effect": "effect",
@@ -243,24 +242,23 @@ def section(run: Run, name: str) -> Section:
     )
 
 
-def write_report(runs: list[Path], out: Path, known: Known | None = None) -> Path:
+def write_report(runs: Sequence[Run], out: str | Path) -> Path:
     """Write the page about some runs, whole or not at all; the path it was written to.
 
-    known: see `analysis.trajectories.trajectory.trajectory`.
-
     Raises:
-        ValueError: a directory holds no run, or a run has no checkpoint yet.
+        ValueError: a run has no checkpoint yet.
     """
     from analysis.models.provenance import code_version
     from analysis.reporting.tables import comparison
-    from analysis.trajectories.run import read_runs
+    from analysis.trajectories.run import checkpoint_rows
 
-    loaded = read_runs(runs, known)
+    for run in runs:
+        checkpoint_rows(run)
     return write_page(
-        out,
+        Path(out),
         "report.html.j2",
-        title="headlab: " + " and ".join(run.label for run in loaded),
-        sections=[section(run, f"run{index}") for index, run in enumerate(loaded)],
-        between=comparison(loaded),
+        title="headlab: " + " and ".join(run.label for run in runs),
+        sections=[section(run, f"run{index}") for index, run in enumerate(runs)],
+        between=comparison(runs),
         code=_pairs(code_version()),
     )

@@ -24,7 +24,7 @@ from analysis.reporting.text import (
     score,
     text_table,
 )
-from analysis.trajectories.run import Row, Run
+from analysis.trajectories.run import Row, Run, checkpoint_rows
 from analysis.trajectories.trajectory import Point, ever_in_circuit
 
 HEAD_TITLES = (
@@ -155,10 +155,15 @@ def legend(rows: list[Row]) -> list[str]:
     return lines
 
 
-def format_table(rows: list[Row], signal_name: str | None) -> str:
-    """The table of `checkpoint_rows` in plain text with its legend, in 80 columns."""
+def format_table(run: Run) -> str:
+    """The checkpoints of a run in plain text with a legend, in 80 columns.
+
+    Raises:
+        ValueError: it has none yet.
+    """
+    rows = checkpoint_rows(run)
     upper = ["check-", "mean", "held-out", "heads in", "", "", ""]
-    lower = ["point", signal_name or "signal", "pass@1 %", "circuit", *SHOWN[1:], "called"]
+    lower = ["point", run.signal_name or "signal", "pass@1 %", "circuit", *SHOWN[1:], "called"]
     lines = [upper, lower, *table_cells(rows)]
     text = text_table(lines, "r", heading=2)
     if len(text[2]) > WIDTH:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from analysis.records.secrets import redact
@@ -41,20 +41,34 @@ def resolve_mode(mode: str) -> str:
     return ("online" if has_account() else "offline") if asked == "auto" else asked
 
 
-class WandbMirror:
-    """A W&B run that may be missing: every call is safe whether or not W&B works."""
+class WandbRun(Protocol):
+    """What is used of a run of W&B."""
 
-    def __init__(self, run: Any) -> None:
+    @property
+    def dir(self) -> str: ...
+    @property
+    def offline(self) -> bool: ...
+    def log(self, data: dict[str, Any]) -> object: ...
+    def finish(self) -> object: ...
+
+
+class WandbMirror:
+    """A W&B run: every call is safe whether or not W&B works."""
+
+    def __init__(self, run: WandbRun) -> None:
         self._run = run
 
     @classmethod
     def start(
         cls, directory: Path, name: str, project: str, mode: str, config: Mapping[str, Any]
-    ) -> WandbMirror:
-        """Start (or, for a resumed run, continue) the W&B run of a run directory."""
+    ) -> WandbMirror | None:
+        """Start (or, for a resumed run, continue) the W&B run of a run directory.
+
+        None if the mode is `disabled`, or, with a warning, if W&B does not start.
+        """
         mode = resolve_mode(mode)
         if mode == "disabled":
-            return cls(None)
+            return None
         os.environ.setdefault(
             "WANDB_SILENT", "true"
         )  # else it warns at each save that it is offline
@@ -77,25 +91,21 @@ class WandbMirror:
                 run.define_metric(group, step_metric="heads/step")
         except Exception as error:  # the mirror may fail soft, whatever W&B raises
             log.warning("W&B is off for this run: %s. The local records are complete.", error)
-            return cls(None)
+            return None
         return cls(run)
 
     @property
-    def directory(self) -> Path | None:
+    def directory(self) -> Path:
         """Where W&B keeps this run, to be given to `wandb sync`."""
-        return Path(self._run.dir).parent if self._run is not None else None
+        return Path(self._run.dir).parent
 
     @property
     def mode(self) -> str:
-        """`online`, `offline` or `disabled`."""
-        if self._run is None:
-            return "disabled"
+        """`online` or `offline`."""
         return "offline" if self._run.offline else "online"
 
     def announce(self) -> None:
         """Print where the run is and what to type to watch or upload it."""
-        if self.directory is None:
-            return
         print(f"W&B run: {self.directory}")
         print(f"  watch it in a terminal:  wandb leet {self.directory}")
         if self.mode == "offline":
@@ -103,8 +113,6 @@ class WandbMirror:
 
     def log(self, step: int, values: Mapping[str, Any]) -> bool:
         """Log values at a checkpoint's step; whether W&B took them."""
-        if self._run is None:
-            return False
         try:
             self._run.log({"heads/step": step, **values})
         except Exception as error:  # the mirror may fail soft, whatever W&B raises
@@ -113,11 +121,11 @@ class WandbMirror:
         return True
 
     def finish(self) -> None:
-        if self._run is not None:
-            try:
-                self._run.finish()
-            except Exception as error:  # the mirror may fail soft, whatever W&B raises
-                log.warning("W&B did not finish: %s", error)
+        """Give W&B what is left in its buffers."""
+        try:
+            self._run.finish()
+        except Exception as error:  # the mirror may fail soft, whatever W&B raises
+            log.warning("W&B did not finish: %s", error)
 
 
 def run_id(directory: Path, name: str) -> str:

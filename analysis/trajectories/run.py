@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,59 +37,19 @@ class Row:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # benchmark -> as evaluation
 
 
-def tracked_points(run: Path, known: Known | None = None) -> list[Point]:
-    """The trajectory of a run; no points, with a warning, if the base is not among its records.
-
-    known: see `trajectory`.
-    """
-    records = read_records(run)
-    if records and records[0].step != 0:
-        log.warning("%s has no record of step 0, the base; no head's state is known", run)
-        return []
-    file = RunFile.read(run)
-    return trajectory(records, file.fdr, file.hysteresis, known) if records else []
-
-
-def checkpoint_rows(run: Path, points: Sequence[Point] | None = None) -> list[Row]:
-    """Every checkpoint of a run that has a record or an evaluation, by step.
-
-    `points` are the run's trajectory, if it has been read already.
-
-    Raises:
-        ValueError: the directory holds no run, or the run has no checkpoint yet.
-    """
-    name = RunFile.read(run).signal
-    measured = {p.step: p for p in (tracked_points(run) if points is None else points)}
-    evaluations, metrics = read_evaluations(run), read_metrics(run)
-    tasks = {task: read_evaluations(run, task) for task in evaluated_tasks(run)}
-    broken = invalid_steps(run)
-    steps = sorted({*measured, *evaluations, *broken, *(s for t in tasks.values() for s in t)})
-    if not steps:
-        raise ValueError(
-            f"{run} has neither heads/step-* nor evaluations/step-*; wait for a checkpoint, "
-            "or switch on tracking or evaluation and train again"
-        )
-    rows = []
-    for previous, step in zip([0, *steps], steps, strict=False):
-        logged = [v[name] for s, v in metrics.items() if previous < s <= step and name in v]
-        signal = math.fsum(logged) / len(logged) if logged else None
-        scored = {task: scores[step] for task, scores in tasks.items() if step in scores}
-        rows.append(
-            Row(step, signal, evaluations.get(step), measured.get(step), broken.get(step), scored)
-        )
-    return rows
-
-
 @dataclass(frozen=True)
 class Run:
-    """Everything read from a run. `label` is its name, with its path where names are equal.
+    """Everything that is read from a run's directory, once.
 
+    label: its name, with its path where several are shown whose names are equal.
     file: its run.json. config_text: its config.yaml, if there is one.
-    logged: step and value of the loss or reward, as the trainer logged it.
+    rows: every checkpoint that has a record or an evaluation, by step.
+    logged: step and value of the signal (loss, reward), as the trainer logged it.
     interventions: results of `headlab evaluate` on its checkpoints.
     roles: of the heads at the last record; None if they were not measured.
     """
 
+    path: Path
     label: str
     file: RunFile
     config_text: str | None
@@ -98,6 +58,31 @@ class Run:
     interventions: dict[str, dict[str, Any]] = field(default_factory=dict)
     roles: Roles | None = None
 
+    @classmethod
+    def read(cls, path: str | Path, known: Known | None = None) -> Run:
+        """Read a run. It may have no checkpoint yet, and then has no rows.
+
+        known: see `analysis.trajectories.trajectory.trajectory`.
+
+        Raises:
+            ValueError: the directory holds no run (see `RunFile.read`), or records that can't be
+                read or compared.
+        """
+        path = Path(path)
+        file = RunFile.read(path)
+        points, metrics = _trajectory(path, file, known), read_metrics(path)
+        signal = file.signal
+        return cls(
+            path=path,
+            label=file.name,
+            file=file,
+            config_text=config_text(path),
+            rows=_rows(path, points, signal, metrics),
+            logged=[(step, v[signal]) for step, v in sorted(metrics.items()) if signal in v],
+            interventions=read_interventions(path),
+            roles=read_roles(path, points[-1].step) if points else None,
+        )
+
     @property
     def signal_name(self) -> str | None:
         """`loss`, `reward`, ..., or None where nothing was trained."""
@@ -105,7 +90,7 @@ class Run:
 
     @property
     def points(self) -> list[Point]:
-        """The trajectory."""
+        """The trajectory; empty, which is warned of, if the base is not among the records."""
         return [row.point for row in self.rows if row.point is not None]
 
     @property
@@ -118,27 +103,51 @@ class Run:
         return self.points[-1].names(self.points[-1].masks[state]) if self.points else []
 
 
-def read_runs(paths: Sequence[Path], known: Known | None = None) -> list[Run]:
-    """Read runs from their directories (see `checkpoint_rows` for what it raises).
+def read_runs(paths: Sequence[str | Path], known: Known | None = None) -> list[Run]:
+    """Read the runs that one page or text shows, each label once (see `Run.read`)."""
+    runs = [Run.read(path, known) for path in paths]
+    names = [run.label for run in runs]
+    return [
+        run if names.count(run.label) == 1 else replace(run, label=f"{run.label} ({run.path})")
+        for run in runs
+    ]
 
-    known: see `analysis.trajectories.trajectory.trajectory`.
+
+def checkpoint_rows(run: Run) -> list[Row]:
+    """The rows of a run that is to be shown.
+
+    Raises:
+        ValueError: it has no checkpoint yet.
     """
-    files = [RunFile.read(path) for path in paths]
-    names = [file.name for file in files]
-    runs = []
-    for path, file in zip(paths, files, strict=True):
-        name, signal = file.name, file.signal
-        rows = checkpoint_rows(path, tracked_points(path, known))
-        tracked = [row.step for row in rows if row.point is not None]
-        metrics = sorted(read_metrics(path).items())
-        run = Run(
-            label=name if names.count(name) == 1 else f"{name} ({path})",
-            file=file,
-            config_text=config_text(path),
-            rows=rows,
-            logged=[(step, values[signal]) for step, values in metrics if signal in values],
-            interventions=read_interventions(path),
-            roles=read_roles(path, tracked[-1]) if tracked else None,
+    if not run.rows:
+        raise ValueError(
+            f"{run.path} has neither heads/step-* nor evaluations/step-*; wait for a checkpoint, "
+            "or switch on tracking or evaluation and train again"
         )
-        runs.append(run)
-    return runs
+    return run.rows
+
+
+def _trajectory(run: Path, file: RunFile, known: Known | None) -> list[Point]:
+    records = read_records(run)
+    if records and records[0].step != 0:
+        log.warning("%s has no record of step 0, the base; no head's state is known", run)
+        return []
+    return trajectory(records, file.fdr, file.hysteresis, known) if records else []
+
+
+def _rows(
+    run: Path, points: Sequence[Point], signal: str | None, metrics: dict[int, dict[str, Any]]
+) -> list[Row]:
+    measured = {point.step: point for point in points}
+    evaluations, broken = read_evaluations(run), invalid_steps(run)
+    tasks = {task: read_evaluations(run, task) for task in evaluated_tasks(run)}
+    steps = sorted({*measured, *evaluations, *broken, *(s for t in tasks.values() for s in t)})
+    rows = []
+    for previous, step in zip([0, *steps], steps, strict=False):
+        logged = [v[signal] for s, v in metrics.items() if previous < s <= step and signal in v]
+        mean = math.fsum(logged) / len(logged) if logged else None
+        scored = {task: scores[step] for task, scores in tasks.items() if step in scores}
+        rows.append(
+            Row(step, mean, evaluations.get(step), measured.get(step), broken.get(step), scored)
+        )
+    return rows

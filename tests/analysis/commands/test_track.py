@@ -20,7 +20,6 @@ from analysis.models.provenance import code_version, weight_hashes
 from analysis.prompts.pairs import Pairs
 from analysis.records.record import read_record, read_records, read_scores
 from analysis.records.run_file import RunFile
-from analysis.reporting.wandb_mirror import WandbMirror
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker, smallest_faithful
 from tests.support.models import random_pairs, tiny_model
@@ -221,9 +220,8 @@ def test_an_empty_circuit_is_said(tmp_path, caplog):
 def test_a_model_with_nan_weights_gets_an_invalid_record(tmp_path, caplog):
     """No crash and no made-up circuit; the checkpoints around it are compared as ever."""
     from analysis.reporting.present import present
-    from analysis.reporting.publish import Publisher
     from analysis.reporting.tables import format_table
-    from analysis.trajectories.run import checkpoint_rows, tracked_points
+    from analysis.trajectories.run import Run
 
     run_dir = tmp_path / "r"
     settings = TrackingSettings(resamples=10, ig_steps=2)
@@ -242,12 +240,12 @@ def test_a_model_with_nan_weights_gets_an_invalid_record(tmp_path, caplog):
         weight.copy_(kept * 1.5)
     tracker.track(model, 10, show_progress=False)
     assert tracker.is_tracked(5)
-    assert [point.step for point in tracked_points(run_dir)] == [0, 10]
-    text = format_table(checkpoint_rows(run_dir), None)
+    assert [point.step for point in Run.read(run_dir).points] == [0, 10]
+    text = format_table(Run.read(run_dir))
     assert "invalid: at step 5 model.layers.1.self_attn.o_proj.weight is not finite" in " ".join(
         text.split()
     )
-    present(Publisher(run_dir, WandbMirror(None)))
+    present(run_dir)
     assert "invalid: at step 5" in (run_dir / "report.html").read_text()
     with pytest.raises(ValueError, match="has no valid record of step 5"):
         read_scores(run_dir, 5)

@@ -27,7 +27,7 @@ from analysis.prompts.pair_building import (
 from analysis.prompts.problems import Problem, generate
 from analysis.records.record import read_record
 from analysis.reporting.report import write_report
-from analysis.trajectories.run import checkpoint_rows
+from analysis.trajectories.run import Run
 from tests.support.known_circuit import HEADS, PROBLEMS, build_copier
 from tests.support.places import ROOT
 from tests.support.planted import World, make_record
@@ -168,9 +168,9 @@ def test_end_to_end_and_started_again(tiny_dir, tmp_path, capsys, monkeypatch):
     first = capsys.readouterr().out
     assert "2 modes, 0 of them measured already" in first
     for mode in ("on", "off"):
-        assert [row.step for row in checkpoint_rows(out / mode)] == [0]
+        assert [row.step for row in Run.read(out / mode).rows] == [0]
         assert read_subject("a", str(out / mode)).label == f"{mode}@0"
-        assert write_report([out / mode], tmp_path / f"{mode}.html").exists()
+        assert write_report([Run.read(out / mode)], tmp_path / f"{mode}.html").exists()
     result = json.loads((out / "think.json").read_text())
     lists = {
         name: json.loads((out / "heads" / f"{name}.json").read_text())["heads"]

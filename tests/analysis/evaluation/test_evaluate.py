@@ -430,7 +430,7 @@ def test_a_checkpoint_of_a_run(copier, tmp_path, compose):
     from analysis.records.evaluations import evaluated_tasks, read_evaluations
     from analysis.reporting.report import write_report
     from analysis.reporting.tables import format_table
-    from analysis.trajectories.run import checkpoint_rows
+    from analysis.trajectories.run import Run
 
     run_dir = tmp_path / "my-run"
     RunFile("my-run", "sft", "loss").write(run_dir)
@@ -453,9 +453,9 @@ def test_a_checkpoint_of_a_run(copier, tmp_path, compose):
     out = run_dir / "evaluations" / "task" / "step-000007" / "zero-L0H1-L2H2"
     assert "base+intervention" in json.loads((out / "scores.json").read_text())["conditions"]
     assert "zero:L0H1,L2H2" in (run_dir / "report.html").read_text()
-    table = format_table(checkpoint_rows(run_dir), "loss")
+    table = format_table(Run.read(run_dir))
     assert re.search(r"checkpoint +task\n +0 +100.0 .*\n +7 +100.0", table)
-    page = write_report([run_dir], tmp_path / "report.html").read_text()
+    page = write_report([Run.read(run_dir)], tmp_path / "report.html").read_text()
     assert "Heads changed" in page
     assert "zero:L0H1,L2H2" in page
     assert "Benchmarks, pass@1 %" in page

@@ -48,7 +48,7 @@ from analysis.reporting.roles import TITLES, role_cell, role_cells
 from analysis.reporting.tables import HEAD_TITLES, head_cells
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker
-from analysis.trajectories.run import read_runs
+from analysis.trajectories.run import Run
 from tests.support.models import random_pairs, tiny_model
 from tests.support.places import ROOT
 from tests.support.warm import warm_python
@@ -397,7 +397,7 @@ def test_a_tracked_run_has_roles_in_its_table_and_report(tmp_path: Path, tiny_di
     run = tmp_path / "run"
     model, pairs = tracked(run, tiny_dir)
     wanted = head_roles(model, pairs, build_tokenizer(), resamples=50)
-    [loaded] = read_runs([run])
+    loaded = Run.read(run)
     cells = {line[0]: line for line in head_cells(loaded)}
     record = read_record(run, 0)
     assert record is not None
@@ -409,7 +409,7 @@ def test_a_tracked_run_has_roles_in_its_table_and_report(tmp_path: Path, tiny_di
         assert len(line) == len(HEAD_TITLES)
     assert all("[" in line[HEAD_TITLES.index("to answer")] for line in cells.values())
     assert all(line[HEAD_TITLES.index("to think tag")] == "-" for line in cells.values())
-    page = write_report([run], tmp_path / "report.html").read_text()
+    page = write_report([Run.read(run)], tmp_path / "report.html").read_text()
     assert "2506.19143" in page
     assert "to think tag 0, receiver kurtosis 6; receiver kurtosis over tokens" in page
 

@@ -226,7 +226,7 @@ def test_think(compose, toy, capsys):
 )
 def test_ablation(compose, toy, name):
     """Heads of the right sets, controls, and the same heads in the base."""
-    from analysis.trajectories.run import tracked_points
+    from analysis.trajectories.run import Run
 
     cfg = tiny(compose, toy, "study", name)
     run_study(cfg)
@@ -237,8 +237,8 @@ def test_ablation(compose, toy, name):
     assert found.keys() == {"reasoning", "base", "TriviaQA"}
     rows, _ = paper.head_rows(paper.tracked_runs([run]))
     assert [row[0] for row in rows[-2:]] == [f"{cfg.name}/track", f"{cfg.name}/track-trivia"]
-    base, post = tracked_points(run / "track")
-    trivia = tracked_points(run / "track-trivia")[1]
+    base, post = Run.read(run / "track").points
+    trivia = Run.read(run / "track-trivia").points[1]
     inside = {
         "reasoning": post.names(post.masks["emergent"]),
         "base": base.names(base.masks["in_circuit"]),

@@ -34,7 +34,7 @@ from analysis.reporting.figures import (
 )
 from analysis.reporting.report import write_report
 from analysis.reporting.tables import format_table, head_cells
-from analysis.trajectories.run import Run, checkpoint_rows, read_runs
+from analysis.trajectories.run import Run, read_runs
 from tests.support.browser import BROWSERS, FLAGS, find_browser
 from tests.support.places import ROOT
 
@@ -109,33 +109,33 @@ def text_of(page: Path) -> str:
 
 
 def report_of(run: Path) -> str:
-    return text_of(write_report([run], run / "report.html"))
+    return text_of(write_report(read_runs([run]), run / "report.html"))
 
 
 def test_rows_join_signal_score_and_states(tmp_path: Path) -> None:
-    rows = checkpoint_rows(make_run(tmp_path / "r", FINAL))
+    rows = Run.read(make_run(tmp_path / "r", FINAL)).rows
     assert [(row.step, row.signal) for row in rows] == [(0, None), (10, 2.5), (20, 0.75)]
     assert [row.evaluation is not None for row in rows] == [True, False, True]
     final = rows[-1].point
     assert final is not None
     counts = {name: count.value for name, count in final.counts.items()}
     assert counts == {"in_circuit": 3, "emergent": 2, "retained": 1, "pruned": 1, "transient": 0}
-    assert checkpoint_rows(configure(tmp_path / "r", "grpo"))[1].signal == -2.5
+    assert Run.read(configure(tmp_path / "r", "grpo")).rows[1].signal == -2.5
 
 
 def test_runs_without_records_or_scores_or_signal_are_shown(tmp_path: Path) -> None:
     untracked = configure(tmp_path / "untracked")
     write_evaluation(untracked, 10, {"pass_at_1": 0.5, "low": 0.4, "high": 0.6, **SCORE})
-    [row] = checkpoint_rows(untracked)
+    [row] = Run.read(untracked).rows
     assert row.point is None
-    assert "50.0 [40, 60]" in format_table([row], "loss")
+    assert "50.0 [40, 60]" in format_table(Run.read(untracked))
     text = report_of(untracked)
     assert "In untracked no checkpoint after the base was tracked." in text
     assert "Cohorts" not in text
 
     only_base = configure(tmp_path / "only_base")
     plant(only_base, 0, BASE)
-    assert checkpoint_rows(only_base)[0].evaluation is None
+    assert Run.read(only_base).rows[0].evaluation is None
     text = report_of(only_base)
     assert "no checkpoint after the base was tracked" in text
     assert "There are too few checkpoints" in text
@@ -153,14 +153,14 @@ def test_without_the_base_no_state_is_claimed(
     """If tracking failed at step 0, a later checkpoint must not stand in for the base."""
     run = make_run(tmp_path / "r", FINAL)
     (run / "heads" / "step-000000" / "record.json").unlink()
-    assert {row.point for row in checkpoint_rows(run)} == {None}
+    assert {row.point for row in Run.read(run).rows} == {None}
     assert "has no record of step 0, the base" in caplog.text
     assert "L1H3" not in report_of(run)
 
 
 def test_table_is_plain_and_says_what_its_marks_mean(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", FINAL)
-    lines = format_table(checkpoint_rows(run), "loss").splitlines()
+    lines = format_table(Run.read(run)).splitlines()
     cells = ["20", "0.750", "41.2 [30, 50]", "3 [3-3]", "2 [2-2]", "1 [1-1]", "+2 -1"]
     assert re.split(r"\s\s+", lines[5].strip()) == cells
     legend = " ".join(lines[7:])
@@ -194,7 +194,7 @@ def test_a_head_of_one_pair_is_noise(tmp_path: Path) -> None:
 
 
 def test_head_table_tells_state_and_first_checkpoint(tmp_path: Path) -> None:
-    [run] = read_runs([make_run(tmp_path / "r", FINAL)])
+    run = Run.read(make_run(tmp_path / "r", FINAL))
     assert [cells[:6] for cells in head_cells(run)] == [
         ["L0H2", "emergent", "-", "20", "0.00", "1.00"],
         ["L1H3", "emergent", "emergent", "10", "0.00", "1.00"],
@@ -202,13 +202,8 @@ def test_head_table_tells_state_and_first_checkpoint(tmp_path: Path) -> None:
         ["L1H1", "pruned", "-", "0", "1.00", "0.00"],
     ]
     plant(tmp_path / "r", 30, BASE)
-    [run] = read_runs([tmp_path / "r"])
+    run = Run.read(tmp_path / "r")
     assert [cells[1] for cells in head_cells(run)] == ["retained", "retained"] + ["transient"] * 2
-
-
-def loaded(run: Path) -> Run:
-    [found] = read_runs([run])
-    return found
 
 
 def lines_of(figure: Any) -> dict[str, Any]:
@@ -217,7 +212,7 @@ def lines_of(figure: Any) -> dict[str, Any]:
 
 
 def test_trajectory_holds_raw_settled_turnover_and_signal(tmp_path: Path) -> None:
-    curves = lines_of(trajectory_chart(loaded(make_run(tmp_path / "r", FINAL))))
+    curves = lines_of(trajectory_chart(Run.read(make_run(tmp_path / "r", FINAL))))
     assert list(curves["emergent"].y) == [0, 1, 2]
     assert list(curves["emergent, settled"].y) == [0, 0, 1]
     assert curves["emergent, settled"].line.dash == "dot"
@@ -233,7 +228,7 @@ def test_trajectory_holds_raw_settled_turnover_and_signal(tmp_path: Path) -> Non
 def test_cohorts_are_stacked_by_first_emergence(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", FINAL)
     plant(run, 30, [*BASE, "a0.h2"])
-    bars = {t.name: (list(t.y), list(t.customdata or [])) for t in cohort_chart(loaded(run)).data}
+    bars = {t.name: (list(t.y), list(t.customdata or [])) for t in cohort_chart(Run.read(run)).data}
     assert bars["10"] == ([0, 1, 1, 0], [0, 0, 1, 0])
     assert bars["20"] == ([0, 0, 1, 1], [0, 0, 0, 1])
     assert bars["settled"][0] == [0, 0, 1, 2]  # a head settled once counts until gone for two
@@ -243,7 +238,7 @@ def test_cohorts_are_stacked_by_first_emergence(tmp_path: Path) -> None:
 def test_map_holds_every_checkpoint_and_marks_base_and_final(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", FINAL)
     plant(run, 20, FINAL, rare=("a1.h2",))
-    figure = head_map(loaded(run))
+    figure = head_map(Run.read(run))
     steps = figure.layout.sliders[0].steps
     assert [step.label for step in steps] == ["0", "10", "20"]
 
@@ -267,7 +262,7 @@ def test_map_holds_every_checkpoint_and_marks_base_and_final(tmp_path: Path) -> 
 
 
 def test_sensitivity_marks_the_setting_of_the_run(tmp_path: Path) -> None:
-    figure = sensitivity_chart(loaded(make_run(tmp_path / "r", FINAL)))
+    figure = sensitivity_chart(Run.read(make_run(tmp_path / "r", FINAL)))
     sweeps = [trace for trace in figure.data if trace.name == "emergent"]
     assert [list(trace.x) for trace in sweeps] == [
         [5, 10, 20, 40, 80],
@@ -283,7 +278,7 @@ def test_sensitivity_marks_the_setting_of_the_run(tmp_path: Path) -> None:
 def test_faithfulness_without_a_value_is_left_out(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", FINAL)
     plant(run, 10, FINAL, evaluation=torch.zeros(3, PAIRS))
-    curves = lines_of(faithfulness_chart(loaded(run)))
+    curves = lines_of(faithfulness_chart(Run.read(run)))
     assert list(curves["faithfulness"].x) == [0, 20]
     assert list(curves["faithfulness"].y) == pytest.approx([0.8, 0.8])
     assert list(curves["edges"].y) == [4, 6, 6]
@@ -317,7 +312,8 @@ def test_every_number_can_be_traced(tmp_path: Path) -> None:
 def test_text_of_the_configuration_is_escaped(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", ["a0.h2"], name=EVIL)
     plant(run, 20, FINAL, origin={"model": {"path": EVIL}, "code": {"commit": EVIL}})
-    page = write_report([run, make_run(tmp_path / "s", ["a0.h2"])], tmp_path / "p.html").read_text()
+    runs = read_runs([run, make_run(tmp_path / "s", ["a0.h2"])])
+    page = write_report(runs, tmp_path / "p.html").read_text()
     assert "window.pwned" in page
     assert EVIL not in page
     assert "<img" not in page
@@ -325,17 +321,17 @@ def test_text_of_the_configuration_is_escaped(tmp_path: Path) -> None:
 
 def test_page_needs_no_network_and_is_reproducible(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", ["a0.h2"])
-    page = write_report([run], tmp_path / "a.html").read_text()
+    page = write_report(read_runs([run]), tmp_path / "a.html").read_text()
     assert not re.search(r"<(script|link)\b[^>]*\b(src|href)\s*=\s*[\"']?(https?:)?//", page)
     assert page.count("plotly.js v") == 1
-    assert write_report([run], tmp_path / "b.html").read_text() == page
+    assert write_report(read_runs([run]), tmp_path / "b.html").read_text() == page
     assert sorted(path.name for path in tmp_path.glob("*.html")) == ["a.html", "b.html"]
 
 
 def test_several_runs_are_compared(tmp_path: Path) -> None:
     sft = make_run(tmp_path / "sft", [*BASE, "a0.h2", "a1.h3"])
     grpo = make_run(tmp_path / "grpo", ["a0.h0", "a0.h2"], kind="grpo")
-    text = text_of(write_report([sft, grpo], tmp_path / "both.html"))
+    text = text_of(write_report(read_runs([sft, grpo]), tmp_path / "both.html"))
     assert "Emergent in sft and grpo: L0H2." in text
     assert "Emergent only in sft: L1H3." in text
     assert "Emergent only in grpo: none." in text
@@ -347,17 +343,19 @@ def test_runs_that_measured_different_pairs_carry_a_warning(tmp_path: Path) -> N
     sft = make_run(tmp_path / "a" / "same", ["a0.h2"])
     other = configure(tmp_path / "b" / "same")
     plant(other, 0, BASE, pairs_hash="other")
-    text = text_of(write_report([sft, other], tmp_path / "both.html"))
+    text = text_of(write_report(read_runs([sft, other]), tmp_path / "both.html"))
     assert f"Take care: same ({sft}) and same ({other}) differ in pairs_hash" in text
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no run .*nowhere"):
-        write_report([tmp_path / "nowhere"], tmp_path / "report.html")
+        write_report(read_runs([tmp_path / "nowhere"]), tmp_path / "report.html")
     with pytest.raises(ValueError, match=r"holds no run\.json, so it is not a run"):
-        checkpoint_rows(tmp_path)
+        Run.read(tmp_path)
     with pytest.raises(ValueError, match="neither heads/step-"):
-        checkpoint_rows(configure(tmp_path / "young"))
+        format_table(Run.read(configure(tmp_path / "young")))
+    with pytest.raises(ValueError, match="neither heads/step-"):
+        report_of(tmp_path / "young")
     assert not (tmp_path / "report.html").exists()
 
 
@@ -417,7 +415,7 @@ VISIBLE = "id => document.getElementById(id)._fullData.map(trace => trace.visibl
 
 def test_browser_slider_changes_the_map(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", FINAL)
-    with opened(write_report([run], tmp_path / "page.html")) as page:
+    with opened(write_report(read_runs([run]), tmp_path / "page.html")) as page:
         chart = page.locator("#run0-map")
         chart.scroll_into_view_if_needed()
         cells = chart.locator(".heatmaplayer image")
@@ -443,7 +441,7 @@ def test_browser_slider_changes_the_map(tmp_path: Path) -> None:
 
 def test_browser_search_and_sorting_of_heads(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", FINAL)
-    with opened(write_report([run], tmp_path / "page.html")) as page:
+    with opened(write_report(read_runs([run]), tmp_path / "page.html")) as page:
         box = page.locator("input[data-table=run0-heads]")
         rows = page.locator("#run0-heads tbody tr")
 
@@ -469,7 +467,7 @@ def test_browser_shows_foreign_text_as_text(tmp_path: Path) -> None:
     plant(run, 20, FINAL, origin={"model": {"path": EVIL}})
     other = configure(tmp_path / "s", name=EVIL)
     plant(other, 0, BASE, pairs_hash=EVIL)
-    with opened(write_report([run, other], tmp_path / "page.html")) as page:
+    with opened(write_report(read_runs([run, other]), tmp_path / "page.html")) as page:
         page.wait_for_timeout(300)
         assert page.evaluate("window.pwned === undefined")
         assert EVIL in page.locator("h1").text_content()

@@ -21,7 +21,7 @@ from analysis.reporting.present import present
 from analysis.reporting.publish import Publisher, curve_heads, head_values
 from analysis.reporting.tables import HEAD_TITLES, head_rows
 from analysis.reporting.wandb_mirror import WandbMirror
-from analysis.trajectories.run import tracked_points
+from analysis.trajectories.run import Run
 from analysis.trajectories.trajectory import (
     TAU_SHARES,
     Point,
@@ -123,18 +123,18 @@ def test_what_is_known_is_not_computed_again(tmp_path: Path, monkeypatch: Any) -
 
     run = run_with(tmp_path / "r", some_records("bm"))
     known: module.Known = {}
-    first = tracked_points(run, known)
+    first = Run.read(run, known).points
     calls = []
     original = module.compare
     monkeypatch.setattr(module, "compare", lambda *a: calls.append(1) or original(*a))
-    again = tracked_points(run, known)
+    again = Run.read(run, known).points
     assert not calls
     assert again[1].change is first[1].change
     write_record(run, make_record(20, BASE, 40), torch.zeros(8, 1))
-    assert len(tracked_points(run, known)) == 3
+    assert len(Run.read(run, known).points) == 3
     assert len(calls) == 2  # the new one against the base and against the one before
     write_record(run, make_record(0, MOVED, 40), torch.zeros(8, 1))  # another base: all anew
-    changed = tracked_points(run, known)
+    changed = Run.read(run, known).points
     assert changed[1].change.counts["emergent"].value == 0
 
 
@@ -142,14 +142,14 @@ def test_without_the_base_there_is_no_trajectory(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no record of step 0, the base"):
         trajectory(some_records("bm")[1:])
     run = run_with(tmp_path / "r", some_records("bm")[1:])
-    assert tracked_points(run) == []
+    assert Run.read(run).points == []
 
 
 def test_records_of_other_pairs_are_refused(tmp_path: Path) -> None:
     other = make_record(10, MOVED, 40, pairs_hash="other")
     run = run_with(tmp_path / "r", [some_records("b")[0], other])
     with pytest.raises(ValueError, match="steps 0 and 10 differ in pairs_hash .h and other."):
-        tracked_points(run)
+        Run.read(run)
 
 
 def test_curves_and_their_association_with_the_signal() -> None:
@@ -223,16 +223,16 @@ def test_only_what_is_missing_is_published(tmp_path: Path) -> None:
     records = some_records("bmm")
     run = run_with(tmp_path / "r", [records[0], records[2]])
     fake = FakeRun()
-    publisher = Publisher(run, WandbMirror(fake))
+    publisher = Publisher(WandbMirror(fake))
     write_evaluation(run, 0, {"pass_at_1": 0.5, "low": 0.4, "high": 0.6})
-    assert publisher.update(tracked_points(run)) == [0, 0, 20]
-    assert publisher.update(tracked_points(run)) == []
+    assert publisher.update(Run.read(run)) == [0, 0, 20]
+    assert publisher.update(Run.read(run)) == []
     write_record(run, records[1], torch.zeros(8, 1))  # a late one
-    assert publisher.update(tracked_points(run)) == [10]
+    assert publisher.update(Run.read(run)) == [10]
     assert fake.rows[-1]["heads/step"] == 10
     write_record(run, make_record(20, BASE, 40), torch.zeros(8, 1))  # one measured again
-    again = Publisher(run, WandbMirror(fake))  # in another process
-    assert again.update(tracked_points(run)) == [20]
+    again = Publisher(WandbMirror(fake))  # in another process
+    assert again.update(Run.read(run)) == [20]
     assert fake.rows[-1]["heads/emergent"] == 0
     assert [row["heads/step"] for row in fake.rows] == [0, 0, 20, 10, 20]
     assert sum("eval/held_out/pass@1" in row for row in fake.rows) == 1
@@ -240,18 +240,18 @@ def test_only_what_is_missing_is_published(tmp_path: Path) -> None:
         pictures = {"heads/map", "heads/cohorts", "heads/table"}
         assert pictures <= row.keys() or "eval/held_out/pass@1" in row
     (run / "wandb-published.json").write_text("{")  # damaged: everything again, nothing lost
-    assert len(again.update(tracked_points(run))) == 4
+    assert len(again.update(Run.read(run))) == 4
 
 
 def test_scores_of_benchmarks_are_published(tmp_path: Path) -> None:
     """Each task has its own curves, at the checkpoint's step; one measured again goes again."""
     run = run_with(tmp_path / "r", some_records("b"))
     fake = FakeRun()
-    publisher = Publisher(run, WandbMirror(fake))
-    publisher.update(tracked_points(run))
+    publisher = Publisher(WandbMirror(fake))
+    publisher.update(Run.read(run))
     write_evaluation(run, 20, {"pass_at_1": 0.5, "low": 0.4, "high": 0.6}, "math500")
     write_evaluation(run, 20, {"pass_at_1": 0.1, "low": 0.0, "high": 0.2}, "aime24-think-off")
-    assert publisher.update(tracked_points(run)) == [20, 20]
+    assert publisher.update(Run.read(run)) == [20, 20]
     assert fake.rows[-2:] == [
         {
             "heads/step": 20,
@@ -268,9 +268,9 @@ def test_scores_of_benchmarks_are_published(tmp_path: Path) -> None:
             },
         },
     ]
-    assert publisher.update(tracked_points(run)) == []
+    assert publisher.update(Run.read(run)) == []
     write_evaluation(run, 20, {"pass_at_1": 0.6, "low": 0.5, "high": 0.7}, "math500")
-    assert publisher.update(tracked_points(run)) == [20]
+    assert publisher.update(Run.read(run)) == [20]
     assert fake.rows[-1]["eval/math500/pass@1"] == 0.6
 
 
@@ -282,7 +282,7 @@ def test_an_uploaded_offline_run_is_not_logged_again(tmp_path: Path, monkeypatch
 
     records = some_records("bmm")
     run = run_with(tmp_path / "r", records[:2])
-    Publisher(run, WandbMirror(FakeRun())).update(tracked_points(run))  # an offline run
+    Publisher(WandbMirror(FakeRun())).update(Run.read(run))  # an offline run
     offline = run / "wandb" / "offline-run-1-x"
     offline.mkdir(parents=True)
     (offline / "run-x.wandb").write_bytes(b"")
@@ -314,31 +314,30 @@ def test_a_wandb_that_always_fails_stops_nothing(tmp_path: Path, monkeypatch: An
         raise OSError("no W&B today")
 
     monkeypatch.setattr(wandb, "init", broken)
-    mirror = WandbMirror.start(tmp_path, "x", "p", "offline", {})
-    assert mirror.mode == "disabled"
-    assert mirror.log(0, {"heads/emergent": 1}) is False
-    mirror.finish()
+    assert WandbMirror.start(tmp_path, "x", "p", "offline", {}) is None
+    RunFile("x", "track").write(tmp_path)
+    assert Publisher.start(tmp_path, "offline") is None
 
     class Broken:
         offline = True
         log = finish = broken
 
     run = run_with(tmp_path / "r", some_records("bm"))
-    failing = Publisher(run, WandbMirror(Broken()))
-    present(failing)
+    failing = Publisher(WandbMirror(Broken()))
+    present(run, failing)
     failing.mirror.finish()
     assert (run / "trajectory.json").exists()
     assert (run / "report.html").exists()
     assert not (run / "wandb-published.json").exists()
     fake = FakeRun()
-    later = Publisher(run, WandbMirror(fake))  # it works again: everything is made up
-    assert later.update(tracked_points(run)) == [0, 10]
+    later = Publisher(WandbMirror(fake))  # it works again: everything is made up
+    assert later.update(Run.read(run)) == [0, 10]
 
 
 def test_a_broken_record_stops_no_presentation(tmp_path: Path, caplog: Any) -> None:
     run = run_with(tmp_path / "r", some_records("bm"))
     next(record_dir(run, 10).glob("heads-*")).unlink()
-    present(Publisher(run, WandbMirror(None)))
+    present(run)
     assert "its records are safe" in caplog.text
 
 
