@@ -6,29 +6,44 @@
     scores = headlab.attribute(model, pairs)
     circuit = headlab.select_circuit(scores, fraction=0.05)
 
-Names are those of the package `analysis` and are loaded when first used.
+Names are those of the package `analysis` and are loaded when first used. A type checker knows them
+from there (`from analysis import attribute`): a module of one file can't say that it is typed.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":
+    # The packages are those beside this file: not the working directory's, which -m puts first.
+    if not sys.flags.safe_path:
+        del sys.path[0]
+    if str(Path(__file__).parent) not in sys.path:
+        sys.path.insert(0, str(Path(__file__).parent))
 
 import analysis
 
 if TYPE_CHECKING:
     from analysis import *  # noqa: F403
 
-__all__ = analysis.__all__
+if not hasattr(analysis, "HOMES"):
+    raise ImportError(f"{analysis.__file__} hides headlab's package `analysis`; rename that file")
 
-TRAINING = {
-    "sft": "supervised fine-tuning with head tracking",
-    "grpo": "GRPO with verifiable rewards and head tracking",
-    "launch": "start a training run in several processes, or through Slurm",
-    "sidecar": "track the checkpoints of a run from a process of its own",
-    "study": "experiments that train nothing: circuits and evaluations",
-    "demo": "SFT and GRPO of a tiny model, with head tracking, and their reports",
+__all__ = analysis.__all__
+__version__ = analysis.__version__
+
+TRAINING = {  # command: its module, and what it is for
+    "sft": ("train.sft", "supervised fine-tuning with head tracking"),
+    "grpo": ("train.grpo", "GRPO with verifiable rewards and head tracking"),
+    "launch": ("launch.__main__", "start a run in several processes, or through Slurm"),
+    "sidecar": ("launch.sidecar", "track the checkpoints of a run from a process of its own"),
+    "study": ("launch.study", "experiments that train nothing: circuits and evaluations"),
+    "demo": ("launch.demo", "SFT and GRPO of one small model side by side, and their report"),
+    "recipe": ("train.recipes.command", "make a model on this machine and print its directory"),
 }
+PROCESSES = ("train.run", "launch.torchrun", "launch.bench.bare_trl")  # of train.program
 
 
 def __getattr__(name: str) -> Any:
@@ -38,7 +53,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def _run(command: str, arguments: list[str]) -> None:
@@ -46,11 +61,10 @@ def _run(command: str, arguments: list[str]) -> None:
 
     from analysis.commands import run
 
-    if command not in TRAINING:
+    if command in TRAINING:
+        import_module(TRAINING[command][0]).main(arguments)
+    else:
         run(command, arguments)
-        return
-    homes = {"sft": "train.sft", "grpo": "train.grpo", "launch": "launch.__main__"}
-    import_module(homes.get(command, f"launch.{command}")).main(arguments)
 
 
 def main() -> None:
@@ -58,8 +72,15 @@ def main() -> None:
     from analysis.cli import dispatch
     from analysis.commands import COMMANDS
 
-    dispatch("headlab", {**TRAINING, **COMMANDS}, _run, sys.argv[1:])
+    purposes = {command: purpose for command, (_, purpose) in TRAINING.items()}
+    dispatch("headlab", {**purposes, **COMMANDS}, _run, sys.argv[1:])
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] and sys.argv[1] in PROCESSES:
+        from runpy import run_module
+
+        del sys.argv[0]
+        run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        main()

@@ -4,9 +4,7 @@
     headlab launch train=sft experiment=tiny resources.processes=2
     headlab launch train=grpo experiment=... resources=slurm resources.nodes=2 resources.gpus=8
     headlab launch --multirun train=sft experiment=tiny seed=0,1,2
-    headlab sidecar --help     analyse the checkpoints of a run from a process of its own
-    headlab launch bench --help       what tracking costs a trainer
-    headlab study --help       experiments that train nothing: circuits and evaluations
+    headlab launch bench --help      what tracking costs a trainer
 
 The configuration is composed and checked once, here, and written into the run directory; the
 processes get the resolved file, so that all of them see the same values.
@@ -20,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.cli import nearest
 from train.entry import PointFailed, start
 
 if TYPE_CHECKING:
@@ -140,8 +139,12 @@ def write(config_file: Path, values: dict[str, Any]) -> None:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    if arguments and arguments[0] in COMMANDS:
-        importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:])
+    first = arguments[0] if arguments else ""
+    if first in COMMANDS:
+        importlib.import_module(COMMANDS[first]).main(arguments[1:])
+    elif first.isidentifier():
+        print(f"error: no command {first!r}; {nearest(first, COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
     else:
         start(None, action, __doc__ or "", arguments)
 

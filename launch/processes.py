@@ -7,12 +7,13 @@ them (launch/torchrun.py), also a single one, because DeepSpeed wants its proces
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
+
+from train.program import program
 
 GRACE = 110  # seconds that processes asked to stop have to save a checkpoint before they are killed
 
@@ -55,12 +56,12 @@ def command(cfg: DictConfig, node: Node, config_file: Path, meeting: list[str]) 
 
     `meeting` are torchrun's options that say where the processes of all nodes meet.
     """
-    trainer = ["-m", "train.run", str(config_file)]
+    trainer = program("train.run", str(config_file))
     alone = cfg.resources.nodes == 1 and node.processes == 1 and cfg.deepspeed.config is None
     if alone:
-        return [sys.executable, *trainer]
+        return trainer
     count = f"--nproc-per-node={node.processes}"
-    return [sys.executable, "-m", "launch.torchrun", *meeting, count, *trainer]
+    return [*program("launch.torchrun"), *meeting, count, "--no-python", *trainer]
 
 
 def environment(

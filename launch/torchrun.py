@@ -2,7 +2,8 @@
 
     python -m launch.torchrun --standalone --nproc-per-node=2 -m train.run FILE
 
-Takes torchrun's own options. torchrun itself ends with status 1 whatever happened, after a
+Takes torchrun's own options (`headlab launch` gives it the processes as commands, with
+--no-python). torchrun itself ends with status 1 whatever happened, after a
 traceback of itself and a table, between which the message of the process that failed is lost.
 """
 
@@ -18,7 +19,7 @@ def main(words: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    logging.disable(logging.ERROR)  # of torchrun alone: it logs each signal that it sends
+    logging.disable(logging.ERROR)  # of torchrun only: it logs each signal that it sends
     try:
         run(parse_args(words))
     except ChildFailedError as error:

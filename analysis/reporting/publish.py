@@ -204,7 +204,7 @@ def upload_offline(run: Path) -> Iterable[Path]:
     for directory in sorted(run.glob("wandb/offline-run-*")):
         if list(directory.glob("*.wandb.synced")) or not list(directory.glob("*.wandb")):
             continue
-        command = [sys.executable, "-m", "wandb", "sync", str(directory)]
+        command = [sys.executable, "-P", "-m", "wandb", "sync", str(directory)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             detail = (done.stderr or done.stdout).strip().splitlines()[-1:]

@@ -1,6 +1,6 @@
 """The bare TRL script that headlab is timed against: what one writes without it.
 
-    python -m launch.bench.command.bare_trl FILE
+    python -m launch.bench.bare_trl FILE
 
 FILE is JSON: `kind` (sft or grpo), `model` (a directory), `rows` (a JSONL file of the data set),
 `args` (of SFTConfig or GRPOConfig) and `rewards` (names in train/rewards.py). Only the moments of

@@ -10,12 +10,12 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
+from train.program import program
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -133,17 +133,16 @@ def commands(options: Options, kind: str, side: str, model: Path, run: Path) -> 
     from train.entry import compose
 
     cfg = compose(kind, overrides(options, kind, side, model, run))
-    python = [sys.executable, "-m"]
     if side == "bare":
         file = run.with_suffix(".json")
         specification = bare_specification(cfg, run.with_suffix(".jsonl"))
         file.write_text(json.dumps(specification), encoding="utf-8")
-        return [[*python, "launch.bench.bare_trl", str(file)]]
+        return [program("launch.bench.bare_trl", str(file))]
     file = run.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(plain(cfg), sort_keys=False), encoding="utf-8")
-    trainer = [*python, "train.run", str(file)]
-    sidecar = [*python, "launch", "sidecar", f"run={run}", f"device={options.sidecar_device}"]
-    sidecar.append(f"threads={options.threads}")
+    trainer = program("train.run", str(file))
+    where = f"device={options.sidecar_device}"
+    sidecar = program("sidecar", f"run={run}", where, f"threads={options.threads}")
     beside = side == "sidecar" and options.sidecar_device != "none"
     return [trainer, sidecar] if beside else [trainer]
 

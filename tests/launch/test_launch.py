@@ -34,6 +34,7 @@ from tests.support.slurm_fakes import JOB, install
 from tests.support.warm import warm_python
 from train.checkpoints import is_complete
 from train.config import check
+from train.program import program
 
 SMALL = [
     "train=sft",
@@ -129,9 +130,10 @@ def test_a_process_for_each_gpu(compose, overrides, visible, node):
 def test_the_command_of_a_machine(compose):
     file = Path("r/launch.yaml")
     alone = local_command(compose("sft"), Node(1, 1), file)
-    assert alone == [sys.executable, "-m", "train.run", "r/launch.yaml"]
+    assert alone == program("train.run", "r/launch.yaml")
     several = local_command(compose("sft"), Node(2, 2), file)
-    assert several[2:5] == ["launch.torchrun", "--standalone", "--nproc-per-node=2"]
+    torchrun = program("launch.torchrun", "--standalone", "--nproc-per-node=2", "--no-python")
+    assert several == [*torchrun, *alone]
     with_port = local_command(compose("sft", "resources.port=29501"), Node(2, 2), file)
     assert "--rdzv-endpoint=localhost:29501" in with_port
     sharded = local_command(compose("sft", "deepspeed=zero2"), Node(1, 1), file)
@@ -419,15 +421,9 @@ def test_the_words_of_a_script_survive_its_quoting(compose, fakes, tmp_path, mon
     words = (fakes / "words").read_text().splitlines()
     meeting = [f"--rdzv-endpoint=localhost:{10000 + int(JOB)}", f"--rdzv-id={JOB}"]
     assert words[1:] == [
-        "-m",
-        "launch.torchrun",
-        "--nnodes=2",
-        "--rdzv-backend=c10d",
-        *meeting,
-        "--nproc-per-node=1",
-        "-m",
-        "train.run",
-        f"{directory}/runs/{name}/launch.yaml",
+        *program("launch.torchrun", "--nnodes=2", "--rdzv-backend=c10d", *meeting)[1:],
+        *("--nproc-per-node=1", "--no-python", str(python)),
+        *program("train.run", f"{directory}/runs/{name}/launch.yaml")[1:],
     ]
     assert sorted(output.splitlines()) == sorted([str(directory), "/h f$x 1"] * 2)
 

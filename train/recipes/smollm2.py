@@ -10,7 +10,7 @@ What is written is an ordinary Hugging Face directory in float32 (540 MB): archi
 that masking the padding would hide the end of the turn. And its pre-tokeniser does not split the
 digits off, so that "\\n\\n5" or "=  5" would give other tokens than the model was trained on.
 
-    python -m train.recipes.registry smollm2
+    headlab recipe name=smollm2
 """
 
 from __future__ import annotations
