@@ -570,14 +570,15 @@ def test_a_sweep_through_submitit_without_its_package_says_so(launch):
 
 
 def vllm_lines() -> list[list[str]]:
-    """The command lines of the README that train with vLLM."""
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """The command lines of docs/training.md that train with vLLM."""
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     wanted = [line for line in lines if "headlab launch" in line and "use_vllm=true" in line]
     return [shlex.split(line, comments=True) for line in wanted]
 
 
-def test_the_readmes_lines_for_vllm_build_their_arguments(compose, tmp_path):
+def test_the_lines_of_the_docs_for_vllm_build_their_arguments(compose, tmp_path):
     from train.build import training_args
 
     modes = []
