@@ -9,8 +9,9 @@ environment and standard streams, passes on signals, and ends as the fork ends. 
 are processes of their own as ever, through every line that a user's are.
 
 Only other people's packages are imported beforehand; each process imports the project's modules
-itself. `pid_of` is the fork behind such a process, which is to be killed where SIGKILL is tested.
-What is about a process's parents and children, or its start, is tested with `sys.executable`.
+itself, and has random states of its own (the hash seed is the server's). `pid_of` is the fork
+behind such a process, which is to be killed where SIGKILL is tested. What is about a process's
+parents and children, or its start, is tested with `sys.executable`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +51,7 @@ def warm_python() -> str:
         home.mkdir(mode=0o700)
     except FileExistsError:
         while not program.exists():  # another worker is a moment ahead
-            pass
+            time.sleep(0.01)
         return str(program)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(home / "socket"))
@@ -98,11 +100,11 @@ def import_packages() -> None:
         raise RuntimeError(f"an import has started a thread, so forks are not safe: {threads}")
 
 
-def receive(connection: socket.socket) -> tuple[list[str], str, dict[str, str], list[int]] | None:
-    """The arguments, directory, environment and streams of a process; None if its client ended."""
+def receive(connection: socket.socket) -> tuple[list[str], str, dict[str, str], list[int]]:
+    """The arguments, directory, environment and streams of a process that a client asks for."""
     head, streams, _, _ = socket.recv_fds(connection, 8, 3)
     if len(head) < 8:
-        return None
+        raise ValueError("the client has ended")
     with connection.makefile("rb") as stream:
         arguments, directory, environment = json.loads(stream.read(struct.unpack("q", head)[0]))
     return arguments, directory, environment, streams
@@ -128,8 +130,10 @@ def serve(
                 return None
             if key.fileobj is listener:
                 connection, _ = listener.accept()
-                request = receive(connection)
-                if request is None:
+                try:
+                    request = receive(connection)
+                except (OSError, ValueError):  # the client was killed before it had said all
+                    connection.close()
                     continue
                 child = os.fork()
                 if child == 0:
@@ -158,7 +162,8 @@ def serve(
                 os.close(key.fd)
                 if connection.fileno() in watch.get_map():
                     watch.unregister(connection)
-                    connection.send(struct.pack("i", status))
+                    with contextlib.suppress(OSError):  # the client was killed a moment ago
+                        connection.send(struct.pack("i", status))
                 connection.close()
                 break  # the events of this round may be of what is closed now
 
@@ -176,7 +181,8 @@ def become(
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
-    np.random.seed()  # noqa: NPY002 - every fork has inherited one state
+    np.random.seed()  # noqa: NPY002 - else forks draw the same where other processes do not
+    torch.seed()
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     places = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
     sys.path[:0] = places
@@ -196,7 +202,7 @@ def become(
         sys.argv = ["-c", *rest[1:]]
         exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
     else:
-        sys.path.insert(0, str(Path(kind).parent))
+        sys.path.insert(0, str(Path(kind).resolve().parent))
         sys.argv = arguments
         runpy.run_path(kind, run_name="__main__")
 

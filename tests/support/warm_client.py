@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
             signal.signal(number, lambda number, frame: server.send(bytes([number])))
         answer = server.recv(4)
     if len(answer) < 4:
-        sys.exit("the warm server has ended")
+        sys.exit(f"the warm server has ended; see {Path(__file__).with_name('log')}")
     status = os.waitstatus_to_exitcode(struct.unpack("i", answer)[0])
     if status < 0:
         if -status in PASSED_ON:
