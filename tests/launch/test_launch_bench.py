@@ -21,11 +21,11 @@ from launch.bench.runs import (
     bare_specification,
     build_model,
     commands,
-    compose,
     execute,
     overrides,
 )
 from train.config import load_resolved
+from train.entry import compose
 from train.program import program
 from train.run import prepare, run
 

@@ -97,19 +97,19 @@ def test_ours_beside_the_paper(tmp_path, capsys):
         return [re.split(r"\s{2,}", line.strip()) for line in lines[at : at + 30]]
 
     ablation = cells("R1-Distill-Qwen-1.5B")
-    assert ablation[1] == ["none", "AIME24", "30.0", "8.4", "40.0 [30-50]", "-", "-"]
-    assert ablation[4] == ["AMC", "66.2", "5.2", "70.0 [60-80]", "-", "-"]
-    changed = ["30.0 [20-40]", "-10.0 [-30, 10]", "-5.0 [-25, 15]"]
+    assert ablation[1] == ["none", "AIME24", "30.0", "8.4", "40.0 [30, 50]", "-", "-"]
+    assert ablation[4] == ["AMC", "66.2", "5.2", "70.0 [60, 80]", "-", "-"]
+    changed = ["30.0 [20, 40]", "-10.0 [-30, 10]", "-5.0 [-25, 15]"]
     assert ablation[5] == ["reasoning", "AIME24", "26.6", "8.1", *changed]
     assert ablation[6] == ["AIME25", "16.6", "6.8", "-", "-", "-"]
     think = cells("Qwen3-8B")
-    assert think[1] == ["on", "AIME24", "80.0", "7.3", "90.0 [80-100]", "-", "-"]
+    assert think[1] == ["on", "AIME24", "80.0", "7.3", "90.0 [80, 100]", "-", "-"]
     assert think[6][:2] == ["off", "AIME24"]
     assert think[6][-3:] == ["-", "-", "-"]  # what thinks is not the unchanged model of `off`
     assert sum("0.05 and 0.10 is open" in line for line in lines) == 1
     scaling = cells("Qwen2.5-Math-1.5B")
     assert ["AMC", "0.05", "<0.2", "-", "-", "-"] in scaling
-    ours = ["gsm8k", "-", "-", "10.0 [0-20]", "-40.0 [-60, -20]", "-5.0 [-25, 15]"]
+    ours = ["gsm8k", "-", "-", "10.0 [0, 20]", "-40.0 [-60, -20]", "-5.0 [-25, 15]"]
     assert ours in scaling
 
     table = lines_of(tmp_path, capsys, "format=markdown")
