@@ -31,9 +31,11 @@ def act(options: Options) -> None:
 
     from transformers.utils import logging as transformers_logging
 
-    from analysis.comparison.definitions import compare_subjects, profile
+    from analysis.comparison.findings import Findings
+    from analysis.comparison.json import to_json
     from analysis.comparison.page import write_comparison
-    from analysis.comparison.text import Findings, format_findings, to_json
+    from analysis.comparison.pairs import compare_subjects, profile
+    from analysis.comparison.text import format_findings
     from analysis.files import write_json
     from analysis.records.record import read_scores
 

@@ -14,8 +14,8 @@ from plotly.graph_objects import Figure, Heatmap
 from plotly.subplots import make_subplots
 
 from analysis.comparison.definitions import Comparison
-from analysis.comparison.text import Findings, head_list
-from analysis.intervals import Estimate
+from analysis.comparison.findings import Findings
+from analysis.comparison.rows import head_list
 from analysis.models.graph import short_head_name
 from analysis.reporting.text import count, has_interval, number
 
@@ -29,17 +29,16 @@ def effect_map(c: Comparison) -> Figure:
     values: list[float | None] = [None] * (size[0] * size[1])
     texts, stars = [""] * len(values), []
     for row in head_list(c):
-        index = graph.head_names.index(row["head"])
-        effect = Estimate(**row["effect"])
-        values[index] = effect.value
+        index = graph.head_names.index(row.head)
+        values[index] = row.effect.value
         texts[index] = (
-            f"{short_head_name(row['head'])}: {row['change']}{', called' * bool(row['called'])}"
-            f"<br>E {number(effect)}<br>importance {row['importance_a']:.4f} → "
-            f"{row['importance_b']:.4f}"
+            f"{short_head_name(row.head)}: {row.change}{', called' * bool(row.called)}"
+            f"<br>E {number(row.effect)}"
+            f"<br>importance {row.importance_a:.4f} → {row.importance_b:.4f}"
         )
-        if has_interval(effect):
-            texts[index] += f"<br>inclusion {row['inclusion_a']:.2f} → {row['inclusion_b']:.2f}"
-        if row["called"]:
+        if has_interval(row.effect):
+            texts[index] += f"<br>inclusion {row.inclusion_a:.2f} → {row.inclusion_b:.2f}"
+        if row.called:
             stars.append(divmod(index, size[1]))
     rows = range(0, len(values), size[1])
     figure = Figure(

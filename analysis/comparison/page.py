@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis.comparison.definitions import Comparison
-from analysis.comparison.text import (
-    Findings,
-    _subject_json,
+from analysis.comparison.findings import Findings
+from analysis.comparison.json import subject_json
+from analysis.comparison.rows import (
+    HeadRow,
     cross_rows,
     edge_list,
     head_list,
@@ -21,7 +22,6 @@ from analysis.comparison.text import (
     reasons,
     since_rows,
 )
-from analysis.intervals import Estimate
 from analysis.models.graph import short_head_name
 from analysis.models.provenance import code_version
 from analysis.reporting.pages import Table, chart, write_page
@@ -95,9 +95,9 @@ def edges(c: Comparison, change: str) -> Edges:
     found = edge_list(c, change)
     rows = [
         [
-            edge["edge"],
-            *(_share(edge[side]) for side in ("inclusion_a", "inclusion_b")),
-            *(f"{edge[side]:.3g}" for side in ("score_a", "score_b")),
+            edge.edge,
+            *(_share(inclusion) for inclusion in (edge.inclusion_a, edge.inclusion_b)),
+            *(f"{score:.3g}" for score in (edge.score_a, edge.score_b)),
         ]
         for edge in found[:PAGE_EDGES]
     ]
@@ -108,18 +108,17 @@ def _share(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def _head_cells(row: dict[str, Any]) -> list[str]:
-    p = row["p_value"]
+def _head_cells(row: HeadRow) -> list[str]:
     return [
-        short_head_name(row["head"]),
-        row["change"],
-        "yes" if row["called"] else "-",
-        _share(row["inclusion_a"]),
-        _share(row["inclusion_b"]),
-        "-" if math.isnan(p) else f"{p:.2g}",
-        f"{row['importance_a']:.4f}",
-        f"{row['importance_b']:.4f}",
-        number(Estimate(**row["effect"])),
+        short_head_name(row.head),
+        row.change,
+        "yes" if row.called else "-",
+        _share(row.inclusion_a),
+        _share(row.inclusion_b),
+        "-" if math.isnan(row.p_value) else f"{row.p_value:.2g}",
+        f"{row.importance_a:.4f}",
+        f"{row.importance_b:.4f}",
+        number(row.effect),
     ]
 
 
@@ -138,7 +137,7 @@ def source_table(findings: Findings) -> Table:
     rows = []
     models = findings.made_with.get("models", {})
     for s in findings.subjects:
-        found = _subject_json(s)
+        found = subject_json(s)
         origin = found.get("origin", {})
         model = origin.get("model") or {}
         rows.append(
@@ -163,7 +162,7 @@ def source_details(findings: Findings) -> str:
     details = [
         f"{s.name}: {key} = {value}"
         for s in findings.subjects
-        for key, value in _subject_json(s).items()
+        for key, value in subject_json(s).items()
         if key in shown
     ]
     about = [f"q = {findings.q}", f"seed = {findings.seed}", f"code = {code_version()}"]

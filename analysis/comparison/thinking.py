@@ -18,6 +18,7 @@ from analysis.models.graph import short_head_name
 from analysis.records.record import Record
 from analysis.reporting.text import WIDTH, count, inclusion, number, text_table
 
+MODES = ("on", "off")
 SETS = {"think-on-only": "pruned", "think-off-only": "emergent", "both": "retained"}
 EXCLUSIVE = ("think-on-only", "think-off-only")
 
@@ -154,6 +155,3 @@ def _cells(modes: Modes, name: str) -> str:
         for head in modes.ordered(name)
     ]
     return ", ".join(cells) or "none"
-
-
-MODES = ("on", "off")

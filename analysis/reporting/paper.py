@@ -52,10 +52,11 @@ CELL_NOTES = (
     "An SE of 0 is not certainty: 0 of 30 problems goes with a rate of up to 11.6 % (95 %).",
 )
 
-Results = dict[tuple[str, str], dict[str, Any]]  # by label and task
+Results = dict[tuple[str, str], dict[str, Any]]  # by label and task, as scores.json holds them
+Found = dict[str, Any] | None  # a part of such a result
 
 
-def directories(given: Any) -> list[Path]:
+def directories(given: object) -> list[Path]:
     """The directories that runs= names.
 
     Raises:
@@ -141,7 +142,7 @@ def _paper(text: str | None, task: str) -> tuple[str, str]:
     return text, f"{'' if exact else '<'}{error:.1f}"
 
 
-def cell(group: Group, row: str, task: str, results: Results) -> tuple[Any, Any, Any]:
+def cell(group: Group, row: str, task: str, results: Results) -> tuple[Found, Found, Found]:
     """Ours in a cell: score, difference from the unchanged model, that of random heads (or None).
 
     The unchanged model is part of every evaluation of a change, so it needs none of its own.

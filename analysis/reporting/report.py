@@ -205,16 +205,22 @@ def roles_note(run: Run) -> str:
 
 def charts(run: Run, name: str) -> dict[str, Markup]:
     """The charts of a run by their titles."""
-    from analysis.reporting import figures
+    from analysis.reporting.figures.head_map import head_map
+    from analysis.reporting.figures.sensitivity import sensitivity_chart
+    from analysis.reporting.figures.trajectory import (
+        cohort_chart,
+        faithfulness_chart,
+        trajectory_chart,
+    )
 
-    found = {"Over the checkpoints": chart(figures.trajectory_chart(run), f"{name}-trajectory")}
+    found = {"Over the checkpoints": chart(trajectory_chart(run), f"{name}-trajectory")}
     if run.points:
         final = f"Sensitivity of the counts at step {run.points[-1].step}"
         found |= {
-            "Cohorts": chart(figures.cohort_chart(run), f"{name}-cohorts"),
-            "Heads at each checkpoint": chart(figures.head_map(run), f"{name}-map"),
-            final: chart(figures.sensitivity_chart(run), f"{name}-sensitivity"),
-            "Faithfulness": chart(figures.faithfulness_chart(run), f"{name}-faithfulness"),
+            "Cohorts": chart(cohort_chart(run), f"{name}-cohorts"),
+            "Heads at each checkpoint": chart(head_map(run), f"{name}-map"),
+            final: chart(sensitivity_chart(run), f"{name}-sensitivity"),
+            "Faithfulness": chart(faithfulness_chart(run), f"{name}-faithfulness"),
         }
     return found
 

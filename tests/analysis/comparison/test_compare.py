@@ -21,13 +21,9 @@ from analysis.circuits.graph_files import write_graph
 from analysis.cli import parse
 from analysis.commands.compare import act
 from analysis.comparison.cross_faithfulness import random_circuit
-from analysis.comparison.definitions import (
-    Subject,
-    compare_edges,
-    compare_subjects,
-    edge_memberships,
-    profile,
-)
+from analysis.comparison.definitions import Subject
+from analysis.comparison.edges import compare_edges, edge_memberships
+from analysis.comparison.pairs import compare_subjects, profile
 from analysis.comparison.subjects import Options, read_subject, read_subjects
 from analysis.heads.changes import jaccard
 from analysis.heads.resampling import Selection, resample_heads, select

@@ -25,11 +25,11 @@ from analysis.records.evaluations import write_evaluation
 from analysis.records.record import Record, write_record
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import append_metrics
-from analysis.reporting.figures import (
+from analysis.reporting.figures.head_map import head_map
+from analysis.reporting.figures.sensitivity import sensitivity_chart
+from analysis.reporting.figures.trajectory import (
     cohort_chart,
     faithfulness_chart,
-    head_map,
-    sensitivity_chart,
     trajectory_chart,
 )
 from analysis.reporting.report import write_report

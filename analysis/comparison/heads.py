@@ -1,0 +1,99 @@
+"""How the heads of two circuits differ, and what each gained and lost since its own base."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from analysis.circuits.circuit import head_importance, head_mask
+from analysis.comparison.definitions import (
+    GROUPS,
+    SETS,
+    HeadDifference,
+    Since,
+    Subject,
+    bare,
+    bare_difference,
+)
+from analysis.heads.changes import CHANGES, FDR, Change, compare, effect, jaccard, overlap
+from analysis.heads.widest_paths import by_destination, head_strengths
+from analysis.intervals import estimate_of_set, spearman
+
+_NAMES = {"shared": "retained", "lost": "pruned", "gained": "emergent"}
+
+
+def compare_heads(a: Subject, b: Subject, q: float = FDR) -> HeadDifference:
+    """The heads of two circuits."""
+    if a.record is None or b.record is None:
+        return _bare_heads(a, b)
+    before, after = a.record.heads, b.record.heads
+    change: Change = compare(before, after, q)
+    n_heads = before.strength.shape[1]
+    numbers = {
+        "in a": estimate_of_set(before.inside.sum(1).double(), 0, n_heads),
+        "in b": change.counts["in_circuit"],
+        **{name: change.counts[_NAMES[name]] for name in SETS},
+        "jaccard": change.jaccard,
+        "turnover": change.turnover,
+        "excess turnover": change.excess_turnover,
+        "weighted overlap": change.overlap,
+        "rank correlation": change.rank_correlation,
+    }
+    return HeadDifference(
+        masks={name: change.masks[_NAMES[name]] for name in SETS},
+        numbers=numbers,
+        null_turnover=change.null_turnover,
+        null={name: change.null[_NAMES[name]] for name in ("lost", "gained")},
+        inclusion=torch.stack([change.inclusion_before, change.inclusion_after]),
+        called={name: change.called[_NAMES[name]] for name in ("lost", "gained")},
+        p_value=change.p_value,
+        importance=torch.stack([before.importance[0], after.importance[0]]),
+        effect=torch.stack([change.effect, change.effect_low, change.effect_high]),
+    )
+
+
+def _bare_heads(a: Subject, b: Subject) -> HeadDifference:
+    found = bare_difference(*(head_mask(s.graph, s.edges) for s in (a, b)))
+    importance = torch.stack([head_importance(s.graph, s.mean[None], s.edges) for s in (a, b)])
+    strengths = [
+        head_strengths(s.graph, by_destination(s.graph, s.mean.abs()[None])) for s in (a, b)
+    ]
+    found.numbers["weighted overlap"] = bare(float(overlap(importance[0], importance[1])))
+    found.numbers["rank correlation"] = bare(float(spearman(*(s.numpy() for s in strengths))[0]))
+    nothing = torch.full_like(importance[0], math.nan)
+    effects = torch.stack([effect(importance[0], importance[1]), nothing, nothing])
+    return HeadDifference(
+        **vars(found), called={}, p_value=nothing, importance=importance, effect=effects
+    )
+
+
+def compare_bases(a: Subject, b: Subject, q: float = FDR) -> dict[str, Since] | None:
+    """Which heads a and b each gained and lost since step 0 of their own run."""
+    sides = []
+    for subject in (a, b):
+        record, base = subject.record, subject.base
+        if record is None or base is None or record.step == 0:
+            return None
+        sides.append((base.heads, record.heads, compare(base.heads, record.heads, q)))
+    found = {}
+    for name in CHANGES:
+        rows = [
+            (after.inside & ~before.inside) if name == "emergent" else before.inside & ~after.inside
+            for before, after, _ in sides
+        ]
+        one, two = rows
+        called_a, called_b = (change.called[name] for *_, change in sides)
+        masks = dict(zip(GROUPS, (one & two, one & ~two, two & ~one), strict=True))
+        raw = {group: mask[0] for group, mask in masks.items()}
+        calls = zip(GROUPS, (called_a & called_b, called_a, called_b), strict=True)
+        found[name] = Since(
+            masks=raw,
+            called={group: raw[group] & call for group, call in calls},
+            counts={
+                group: estimate_of_set(mask.sum(1).double(), 0, mask.shape[1])
+                for group, mask in masks.items()
+            },
+            jaccard=estimate_of_set(jaccard(one, two), 0, 1),
+        )
+    return found

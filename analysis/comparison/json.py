@@ -1,0 +1,90 @@
+"""What a comparison found as JSON, for programs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict
+from typing import Any
+
+from analysis.comparison.definitions import SETS, Comparison, Difference, Subject
+from analysis.comparison.findings import Findings, base_weights
+from analysis.comparison.rows import edge_list, head_list
+from analysis.models.provenance import code_version
+
+
+def to_json(findings: Findings) -> dict[str, Any]:
+    """Everything, traced to where it comes from; NaN is null."""
+    content = {
+        "code": code_version(),
+        "q": findings.q,
+        "seed": findings.seed,
+        "warnings": findings.warnings,
+        "subjects": {s.name: subject_json(s) for s in findings.subjects},
+        "comparisons": [_comparison_json(c) for c in findings.comparisons],
+        "layers": {name: asdict(found) for name, found in findings.profiles.items()},
+        "cross_faithfulness": {
+            **findings.made_with,
+            "cells": [asdict(cell) for cell in findings.cells],
+        },
+    }
+    plain: dict[str, Any] = _plain(content)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def subject_json(subject: Subject) -> dict[str, Any]:
+    """What a circuit is and where it comes from."""
+    found: dict[str, Any] = {
+        "label": subject.label,
+        "source": str(subject.source),
+        "graph": asdict(subject.graph),
+        "n_edges": int(subject.edges.sum()),
+    }
+    record = subject.record
+    if record is None:
+        digest = hashlib.sha256(subject.source.read_bytes()).hexdigest()[:16]
+        return {**found, "file_hash": digest, "intervals": False}
+    names = ("step", "pairs_hash", "n_pairs", "settings", "selection", "origin")
+    return {
+        **found,
+        "intervals": True,
+        **{name: getattr(record, name) for name in names},
+        "faithfulness": asdict(record.faithfulness()),
+        "base_weights": base_weights(subject),
+    }
+
+
+def _difference_json(d: Difference) -> dict[str, Any]:
+    numbers = {name.replace(" ", "_"): asdict(value) for name, value in d.numbers.items()}
+    return {"numbers": numbers, "null_turnover": d.null_turnover, "null": d.null}
+
+
+def _comparison_json(c: Comparison) -> dict[str, Any]:
+    bases = None
+    if c.bases is not None:
+        bases = {
+            change: {
+                "raw": {g: c.a.graph.names_of(mask) for g, mask in since.masks.items()},
+                "called": {g: c.a.graph.names_of(mask) for g, mask in since.called.items()},
+                "counts": {g: asdict(count) for g, count in since.counts.items()},
+                "jaccard": asdict(since.jaccard),
+            }
+            for change, since in c.bases.items()
+        }
+    edges = {name: [asdict(row) for row in edge_list(c, name)] for name in SETS}
+    return {
+        "a": c.a.name,
+        "b": c.b.name,
+        "heads": {**_difference_json(c.heads), "members": [asdict(row) for row in head_list(c)]},
+        "edges": {**_difference_json(c.edges), **edges},
+        "against_bases": bases,
+    }

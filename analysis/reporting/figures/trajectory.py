@@ -1,0 +1,129 @@
+"""What is followed over the checkpoints of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plotly.colors import sample_colorscale
+from plotly.graph_objects import Figure
+
+from analysis.reporting.figures.panels import Draw, curve, panel, plain, stack
+from analysis.reporting.figures.style import COLOURS, GREY, INK, PALE, finish
+from analysis.reporting.tables import task_names
+from analysis.reporting.text import estimate_in
+from analysis.trajectories.run import Run
+
+
+def _counts(run: Run, names: Sequence[str]) -> Draw:
+    """Raw counts with bands; the settled ones dotted; for the emergent ones their chance."""
+    points, steps = run.points, [point.step for point in run.points]
+
+    def draw(figure: Figure, row: int) -> None:
+        for name in names:
+            curve(figure, row, steps, [point.counts[name] for point in points], name, digits=0)
+            if name in points[0].settled:
+                settled = [int(point.settled[name].sum()) for point in points]
+                line = {"color": COLOURS[name], "dash": "dot", "width": 1.5}
+                plain(figure, row, steps, settled, f"{name}, settled", line=line)
+        if "emergent" in names:
+            level = [points[0].change.null["emergent"][0]] * len(steps)
+            line = {"color": GREY, "width": 1}
+            plain(figure, row, steps, level, "emergent by chance", line=line)
+        figure.update_yaxes(title_text="heads", rangemode="tozero", row=row, col=1)
+
+    return draw
+
+
+def _signal(run: Run) -> Draw:
+    """The loss or reward as logged, and its mean since the checkpoint before."""
+    means = [(row.step, row.signal) for row in run.rows if row.signal is not None]
+    modes = {"as logged": "lines", "mean": "lines+markers"}
+
+    def draw(figure: Figure, row: int) -> None:
+        for name, colour, values in (("as logged", PALE, run.logged), ("mean", INK, means)):
+            xs, ys = [x for x, _ in values], [y for _, y in values]
+            plain(figure, row, xs, ys, name, mode=modes[name], line_color=colour)
+        figure.update_yaxes(title_text=run.signal_name, row=row, col=1)
+
+    return draw
+
+
+def trajectory_chart(run: Run) -> Figure:
+    """Everything that is followed over the checkpoints, one panel under another."""
+    points, panels = run.points, []
+    steps = [point.step for point in points]
+    if points:
+        panels.append(_counts(run, ("in_circuit", "retained")))
+        panels.append(_counts(run, ("emergent", "pruned", "transient")))
+    if turns := [point.turn.excess_turnover for point in points if point.turn is not None]:
+        excess = {"excess turnover": turns}
+        panels.append(panel("excess<br>turnover", steps[1:], excess, level=0))
+    if points:
+        found = {
+            "Jaccard": [point.change.jaccard for point in points],
+            "weighted overlap": [point.change.overlap for point in points],
+        }
+        panels.append(panel("likeness<br>to base", steps, found, range=[0, 1.05]))
+    if run.logged:
+        panels.append(_signal(run))
+    if scored := [(row.step, row.evaluation) for row in run.rows if row.evaluation is not None]:
+        values = [estimate_in(e, "pass_at_1") for _, e in scored]
+        score = {"held-out": values}
+        panels.append(panel("pass@1", [s for s, _ in scored], score, rangemode="tozero"))
+    for task in task_names(run.rows):
+        found_at = [(row.step, row.tasks[task]) for row in run.rows if task in row.tasks]
+        values = [estimate_in(e, "pass_at_1") for _, e in found_at]
+        title = f"pass@1<br>{task}"
+        panels.append(panel(title, [s for s, _ in found_at], {task: values}, rangemode="tozero"))
+    return stack(panels, 180)
+
+
+def cohort_chart(run: Run) -> Figure:
+    """Emergent heads at each checkpoint, stacked by the step of their first emergence."""
+    points, figure = run.points, Figure()
+    steps = [point.step for point in points]
+    cohorts = sorted({int(step) for p in points for step in p.first[p.masks["emergent"]]})
+    for place, step in enumerate(cohorts):
+        members = [p.masks["emergent"] & (p.first == step) for p in points]
+        settled = [m & p.settled["emergent"] for m, p in zip(members, points, strict=True)]
+        figure.add_bar(
+            x=list(map(str, steps)),
+            y=[int(mask.sum()) for mask in members],
+            name=str(step),
+            customdata=[int(mask.sum()) for mask in settled],
+            showlegend=True,
+            marker_color=sample_colorscale("Blues", 1 - 0.75 * place / len(cohorts))[0],
+            hovertemplate="%{y}, of which settled: %{customdata}",
+        )
+    figure.add_scatter(
+        x=list(map(str, steps)),
+        y=[int(point.settled["emergent"].sum()) for point in points],
+        name="settled",
+        mode="lines+markers",
+        line={"color": INK, "dash": "dot"},
+        marker_size=5,
+    )
+    figure.update_xaxes(title_text="step", type="category")
+    figure.update_yaxes(title_text="emergent heads", rangemode="tozero")
+    legend = {"title_text": "first emergent at", "traceorder": "normal"}
+    return finish(figure, 320, barmode="stack", hovermode="x unified", legend=legend)
+
+
+def faithfulness_chart(run: Run) -> Figure:
+    """Faithfulness of each circuit, completeness gap of its scores, and its number of edges."""
+    records = [point.record for point in run.points]
+    steps = [record.step for record in records]
+    faithful = {"faithfulness": [record.faithfulness() for record in records]}
+    gaps = [record.completeness_gap for record in records]
+    sizes = [float(record.n_edges) for record in records]
+
+    def bare(title: str, numbers: list[float]) -> Draw:
+        def draw(figure: Figure, row: int) -> None:
+            how = {"mode": "lines+markers", "line_color": INK}
+            plain(figure, row, steps, numbers, title.replace("<br>", " "), **how)
+            figure.update_yaxes(title_text=title, rangemode="tozero", row=row, col=1)
+
+        return draw
+
+    panels = panel("faithfulness", steps, faithful, level=1), bare("completeness<br>gap", gaps)
+    return stack([*panels, bare("edges", sizes)], 140)
