@@ -1,10 +1,11 @@
-"""Files that appear under their names only when they are whole."""
+"""Files that appear under their names only when they are whole, and hashes of what they hold."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,3 +29,16 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     with atomic_write(path) as draft:
         draft.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def short_hash(content: str | bytes, digits: int = 16) -> str:
+    """The first hex digits of the SHA-256 of a text (as UTF-8) or of bytes."""
+    return hash_of_parts([content.encode() if isinstance(content, str) else content], digits)
+
+
+def hash_of_parts(parts: Iterable[bytes | memoryview], digits: int = 16) -> str:
+    """`short_hash` of bytes that come one part after another, as from files too large to hold."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()[:digits]

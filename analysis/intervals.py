@@ -24,9 +24,19 @@ class Estimate:
         return Estimate(self.value - amount, self.low - amount, self.high - amount)
 
 
-def percentile(values: torch.Tensor) -> torch.Tensor:
-    """Percentile bootstrap: rows 1 .. R of [1+R, ...] -> low and high [2, ...]."""
-    return torch.from_numpy(np.quantile(values[1:].double().numpy(), LEVELS, axis=0))
+def percentile(values: torch.Tensor | np.ndarray, skip_nan: bool = False) -> torch.Tensor:
+    """Percentile bootstrap: rows 1 .. R of [1+R, ...] -> low and high [2, ...], float64.
+
+    skip_nan: of the resamples that define a value; else one that does not makes both ends NaN.
+    """
+    return torch.from_numpy(_ends(torch.as_tensor(values)[1:].double().numpy(), skip_nan))
+
+
+def _ends(resamples: np.ndarray, skip_nan: bool) -> np.ndarray:
+    """Both ends of the interval of resamples [R, ...]: [2, ...]."""
+    quantile = np.nanquantile if skip_nan else np.quantile
+    found: np.ndarray = quantile(resamples, LEVELS, axis=0)
+    return found
 
 
 def estimate(values: torch.Tensor) -> Estimate:
@@ -107,5 +117,5 @@ def association(
     generator, length = np.random.default_rng(seed), max(1, round(n ** (1 / 3)))
     starts = generator.integers(n, size=(resamples, -(-n // length)))
     draws = ((starts[:, :, None] + np.arange(length)) % n).reshape(resamples, -1)[:, :n]
-    low, high = np.nanquantile(spearman(a[draws], b[draws]), LEVELS)
+    low, high = _ends(spearman(a[draws], b[draws]), skip_nan=True)
     return Association(Estimate(value, float(low), float(high)), p_value, n)

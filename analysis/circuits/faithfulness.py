@@ -20,6 +20,14 @@ from analysis.prompts.pairs import Batch, Pairs
 ABLATIONS = ("patch", "zero", "mean")
 
 
+def faithfulness(circuit: torch.Tensor, full: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+    """(m(C) - m(empty)) / (m(full) - m(empty)) of means over pairs [...]; 0/0 if nothing changes.
+
+    Hanna et al. 2024, arXiv 2403.17806; 1 is the full model, 0 the empty circuit.
+    """
+    return (circuit - empty) / (full - empty)
+
+
 @dataclass(frozen=True)
 class CircuitEvaluation:
     """The metric of a circuit, of the full model and of the empty circuit, for each pair: [pairs].
@@ -33,12 +41,14 @@ class CircuitEvaluation:
 
     @property
     def faithfulness(self) -> float:
-        """(m(C) - m(empty)) / (m(full) - m(empty)), of means over pairs; NaN if nothing changes.
+        """Of the means over pairs; NaN if full model and empty circuit measure the same."""
+        circuit, full, empty = (m.mean().double() for m in (self.circuit, self.full, self.empty))
+        return float(faithfulness(circuit, full, empty)) if full != empty else float("nan")
 
-        Hanna et al. 2024, arXiv 2403.17806; 1 is the full model, 0 the empty circuit.
-        """
-        circuit, full, empty = (float(m.mean()) for m in (self.circuit, self.full, self.empty))
-        return (circuit - empty) / (full - empty) if full != empty else float("nan")
+    def resampled(self, weights: torch.Tensor) -> torch.Tensor:
+        """Of means with the weights [rows, pairs] of the pairs: float64 [rows]."""
+        rows = (weights @ m.double() for m in (self.circuit, self.full, self.empty))
+        return faithfulness(*rows)
 
 
 def evaluate_circuit(

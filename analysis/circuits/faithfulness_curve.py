@@ -55,6 +55,9 @@ def curve(circuits: list[Circuit], evaluations: list[CircuitEvaluation], seed: i
     """
     import torch
 
+    from analysis.circuits.faithfulness import faithfulness
+    from analysis.intervals import estimate
+
     metric = torch.stack([e.circuit for e in evaluations]).double()  # [circuits, pairs]
     full, empty = evaluations[0].full.double(), evaluations[0].empty.double()
     if full.mean() == empty.mean():
@@ -66,22 +69,21 @@ def curve(circuits: list[Circuit], evaluations: list[CircuitEvaluation], seed: i
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(n_pairs, (RESAMPLES, n_pairs), generator=generator)
 
-    def faithfulness(rows: torch.Tensor) -> torch.Tensor:
+    def faithful(rows: torch.Tensor) -> torch.Tensor:
         m, top, bottom = metric[:, rows].mean(-1), full[rows].mean(-1), empty[rows].mean(-1)
-        return ((m - bottom) / (top - bottom)).movedim(0, -1)
+        return faithfulness(m, top, bottom).movedim(0, -1)
 
-    value, samples = faithfulness(torch.arange(n_pairs)), faithfulness(draws)
+    value, samples = faithful(torch.arange(n_pairs)), faithful(draws)
 
-    def estimate(v: torch.Tensor, resampled: torch.Tensor) -> tuple[float, float, float]:
-        bounds = torch.tensor([0.025, 0.975], dtype=v.dtype)
-        low, high = torch.quantile(resampled, bounds).tolist()
-        return float(v), low, high
+    def with_ends(v: torch.Tensor, resampled: torch.Tensor) -> tuple[float, float, float]:
+        found = estimate(torch.cat([v[None], resampled]))
+        return found.value, found.low, found.high
 
     return Curve(
         n_edges=[circuit.n_edges for circuit in circuits],
-        points=[estimate(value[i], samples[:, i]) for i in range(len(circuits))],
-        cpr=estimate(area(value), area(samples)),
-        cmd=estimate(area((1 - value).abs()), area((1 - samples).abs())),
+        points=[with_ends(value[i], samples[:, i]) for i in range(len(circuits))],
+        cpr=with_ends(area(value), area(samples)),
+        cmd=with_ends(area((1 - value).abs()), area((1 - samples).abs())),
     )
 
 

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.comparison.subjects import Options
 
 if TYPE_CHECKING:
-    import torch
-
     from analysis.circuits.circuit import Circuit
-    from analysis.circuits.faithfulness import CircuitEvaluation
     from analysis.comparison.definitions import Cell, Subject
     from analysis.prompts.pairs import Pairs
     from analysis.records.checkpoints import Named
@@ -115,14 +112,6 @@ def random_circuit(circuit: Circuit, seed: int) -> Circuit:
     return Circuit(graph, select(graph, ranks, Selection(size)))
 
 
-def faithfulness(evaluation: CircuitEvaluation, weights: torch.Tensor) -> torch.Tensor:
-    """Of the pairs and of each resample of them: [1+R]."""
-    circuit, full, empty = (
-        weights @ m.double() for m in (evaluation.circuit, evaluation.full, evaluation.empty)
-    )
-    return (circuit - empty) / (full - empty)
-
-
 def cross_faithfulness(
     options: Options, subjects: Sequence[Subject]
 ) -> tuple[list[Cell], list[str], dict[str, Any]]:
@@ -203,7 +192,7 @@ def _column(
     weights = resample_weights(
         len(pairs), settings.get("resamples", RESAMPLES), settings.get("seed", 0)
     ).double()
-    values = [faithfulness(evaluation, weights) for evaluation in found]
+    values = [evaluation.resampled(weights) for evaluation in found]
     own = values[[subject.name for subject in subjects].index(name)]
 
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from analysis.comparison.definitions import SETS, Comparison, Difference, Subject
 from analysis.comparison.findings import Findings, base_weights
 from analysis.comparison.rows import edge_list, head_list
+from analysis.files import short_hash
 from analysis.models.provenance import code_version
 
 
@@ -51,7 +51,7 @@ def subject_json(subject: Subject) -> dict[str, Any]:
     }
     record = subject.record
     if record is None:
-        digest = hashlib.sha256(subject.source.read_bytes()).hexdigest()[:16]
+        digest = short_hash(subject.source.read_bytes())
         return {**found, "file_hash": digest, "intervals": False}
     names = ("step", "pairs_hash", "n_pairs", "settings", "selection", "origin")
     return {

@@ -7,7 +7,6 @@ filled with what an unbroken evaluation would have written.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from analysis.evaluation.completions import Completions
 from analysis.evaluation.sampling import Completion, Request, Sampling, batches, sample
 from analysis.evaluation.scores import Score, score
 from analysis.evaluation.verify import judge
+from analysis.files import short_hash
 from analysis.prompts.chat import Prompting
 from analysis.prompts.problems import Problem
 
@@ -30,7 +30,7 @@ def digest(problems: Sequence[Problem], prompting: Prompting, sampling: Sampling
     how = {name: value for name, value in vars(sampling).items() if name != "batch_size"}
     asked = [(problem.question, problem.answer) for problem in problems]
     text = json.dumps([asked, asdict(prompting), how, seed])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return short_hash(text)
 
 
 def requests_of(

@@ -8,7 +8,6 @@ base, base+intervention       another model, as it is and with the same heads ch
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import tempfile
@@ -24,6 +23,7 @@ from analysis.evaluation.sampling import Completion, Request, sample
 from analysis.evaluation.scores import compare
 from analysis.evaluation.setup import answer_settings
 from analysis.evaluation.vllm_engine import engine
+from analysis.files import short_hash
 from analysis.interventions.baking import save_baked
 from analysis.interventions.operations import (
     NEED_REFERENCE,
@@ -103,7 +103,7 @@ def _store_path(setup: Setup, condition: Condition) -> Path:
     named = setup.base if condition.of_base else setup.model
     assert named is not None
     text = json.dumps(answer_settings(setup, named), sort_keys=True)
-    name = f"{setup.task}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
+    name = f"{setup.task}-{short_hash(text)}.jsonl"
     return Path(shared) / name
 
 

@@ -1,4 +1,4 @@
-"""pass@1, pass@k and their differences, with intervals and exact tests: numpy and scipy alone.
+"""pass@1, pass@k and their differences, with intervals and exact tests.
 
 Right answers are a table of booleans [problems, samples] for each condition (a model with or
 without an intervention); conditions that are compared share problems and samples' seeds.
@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from analysis.intervals import LEVELS, Estimate
+from analysis.intervals import Estimate, percentile
 
 RESAMPLES = 2000
 Statistic = Callable[[np.ndarray], np.ndarray]  # right [C, P, n] -> [C]
@@ -90,12 +90,6 @@ def bootstrap(
     return {name: np.stack(values) for name, values in rows.items()}
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Percentile interval of rows 1 .. R of [1 + R]."""
-    low, high = np.quantile(values[1:], LEVELS)
-    return float(low), float(high)
-
-
 def unseen(problems: int) -> float:
     """Largest share that is compatible, at 97.5 %, with none in so many problems."""
     return float(1 - (0.025) ** (1 / problems))
@@ -103,7 +97,7 @@ def unseen(problems: int) -> float:
 
 def share(values: np.ndarray, per_problem: np.ndarray) -> Estimate:
     """A share in [0, 1] with its interval; see the top for problems that all came out the same."""
-    low, high = interval(values)
+    low, high = percentile(values).tolist()
     if (per_problem == 0).all():
         high = max(high, unseen(len(per_problem)))
     if (per_problem == 1).all():
@@ -139,7 +133,7 @@ def difference(
 
     most: the largest difference that a problem can have.
     """
-    low, high = interval(values)
+    low, high = percentile(values).tolist()
     if (per_problem == per_problem[0]).all():  # others, of which there may be so many, are +-most
         others, value = unseen(len(per_problem)), float(per_problem[0])
         low, high = value - others * (most + value), value + others * (most - value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
+from analysis.files import short_hash
 from analysis.prompts.chat import on_off
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def default_out(model: Named, task: str, intervention: str) -> Path:
     name = re.sub(r"[^:,]*/", "", intervention)  # of paths, the last part
     name = re.sub(r"[^\w.-]+", "-", name).strip("-")
     if len(name) > 60:
-        name = f"{name[:48]}-{hashlib.sha256(intervention.encode()).hexdigest()[:8]}"
+        name = f"{name[:48]}-{short_hash(intervention, 8)}"
     if model.run is None:
         return Path("evaluations") / model.label / task / name
     return model.run / "evaluations" / task / f"step-{model.step:06}" / name
@@ -197,7 +197,7 @@ def settings(setup: Setup) -> dict[str, Any]:
         **answer_settings(setup, setup.model),
         "base": None if setup.base is None else answer_settings(setup, setup.base),
         "intervention": "none" if changes is None else str(changes),
-        "reference": None if reference is None else hashlib.sha256(reference).hexdigest()[:16],
+        "reference": None if reference is None else short_hash(reference),
     }
 
 

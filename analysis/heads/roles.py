@@ -83,13 +83,13 @@ def _score(values: torch.Tensor, weights: torch.Tensor) -> Score:
     """values [pairs, L * H], weights [1+R, pairs]"""
     import numpy as np
 
-    from analysis.intervals import LEVELS
+    from analysis.intervals import percentile
 
     known = ~values.isnan()
     means = (weights @ values.nan_to_num(0.0)) / (weights @ known.double())
     ends = np.full((2, means.shape[1]), np.nan)
     if (there := known.any(0)).any():
-        ends[:, there] = np.nanquantile(means[1:, there].numpy(), LEVELS, axis=0)
+        ends[:, there] = percentile(means[:, there], skip_nan=True)
     low, high = ends.tolist()
     return Score(means[0].tolist(), low, high, int(known.any(1).sum()))
 

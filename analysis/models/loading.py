@@ -6,7 +6,6 @@ exactly the tensors of its model: transformers and PEFT fill a missing one with 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -14,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from analysis.files import hash_of_parts
 
 if TYPE_CHECKING:
     import torch
@@ -110,13 +111,15 @@ def fingerprint(path: str) -> str | None:
     place = Path(path).expanduser()
     if not place.is_dir():
         return None
-    digest = hashlib.sha256()
-    for file in sorted(place.glob("*.safetensors")):
-        with open(file, "rb") as content:
-            digest.update(f"{file.name} {file.stat().st_size}".encode() + content.read(_SOME))
-            content.seek(-min(_SOME, file.stat().st_size), os.SEEK_END)
-            digest.update(content.read())
-    return digest.hexdigest()[:16]
+
+    def parts() -> Iterator[bytes]:
+        for file in sorted(place.glob("*.safetensors")):
+            with open(file, "rb") as content:
+                yield f"{file.name} {file.stat().st_size}".encode() + content.read(_SOME)
+                content.seek(-min(_SOME, file.stat().st_size), os.SEEK_END)
+                yield content.read()
+
+    return hash_of_parts(parts())
 
 
 def _place(path: str | Path) -> str:

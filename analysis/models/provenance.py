@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from analysis.files import hash_of_parts, short_hash
 from analysis.models.anatomy import base_model
 
 _ADAPTER = ("lora_", "modules_to_save", "ia3_", "vera_", "prompt_encoder")
@@ -20,11 +20,13 @@ _ADAPTER = ("lora_", "modules_to_save", "ia3_", "vera_", "prompt_encoder")
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes, by name: 16 hex digits."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()[:16]
+
+    def parts() -> Iterator[bytes | memoryview]:
+        for name, tensor in sorted(tensors.items()):
+            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
+            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+    return hash_of_parts(parts())
 
 
 def weight_hashes(model: nn.Module) -> dict[str, str | None]:
@@ -74,7 +76,7 @@ def _git(directory: Path, *arguments: str) -> str:
 def config_hash(run: Path) -> str | None:
     """Hash of a run's configuration file, if there is one: 16 hex digits."""
     path = run / "config.yaml"
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None
+    return short_hash(path.read_bytes()) if path.exists() else None
 
 
 def describe(model: nn.Module, run: Path) -> dict[str, Any]:

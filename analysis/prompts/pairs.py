@@ -12,7 +12,6 @@ default the last token. A text is tokenized as it stands: it holds its own speci
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from analysis.files import short_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -124,7 +125,7 @@ class Pairs(Sequence[Pair]):
     def hash(self) -> str:
         """Content hash over ids, targets and positions, in order: 16 hex digits."""
         text = json.dumps([asdict(pair) for pair in self._pairs], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return short_hash(text)
 
     def save(self, path: Path) -> None:
         """Write as JSONL of token ids."""

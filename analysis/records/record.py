@@ -15,7 +15,6 @@ a step again replaces that step alone. Curves and tables need `heads-*`; `scores
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,7 +23,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from analysis.files import atomic_write, write_json
+from analysis.circuits.faithfulness import faithfulness
+from analysis.files import atomic_write, short_hash, write_json
 from analysis.heads.changes import Heads
 from analysis.heads.resampling import Resampled, resample_weights
 from analysis.intervals import Estimate, estimate
@@ -89,7 +89,7 @@ class Record:
         s = self.settings
         weights = resample_weights(self.n_pairs, s["resamples"], s["seed"]).double()
         circuit, full, empty = (weights @ self.evaluation.T.double()).T
-        return estimate((circuit - empty) / (full - empty))
+        return estimate(faithfulness(circuit, full, empty))
 
     def depths(self) -> torch.Tensor:
         """Mean number of layers that the circuit's edges out of a head span; NaN outside: [L * H].
@@ -116,7 +116,7 @@ def write_record(run: str | Path, record: Record, per_pair: torch.Tensor) -> Pat
     files = {}
     for kind, tensors in (("heads", heads), ("scores", {"per_pair": per_pair.float()})):
         blob = save({name: value.contiguous() for name, value in tensors.items()})
-        files[kind] = f"{kind}-{hashlib.sha256(blob).hexdigest()[:16]}.safetensors"
+        files[kind] = f"{kind}-{short_hash(blob)}.safetensors"
         with atomic_write(directory / files[kind]) as draft:
             draft.write_bytes(blob)
     left_out = (*_TENSORS, "resampled", "digest")

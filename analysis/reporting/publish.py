@@ -8,7 +8,6 @@ Every row carries `heads/step`, the step metric of all groups, so late rows land
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.files import write_json
+from analysis.files import short_hash, write_json
 from analysis.records.run_file import MAX_HEAD_CURVES, RunFile, configuration
 
 if TYPE_CHECKING:
@@ -87,10 +86,6 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
     return values
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 @dataclass(frozen=True)
 class Entry:
     """One row for W&B: of the first `count` points, or, if that is None, of given values."""
@@ -130,11 +125,11 @@ def missing(run: Run, mode: str) -> list[Entry]:
     found = []
     for count, point in enumerate(run.points, start=1):
         content = (record_dir(run.path, point.step) / "record.json").read_bytes()
-        found.append(Entry(point.step, f"heads/{point.step}", _digest(content), count))
+        found.append(Entry(point.step, f"heads/{point.step}", short_hash(content), count))
     for row in run.rows:
         held_out = {} if row.evaluation is None else {"held_out": row.evaluation}
         for task, score in {**held_out, **row.tasks}.items():
-            digest = _digest(json.dumps(score, sort_keys=True).encode())
+            digest = short_hash(json.dumps(score, sort_keys=True).encode())
             values = {f"eval/{task}/pass@1{end}": score[what] for end, what in ENDS.items()}
             found.append(Entry(row.step, f"eval/{task}/{row.step}", digest, None, values))
     kept = [entry for entry in found if done.get(entry.name) != entry.digest]

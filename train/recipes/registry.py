@@ -11,7 +11,6 @@ $HEADLAB_CACHE, by default ~/.cache/headlab. `headlab recipe name=NAME` prints w
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from analysis.files import short_hash
 from train.program import program
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja")
@@ -62,7 +62,7 @@ def _tiny_base(seed: int) -> Path:
     shown = subprocess.run(
         [*command, "--cfg", "job", "--resolve"], check=True, capture_output=True, text=True
     ).stdout
-    digest = hashlib.sha256(json.dumps([shown, fingerprint()]).encode()).hexdigest()[:12]
+    digest = short_hash(json.dumps([shown, fingerprint()]), 12)
 
     def build(directory: Path) -> None:
         print(f"building the tiny base model (once; kept in {cache_dir()})", flush=True)

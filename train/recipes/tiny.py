@@ -7,9 +7,10 @@ and one for each tag and role. The chat template is Qwen's, with the think switc
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from analysis.files import short_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3Config
@@ -93,4 +94,4 @@ def build_random(directory: Path, seed: int) -> None:
 
 def fingerprint() -> str:
     """Changes whenever this file does, so that a cached model is never of another definition."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    return short_hash(Path(__file__).read_bytes(), 8)
