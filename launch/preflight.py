@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from launch.processes import local_node, visible_gpus
 from launch.space import checkpoint_bytes, checkpoints_kept
+from train.compat import vllm_for_trl
 from train.config import plain
 
 
@@ -72,11 +73,9 @@ def vllm(cfg: DictConfig) -> list[str]:
     """That vLLM is there in a version that TRL supports, if the generation is to use it."""
     if not cfg.train.args.get("use_vllm"):
         return []
-    from trl.import_utils import is_vllm_available
-
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        if not is_vllm_available():
+        if not vllm_for_trl():
             raise ValueError(
                 "vllm: train.args.use_vllm needs the package vllm, which is not installed; "
                 "pip install 'trl[vllm]', or train.args.use_vllm=false"

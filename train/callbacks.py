@@ -26,9 +26,10 @@ from analysis.tracking import distributed
 from analysis.tracking.tracker import HeadTracker
 from analysis.trajectories.trajectory import Known
 from train.build import Evaluation
+from train.compat import unsharded_loading
 from train.interrupt import Interrupt
 from train.schedule import Budget, Schedule
-from train.sharding import unsharded_loading, whole_weights
+from train.sharding import whole_weights
 
 log = logging.getLogger(__name__)
 

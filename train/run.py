@@ -48,13 +48,14 @@ from train.checkpoints import (
     last_complete,
     step_of,
 )
+from train.compat import unsharded_loading
 from train.config import check, check_same_run, load_resolved, plain
 from train.data import grpo_dataset, sft_dataset
 from train.disk import DiskFull, explained_if_full
 from train.recipes.registry import build_recipe
 from train.rewards import find_rewards
 from train.schedule import Schedule
-from train.sharding import NotInForce, alone, set_up, unsharded_loading
+from train.sharding import NotInForce, alone, set_up
 
 if TYPE_CHECKING:
     from train.callbacks import PresentCallback

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from train.compat import without_engine_hooks, without_shm_operator
+
 
 class NotInForce(Exception):
     """DeepSpeed was asked for, and the trainer does not train under it."""
@@ -60,7 +62,7 @@ def set_up(on_cpu: bool) -> None:
     import deepspeed
 
     if on_cpu:
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        without_shm_operator()
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
     else:
         deepspeed.init_distributed(auto_mpi_discovery=False)
@@ -101,30 +103,7 @@ def whole_weights(trainer: Any) -> Iterator[None]:
         yield
         return
     import deepspeed
-    from trl.models.utils import add_hooks, remove_hooks
 
     engine = trainer.model_wrapped
-    offload = engine.optimizer.parameter_offload
-    with deepspeed.zero.GatheredParameters(list(engine.parameters())):
-        remove_hooks(engine)
-        # remove_hooks leaves this one, which would make ranks wait for each other in forward passes
-        before_forward = offload.fwd_pre_hook.id
-        synchronize = offload.module._forward_pre_hooks.pop(before_forward)
-        try:
-            yield
-        finally:
-            offload.module._forward_pre_hooks[before_forward] = synchronize
-            add_hooks(engine)
-
-
-@contextmanager
-def unsharded_loading() -> Iterator[None]:
-    """Models loaded inside are whole; under ZeRO-3 transformers would split them over the ranks."""
-    from transformers.integrations import deepspeed as integration
-
-    hidden = integration._hf_deepspeed_config_weak_ref
-    integration._hf_deepspeed_config_weak_ref = None
-    try:
+    with deepspeed.zero.GatheredParameters(list(engine.parameters())), without_engine_hooks(engine):
         yield
-    finally:
-        integration._hf_deepspeed_config_weak_ref = hidden

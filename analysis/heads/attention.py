@@ -36,6 +36,7 @@ import torch
 from torch import nn
 
 from analysis.models.anatomy import Anatomy, anatomy, linear_map, wide
+from analysis.models.compat import attention_kind, set_attention_kind
 from analysis.models.hooks import Hooks
 from analysis.models.preserve import preserved
 from analysis.prompts.pairs import Pair, Pairs, collate
@@ -52,14 +53,14 @@ def eager(model: nn.Module) -> Iterator[None]:
     configs: dict[int, Any] = {
         id(module.config): module.config for module in model.modules() if hasattr(module, "config")
     }
-    before = {key: config._attn_implementation for key, config in configs.items()}
+    before = {key: attention_kind(config) for key, config in configs.items()}
     try:
         for config in configs.values():
-            config._attn_implementation = "eager"
+            set_attention_kind(config, "eager")
         yield
     finally:
         for key, config in configs.items():
-            config._attn_implementation = before[key]
+            set_attention_kind(config, before[key])
 
 
 @torch.no_grad()

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from analysis.files import write_json
 from analysis.models.anatomy import Anatomy, anatomy, base_model
+from analysis.models.compat import Conv1D, model_of
 
 if TYPE_CHECKING:
     from analysis.interventions.operations import Constants, Intervention
@@ -81,12 +81,12 @@ def _with_output_bias(model: Any) -> Any:
     )
     if kind in _SWITCH:
         config = type(model.config).from_dict({**model.config.to_dict(), "attention_bias": True})
-        new = type(model)._from_config(config, dtype=model.dtype)
+        new = model_of(type(model), config, model.dtype)
     elif kind in ("qwen2", "mistral") and not slides:
         shared = {name: getattr(model.config, name, None) for name in _SHARED}
         given = {name: value for name, value in shared.items() if value is not None}
         config = LlamaConfig(**given, attention_bias=True, mlp_bias=False)
-        new = LlamaForCausalLM._from_config(config, dtype=model.dtype)
+        new = model_of(LlamaForCausalLM, config, model.dtype)
     else:
         raise ValueError(
             f"a mean can't be baked into {kind}{' with a sliding window' if slides else ''}: its "

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
+from analysis.models.compat import Conv1D
 from analysis.models.graph import Graph
 
 

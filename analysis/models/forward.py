@@ -19,6 +19,7 @@ from functools import partial
 import torch
 
 from analysis.models.anatomy import Anatomy, Norm, wide
+from analysis.models.compat import group_size, set_group_size
 from analysis.models.hooks import Hooks
 from analysis.prompts.pairs import Batch
 
@@ -29,17 +30,17 @@ def ungrouped(parts: Anatomy) -> Iterator[None]:
     if parts.graph.kv == "grouped" or parts.graph.n_kv_heads == parts.graph.n_heads:
         yield
         return
-    groups = [block.attention.num_key_value_groups for block in parts.blocks]
+    groups = [group_size(block.attention) for block in parts.blocks]
     try:
         with Hooks() as hooks:
             for block in parts.blocks:
-                block.attention.num_key_value_groups = 1
+                set_group_size(block.attention, 1)
                 for side in block.sides[1:]:
                     hooks.output(side.module, side.repeat)
             yield
     finally:
         for block, size in zip(parts.blocks, groups, strict=True):
-            block.attention.num_key_value_groups = size
+            set_group_size(block.attention, size)
 
 
 def run(parts: Anatomy, ids: torch.Tensor, batch: Batch) -> torch.Tensor:

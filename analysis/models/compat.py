@@ -1,0 +1,55 @@
+"""Everything of transformers that `analysis` uses and that its documentation does not promise.
+
+Any release may change it, so pyproject.toml keeps transformers below the next minor version that
+was not tested. All of it was checked in transformers 5.23.0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.pytorch_utils import Conv1D as Conv1D  # GPT-2's linear layers, weight transposed
+
+
+def attention_kind(config: Any) -> str | None:
+    """The implementation of attention that a model of this configuration uses: eager, sdpa, ...
+
+    `model.set_attn_implementation` would do for whole models; a mixture of implementations, as
+    vision towers have, could not be restored with it. Checked in transformers 5.23.0.
+    """
+    kind: str | None = config._attn_implementation
+    return kind
+
+
+def set_attention_kind(config: Any, kind: str | None) -> None:
+    """Make the modules that hold this very configuration use an implementation from now on.
+
+    They look it up in every forward pass. Checked in transformers 5.23.0.
+    """
+    config._attn_implementation = kind
+
+
+def group_size(attention: Any) -> int:
+    """Query heads of each key/value head, as often as attention repeats keys and values.
+
+    Checked in transformers 5.23.0.
+    """
+    size: int = attention.num_key_value_groups
+    return size
+
+
+def set_group_size(attention: Any, size: int) -> None:
+    """Make attention repeat keys and values so often; 1 if they come repeated already.
+
+    Checked in transformers 5.23.0.
+    """
+    attention.num_key_value_groups = size
+
+
+def model_of(kind: Any, config: Any, dtype: Any) -> Any:
+    """A model of a class with weights as they are at first, without a global change of dtype.
+
+    `AutoModelForCausalLM.from_config` would choose the class itself. Checked in transformers
+    5.23.0.
+    """
+    return kind._from_config(config, dtype=dtype)

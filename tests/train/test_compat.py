@@ -1,0 +1,66 @@
+"""What other packages do not promise is used in two modules only, and is there."""
+
+from __future__ import annotations
+
+import ast
+
+import torch
+
+from tests.support.models import tiny_model
+from tests.support.places import ROOT
+
+COMPAT = ("analysis/models/compat.py", "train/compat.py")
+OURS = ("analysis", "train", "launch")
+INNER = (
+    "transformers.integrations",
+    "transformers.pytorch_utils",
+    "trl.models",
+    "trl.import_utils",
+)
+
+
+def private_uses(tree: ast.AST) -> list[str]:
+    """Names with an underscore of what is not the module's own, and inner modules of libraries."""
+    own = {"self", "cls"}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr[0] == "_" and node.attr[-2:] != "__":
+            if not (isinstance(node.value, ast.Name) and node.value.id in own):
+                found.append(f"{node.lineno}: {node.attr}")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(INNER):
+            found.append(f"{node.lineno}: {node.module}")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] not in OURS:
+            names = [name.name for name in node.names if name.name[0] == "_"]
+            found += [f"{node.lineno}: {name}" for name in names]
+    return found
+
+
+def test_private_names_are_used_in_the_compat_modules_only():
+    uses = {
+        path.relative_to(ROOT).as_posix(): private_uses(ast.parse(path.read_text()))
+        for package in OURS
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert all(uses[name] for name in COMPAT)  # else this test sees nothing
+    assert not {name: found for name, found in uses.items() if found and name not in COMPAT}
+
+
+def test_attention_computes_as_its_configuration_says():
+    from analysis.models.compat import attention_kind, set_attention_kind
+
+    model = tiny_model("qwen2", torch.float32)
+    ids = torch.tensor([[3, 4, 5]])
+    assert attention_kind(model.config) == "sdpa"
+    assert model(ids, output_attentions=False).attentions is None
+    set_attention_kind(model.config, "eager")
+    assert len(model(ids, output_attentions=True).attentions) == 2
+
+
+def test_what_deepspeed_transformers_and_trl_keep_is_still_there():
+    import deepspeed
+    from transformers.integrations import deepspeed as integration
+    from trl.models.utils import add_hooks, remove_hooks
+
+    assert hasattr(integration, "_hf_deepspeed_config_weak_ref")
+    assert isinstance(deepspeed.ops.__compatible_ops__, dict)
+    assert callable(add_hooks) and callable(remove_hooks)

@@ -1,0 +1,67 @@
+"""What `train` and `launch` use of transformers, TRL and DeepSpeed without a promise of theirs.
+
+Any release may change it, so pyproject.toml keeps each of them below the next minor version that
+was not tested. Checked in transformers 5.23.0, TRL 1.16.0 and DeepSpeed 0.19.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def without_engine_hooks(engine: Any) -> Iterator[None]:
+    """A ZeRO-3 engine's model without the hooks that gather and release weights at each pass.
+
+    TRL takes them off for generation, and leaves one that would make ranks wait for each other in
+    forward passes. Checked in TRL 1.16.0 and DeepSpeed 0.19.8.
+    """
+    from trl.models.utils import add_hooks, remove_hooks
+
+    offload = engine.optimizer.parameter_offload
+    remove_hooks(engine)
+    before_forward = offload.fwd_pre_hook.id
+    synchronize = offload.module._forward_pre_hooks.pop(before_forward)
+    try:
+        yield
+    finally:
+        offload.module._forward_pre_hooks[before_forward] = synchronize
+        add_hooks(engine)
+
+
+@contextmanager
+def unsharded_loading() -> Iterator[None]:
+    """Models loaded inside are whole; under ZeRO-3 transformers would split them over the ranks.
+
+    It does where it has been given a configuration of DeepSpeed. Checked in transformers 5.23.0.
+    """
+    from transformers.integrations import deepspeed as integration
+
+    hidden = integration._hf_deepspeed_config_weak_ref
+    integration._hf_deepspeed_config_weak_ref = None
+    try:
+        yield
+    finally:
+        integration._hf_deepspeed_config_weak_ref = hidden
+
+
+def without_shm_operator() -> None:
+    """Keep DeepSpeed from compiling its operator for communication through shared memory.
+
+    On a CPU it would before it starts. Checked in DeepSpeed 0.19.8.
+    """
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def vllm_for_trl() -> bool:
+    """Whether TRL finds vLLM; it warns of a version that it does not support.
+
+    Checked in TRL 1.16.0.
+    """
+    from trl.import_utils import is_vllm_available
+
+    return bool(is_vllm_available())
