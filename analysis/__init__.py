@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # `as`: these are names of this package, for type checkers to
     from analysis.records.record import read_record as read_record
     from analysis.records.record import read_records as read_records
     from analysis.records.record import read_scores as read_scores
+    from analysis.records.run_file import RunFile as RunFile
     from analysis.reporting.report import write_report as write_report
     from analysis.tracking.settings import TrackingSettings as TrackingSettings
     from analysis.tracking.tracker import HeadTracker as HeadTracker
@@ -65,6 +66,7 @@ _NAMES = {  # home: what is public of it
     "prompts.problems": ("Problem", "generate"),
     "records.evaluations": ("read_evaluations",),
     "records.record": ("Record", "read_record", "read_records", "read_scores"),
+    "records.run_file": ("RunFile",),
     "reporting.report": ("write_report",),
     "tracking.settings": ("TrackingSettings",),
     "tracking.tracker": ("HeadTracker",),
