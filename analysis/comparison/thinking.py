@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from analysis.heads.changes import Change, compare
-from analysis.intervals import Estimate
-from analysis.models.graph import short_head_name
-from analysis.records.record import Record
 from analysis.reporting.text import WIDTH, count, inclusion, number, text_table
+
+if TYPE_CHECKING:
+    import torch
+
+    from analysis.heads.changes import Change
+    from analysis.intervals import Estimate
+    from analysis.records.record import Record
 
 MODES = ("on", "off")
 SETS = {"think-on-only": "pruned", "think-off-only": "emergent", "both": "retained"}
@@ -50,6 +51,8 @@ class Modes:
 
     def head_names(self) -> list[str]:
         """All heads, as L3H2."""
+        from analysis.models.graph import short_head_name
+
         return [short_head_name(name) for name in self.records["on"].graph.head_names]
 
 
@@ -62,6 +65,8 @@ def compare_modes(on: Record, off: Record, q: float) -> Modes:
     Raises:
         ValueError: they are not, or the records are of different graphs.
     """
+    from analysis.heads.changes import compare
+
     for what in ("settings", "graph", "n_pairs"):
         a, b = getattr(on, what), getattr(off, what)
         if a != b:
