@@ -40,8 +40,8 @@ class CircuitKeys:
     # 6 midpoints leave a completeness gap below 1 % on SmolLM2-135M, and 41 % on
     # Qwen2.5-Coder-1.5B, where 20 leave 1.8 % (docs/LOG.md)
     ig_steps: int = key(
-        "points on the integration path; whether they are enough, circuit/completeness_gap says; "
-        "5 of quadrature left are the EAP-IG package's setting",
+        "points on the integration path; circuit/completeness_gap tells whether they are enough "
+        "(the EAP-IG package has 5, with quadrature=left)",
         6,
     )
     quadrature: str = key(
