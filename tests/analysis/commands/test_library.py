@@ -62,3 +62,39 @@ def test_a_name_that_is_not_there_is_an_error():
     for module in (headlab, analysis):
         with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute"):
             module.atribute  # noqa: B018
+
+
+def test_every_command_says_what_it_is_for_without_loading_anything_heavy():
+    code = (
+        "import contextlib, io, sys, headlab\n"
+        "from analysis.commands import COMMANDS\n"
+        "def said(*words):\n"
+        "    sys.argv = ['headlab', *words]\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out: headlab.main()\n"
+        "    return out.getvalue()\n"
+        "every = [*headlab.TRAINING, *COMMANDS]\n"
+        "listed = said('--help')\n"
+        "assert said() == listed\n"
+        "for command in every:\n"
+        "    assert f'\\n  {command} ' in listed, command\n"
+        "    assert f'headlab {command}' in said(command, '--help'), command\n"
+        "    assert said(command, '-h') == said(command, '--help'), command\n"
+        "    assert said(command, '--version') == f'headlab {headlab.__version__}\\n', command\n"
+        "assert 'headlab launch bench' in said('launch', 'bench', '--help')\n"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'plotly', 'wandb', 'hydra', 'scipy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = run_code(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_command_that_is_not_there_is_one_line():
+    for words, error in (
+        (["headlab", "atribute"], "error: no command 'atribute'; did you mean attribute?\n"),
+        (["analysis", "atribute"], "error: no command 'atribute'; did you mean attribute?\n"),
+        (["launch", "benhc"], "error: no command 'benhc'; did you mean bench?\n"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", error)
