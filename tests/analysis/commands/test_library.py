@@ -81,7 +81,7 @@ def test_every_command_says_what_it_is_for_without_loading_anything_heavy():
         "    assert said(command, '-h') == said(command, '--help'), command\n"
         "    assert said(command, '--version') == f'headlab {headlab.__version__}\\n', command\n"
         "assert 'headlab launch bench' in said('launch', 'bench', '--help')\n"
-        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'plotly', 'wandb', 'hydra', 'scipy'}\n"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'plotly', 'wandb', 'hydra'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     done = run_code(code)
