@@ -22,12 +22,9 @@ the heads and weights included: an evaluation goes on with the same alone.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from analysis.evaluation.setup import Options, check, keep_settings, prepare
-
-if TYPE_CHECKING:
-    from analysis.evaluation.setup import Setup
+from analysis.evaluation.setup import Options, check, prepare
 
 
 def act(options: Options) -> None:
@@ -35,36 +32,38 @@ def act(options: Options) -> None:
     from transformers.utils import logging as transformers_logging
 
     from analysis.evaluation.conditions import evaluate_conditions
+    from analysis.evaluation.settings import asked, keep_settings, settings
     from analysis.files import write_json
     from analysis.records.locks import Lock
     from analysis.reporting.evaluation_text import format_result
 
     transformers_logging.disable_progress_bar()
-    setup = prepare(options)
-    with Lock.take(setup.out / "lock", f"the evaluation in {setup.out}"):
-        keep_settings(setup)
-        result = evaluate_conditions(setup)
-        write_json(setup.out / "scores.json", result)
+    evaluation = prepare(options)
+    model, out = evaluation.model, evaluation.output.directory
+    with Lock.take(out / "lock", f"the evaluation in {out}"):
+        keep_settings(out, settings(evaluation))
+        result = evaluate_conditions(evaluation)
+        write_json(out / "scores.json", result)
     print(format_result(result))
-    print(f"wrote {setup.out / 'scores.json'}")
-    if setup.model.run is not None and setup.model.step is not None:
-        show_in_run(setup, setup.model.run, setup.model.step, result["conditions"]["none"])
+    print(f"wrote {out / 'scores.json'}")
+    if model.run is not None and model.step is not None:
+        measured = asked(evaluation.questions, evaluation.drawing)
+        score = {**result["conditions"]["none"], "asked": measured}
+        show_in_run(model.run, model.step, evaluation.questions.slug, score)
 
 
-def show_in_run(setup: Setup, run: Path, step: int, score: dict[str, Any]) -> None:
+def show_in_run(run: Path, step: int, task: str, score: dict[str, Any]) -> None:
     """Give the score of an unchanged checkpoint to its run, and bring the run's report up to date.
 
     A score that is there and was measured with other settings stays, and that is said.
     """
-    from analysis.evaluation.asking import digest
     from analysis.records.evaluations import read_evaluations, write_evaluation
     from analysis.records.run_file import is_run
     from analysis.reporting.present import present
 
-    asked = digest(setup.problems, setup.prompting, setup.sampling, setup.options.seed)
-    there = read_evaluations(run, setup.task).get(step)
-    if there is None or there.get("asked") == asked:
-        write_evaluation(run, step, {**score, "asked": asked}, setup.task)
+    there = read_evaluations(run, task).get(step)
+    if there is None or there.get("asked") == score["asked"]:
+        write_evaluation(run, step, score, task)
     else:
         print(f"{run} keeps its score of step {step}, which was measured with other settings")
     if is_run(run):

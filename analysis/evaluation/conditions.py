@@ -21,7 +21,7 @@ from analysis.evaluation.asking import Complete, fill_store, requests_of, score_
 from analysis.evaluation.completions import Completions
 from analysis.evaluation.sampling import Completion, Request, sample
 from analysis.evaluation.scores import compare
-from analysis.evaluation.setup import answer_settings
+from analysis.evaluation.settings import answer_settings
 from analysis.evaluation.vllm_engine import engine
 from analysis.files import short_hash
 from analysis.interventions.baking import save_baked
@@ -39,7 +39,7 @@ from analysis.prompts.pairs import encode
 from analysis.records.checkpoints import Named
 
 if TYPE_CHECKING:
-    from analysis.evaluation.setup import Setup
+    from analysis.evaluation.parts import Change, Drawing, Evaluation, Output, Questions
 
 log = logging.getLogger(__name__)
 
@@ -53,83 +53,84 @@ class Condition:
     """One column of an evaluation: a model (the subject or the base) and what is changed in it."""
 
     name: str
-    of_base: bool
+    model: Named
     intervention: Intervention | None
 
 
-def conditions_of(
-    intervention: Intervention | None, graph: Any, controls: int, base: bool, seed: int
-) -> list[Condition]:
+def conditions_of(model: Named, base: Named | None, change: Change, seed: int) -> list[Condition]:
     """All conditions, the subject's before the base's, so that each model is loaded once."""
-    found = [Condition("none", False, None)]
-    if intervention is None:
+    found, intervention = [Condition("none", model, None)], change.intervention
+    if intervention is None or change.graph is None:
         return found
-    found.append(Condition("intervention", False, intervention))
-    for index, heads in enumerate(
-        matched_random_sets(intervention.heads, graph, controls, seed) if controls else [], start=1
-    ):
-        found.append(Condition(f"random-{index}", False, intervention.on(heads)))
-    if base:
+    found.append(Condition("intervention", model, intervention))
+    sets = []
+    if change.controls:
+        sets = matched_random_sets(intervention.heads, change.graph, change.controls, seed)
+    for index, heads in enumerate(sets, start=1):
+        found.append(Condition(f"random-{index}", model, intervention.on(heads)))
+    if base is not None:
         found += [
-            Condition("base", True, None),
-            Condition("base+intervention", True, intervention),
+            Condition("base", base, None),
+            Condition("base+intervention", base, intervention),
         ]
     return found
 
 
-def evaluate_conditions(setup: Setup) -> dict[str, Any]:
+def evaluate_conditions(evaluation: Evaluation) -> dict[str, Any]:
     """Fill the stores of all conditions; the content of scores.json."""
-    conditions = conditions_of(
-        setup.intervention,
-        setup.graph,
-        setup.options.controls,
-        setup.base is not None,
-        setup.options.seed,
-    )
-    paths = {condition.name: _store_path(setup, condition) for condition in conditions}
+    e = evaluation
+    conditions = conditions_of(e.model, e.base, e.change, e.drawing.seed)
+    paths = {c.name: _store_path(c, e.questions, e.drawing, e.output) for c in conditions}
     opened = {path: Completions(path) for path in set(paths.values())}
     stores = {name: opened[path] for name, path in paths.items()}
-    for of_base, named in ((False, setup.model), (True, setup.base)):
-        if named is not None:
-            _fill(setup, named, [c for c in conditions if c.of_base == of_base], stores)
-    return _result(setup, conditions, stores)
+    for model in (e.model, e.base):
+        if model is not None:
+            some = [condition for condition in conditions if condition.model is model]
+            _fill(model, some, stores, e.questions, e.drawing, e.change)
+    return _result(evaluation, conditions, stores)
 
 
-def _store_path(setup: Setup, condition: Condition) -> Path:
+def _store_path(
+    condition: Condition, questions: Questions, drawing: Drawing, output: Output
+) -> Path:
     """Where the answers of a condition are kept; those of unchanged models may be shared."""
-    shared = setup.options.unchanged
-    if condition.intervention is not None or shared is None:
-        return setup.out / "completions" / f"{condition.name}.jsonl"
-    named = setup.base if condition.of_base else setup.model
-    assert named is not None
-    text = json.dumps(answer_settings(setup, named), sort_keys=True)
-    name = f"{setup.task}-{short_hash(text)}.jsonl"
-    return Path(shared) / name
+    if condition.intervention is not None or output.unchanged is None:
+        return output.directory / "completions" / f"{condition.name}.jsonl"
+    text = json.dumps(answer_settings(condition.model, questions, drawing), sort_keys=True)
+    return output.unchanged / f"{questions.slug}-{short_hash(text)}.jsonl"
 
 
 def _fill(
-    setup: Setup,
-    named: Named,
+    model: Named,
     conditions: Sequence[Condition],
     stores: dict[str, Completions],
+    questions: Questions,
+    drawing: Drawing,
+    change: Change,
 ) -> None:
     """Draw what is missing of the conditions of one model, which is loaded if anything is."""
-    tokenizer = load_tokenizer(named.path, named.base)
-    requests = requests_of(tokenizer, setup.problems, setup.prompting, setup.sampling.samples)
+    tokenizer, sampling = load_tokenizer(model.path, model.base), drawing.sampling
+    problems = questions.problems
+    requests = requests_of(tokenizer, problems, questions.prompting, sampling.samples)
     missing = [c for c in conditions if not all(stores[c.name].has(r) for r in requests)]
     if not missing:
         return
-    config = load_config(named.path, named.base)
-    check_room(config, tokenizer, requests, setup.sampling.max_new_tokens)
+    config = load_config(model.path, model.base)
+    check_room(config, tokenizer, requests, sampling.max_new_tokens)
     prompts = list(dict.fromkeys(request.prompt for request in requests))
-    reference = _reference(setup, named, tokenizer, prompts)
-    by_vllm = setup.options.backend == "vllm"
-    model = None if by_vllm else load_model(named.path, setup.dtype, base=named.base)
-    size = AT_ONCE if by_vllm else setup.sampling.batch_size
+    reference = _reference(change, config, tokenizer, prompts)
+    by_vllm = drawing.backend == "vllm"
+    size = AT_ONCE if by_vllm else sampling.batch_size
+    loaded = None if by_vllm else load_model(model.path, drawing.dtype, base=model.base)
     for condition in missing:
-        with _answering(setup, named, model, tokenizer, condition, reference) as complete:
+        answering = (
+            _by_vllm(condition, drawing, tokenizer, reference)
+            if by_vllm
+            else _by_hf(condition, drawing, tokenizer, reference, loaded)
+        )
+        with answering as complete:
             store = stores[condition.name]
-            fill_store(store, requests, setup.problems, complete, size, condition.name)
+            fill_store(store, requests, problems, complete, size, condition.name)
 
 
 def check_room(
@@ -154,76 +155,81 @@ def check_room(
 
 
 def _reference(
-    setup: Setup, named: Named, tokenizer: Any, prompts: Sequence[str]
+    change: Change, config: Any, tokenizer: Any, prompts: Sequence[str]
 ) -> list[tuple[int, ...]]:
     """Token ids of the prompts that means and resampled values are taken from."""
-    if setup.intervention is None or setup.intervention.operation not in NEED_REFERENCE:
+    if change.intervention is None or change.intervention.operation not in NEED_REFERENCE:
         return []
-    if setup.options.reference is None:
+    if change.reference is None:
         return [encode(tokenizer, prompt) for prompt in prompts[:REFERENCE_PROMPTS]]
-    config = load_config(named.path, named.base)
-    return read_reference(Path(setup.options.reference), tokenizer, config)
+    return read_reference(change.reference, tokenizer, config)
 
 
 @contextmanager
-def _answering(
-    setup: Setup,
-    named: Named,
-    model: Any,
-    tokenizer: Any,
+def _by_hf(
     condition: Condition,
+    drawing: Drawing,
+    tokenizer: Any,
     reference: Sequence[Sequence[int]],
+    model: Any,
 ) -> Iterator[Complete]:
-    """A function from requests to completions under a condition."""
-    o, change = setup.options, condition.intervention
-    if o.backend == "hf":
-        added = None if change is None else constants(model, change, reference, o.seed)
-        with intervened(model, change, added):
+    """A function from requests to completions of a loaded model under a condition."""
+    change, seed = condition.intervention, drawing.seed
+    added = None if change is None else constants(model, change, reference, seed)
+    with intervened(model, change, added):
 
-            def complete(batch: list[Request]) -> list[Completion]:
-                return sample(model, tokenizer, batch, setup.sampling, o.seed)
+        def complete(batch: list[Request]) -> list[Completion]:
+            return sample(model, tokenizer, batch, drawing.sampling, seed)
 
-            yield complete
-        return
+        yield complete
+
+
+@contextmanager
+def _by_vllm(
+    condition: Condition, drawing: Drawing, tokenizer: Any, reference: Sequence[Sequence[int]]
+) -> Iterator[Complete]:
+    """A function from requests to completions of vLLM, which runs whole checkpoints only."""
+    change, model, seed = condition.intervention, condition.model, drawing.seed
     with tempfile.TemporaryDirectory(prefix="headlab-baked-") as scratch:
-        path = named.path
-        if change is not None or adapter_base(path):  # the engine takes whole checkpoints
+        path = model.path
+        if change is not None or adapter_base(path):
             # on the CPU: the GPU's memory is the engine's
-            fresh = load_model(named.path, setup.dtype, "cpu", named.base)
-            added = None if change is None else constants(fresh, change, reference, o.seed)
+            fresh = load_model(path, drawing.dtype, "cpu", model.base)
+            added = None if change is None else constants(fresh, change, reference, seed)
             path = f"{scratch}/model"
             save_baked(Path(path), fresh, tokenizer, change, added)
             del fresh
-        dtype = setup.dtype or str(load_config(named.path, named.base).dtype).removeprefix("torch.")
-        with engine(path, dtype, setup.sampling, o.seed) as complete:
+        of_files = str(load_config(model.path, model.base).dtype).removeprefix("torch.")
+        with engine(path, drawing.dtype or of_files, drawing.sampling, seed) as complete:
             yield complete
 
 
 def _result(
-    setup: Setup, conditions: Sequence[Condition], stores: dict[str, Completions]
+    evaluation: Evaluation, conditions: Sequence[Condition], stores: dict[str, Completions]
 ) -> dict[str, Any]:
-    o, size = setup.options, (len(setup.problems), setup.sampling.samples)
+    e, seed, sampling = evaluation, evaluation.drawing.seed, evaluation.drawing.sampling
+    size = len(e.questions.problems), sampling.samples
     scores = {
-        c.name: score_of(stores[c.name], *size, setup.ks, o.seed).to_json() for c in conditions
+        c.name: score_of(stores[c.name], *size, e.output.ks, seed).to_json() for c in conditions
     }
     found: dict[str, Any] = {}
-    if setup.intervention is not None:
+    if e.change.intervention is not None:
         right = {c.name: stores[c.name].right(*size) for c in conditions}
-        found = {name: d.to_json() for name, d in compare(right, seed=o.seed).items()}
+        found = {name: d.to_json() for name, d in compare(right, seed=seed).items()}
     changed = {c.name: c.intervention for c in conditions if c.intervention is not None}
     names = {name: [head_name(h) for h in change.heads] for name, change in changed.items()}
     return {
         "schema": SCHEMA,
-        "task": o.task,
-        "model": setup.model.path,
-        "base": setup.base.path if setup.base else None,
-        "step": setup.model.step,
-        "think": setup.prompting.think,
-        "label": o.label,
-        "intervention": o.intervention,
+        "task": e.questions.task,
+        "model": e.model.path,
+        "base": e.base.path if e.base else None,
+        "step": e.model.step,
+        "think": e.questions.prompting.think,
+        "label": e.output.label,
+        "intervention": e.change.text,
         "heads": names.get("intervention", []),
         "changed": names,
-        "settings": {"sampling": vars(setup.sampling), "seed": o.seed, "backend": o.backend},
+        "settings": {"sampling": vars(sampling), "seed": seed, "backend": e.drawing.backend},
         "conditions": scores,
         "comparisons": found,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,35 +12,11 @@ from analysis.files import short_hash
 from analysis.prompts.chat import on_off
 
 if TYPE_CHECKING:
-    from analysis.evaluation.sampling import Sampling
-    from analysis.interventions.operations import Intervention
+    from analysis.evaluation.parts import Evaluation
     from analysis.models.graph import Graph
-    from analysis.prompts.chat import Prompting
-    from analysis.prompts.problems import Problem
     from analysis.records.checkpoints import Named
 
 BACKENDS = ("hf", "vllm")
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What the options mean, checked, with no weight loaded.
-
-    task: as in names of files, with the mode of thinking. dtype: None is that of the files.
-    """
-
-    options: Options
-    model: Named
-    base: Named | None
-    dtype: str | None
-    intervention: Intervention | None
-    graph: Graph | None  # of the model, if there is an intervention
-    out: Path
-    task: str
-    ks: list[int]
-    problems: list[Problem]
-    prompting: Prompting
-    sampling: Sampling
 
 
 def ks_of(k: Any) -> list[int]:
@@ -88,12 +64,13 @@ def check(options: Options) -> None:
         check_vllm(o.dtype)
 
 
-def prepare(options: Options) -> Setup:
+def prepare(options: Options) -> Evaluation:
     """Everything that can be wrong with the options, before any weight is loaded.
 
     Raises:
         ValueError: with the offending value and the mend.
     """
+    from analysis.evaluation.parts import Change, Drawing, Evaluation, Output, Questions
     from analysis.evaluation.sampling import Sampling
     from analysis.evaluation.vllm_engine import check_bakes
     from analysis.interventions.head_sets import parse_intervention
@@ -105,8 +82,9 @@ def prepare(options: Options) -> Setup:
 
     o = options
     check(o)
-    if o.reference is not None and not Path(o.reference).is_file():
-        raise ValueError(f"there is no pairs file {o.reference}")
+    reference = None if o.reference is None else Path(o.reference)
+    if reference is not None and not reference.is_file():
+        raise ValueError(f"there is no pairs file {reference}")
     model, think = find_model(o.model), on_off("think", o.think)
     config = load_config(model.path, model.base)
     graph = graph_of(config) if o.intervention != "none" else None
@@ -118,19 +96,24 @@ def prepare(options: Options) -> Setup:
         check_bakes(intervention.operation, config.model_type)
     task = slug(o.task) + (f"-think-{think}" if think else "")
     suffix = default_suffix(o.task) if o.suffix is None else o.suffix
-    return Setup(
-        options=o,
-        model=model,
-        base=base,
-        dtype=o.dtype or model.dtype,
-        intervention=intervention,
-        graph=graph,
-        out=Path(o.out) if o.out is not None else default_out(model, task, o.intervention),
-        task=task,
-        ks=ks_of(o.k),
-        problems=load_task(o.task, o.size, o.seed, dict(o.options or {})),
-        prompting=Prompting(o.system_prompt, suffix, think=think, prefix=o.prefix),
-        sampling=Sampling(o.n, o.temperature, o.top_p, o.max_new_tokens, o.batch_size),
+    sampling = Sampling(o.n, o.temperature, o.top_p, o.max_new_tokens, o.batch_size)
+    return Evaluation(
+        model,
+        base,
+        Questions(
+            o.task,
+            task,
+            load_task(o.task, o.size, o.seed, dict(o.options or {})),
+            Prompting(o.system_prompt, suffix, think=think, prefix=o.prefix),
+        ),
+        Drawing(sampling, o.seed, o.backend, o.dtype or model.dtype),
+        Change(o.intervention, intervention, graph, o.controls, reference),
+        Output(
+            Path(o.out) if o.out is not None else default_out(model, task, o.intervention),
+            None if o.unchanged is None else Path(o.unchanged),
+            ks_of(o.k),
+            o.label,
+        ),
     )
 
 
@@ -165,66 +148,6 @@ def default_out(model: Named, task: str, intervention: str) -> Path:
     if model.run is None:
         return Path("evaluations") / model.label / task / name
     return model.run / "evaluations" / task / f"step-{model.step:06}" / name
-
-
-def answer_settings(setup: Setup, named: Named) -> dict[str, Any]:
-    """What shapes the answers of a model as it is."""
-    from analysis.evaluation.asking import digest
-    from analysis.models.loading import fingerprint
-
-    o = setup.options
-    return {
-        "model": named.path,
-        "weights": fingerprint(named.path),
-        "asked": digest(setup.problems, setup.prompting, setup.sampling, o.seed),
-        "task": o.task,
-        **asdict(setup.prompting),
-        "n": o.n,
-        "temperature": o.temperature,
-        "top_p": o.top_p,
-        "max_new_tokens": o.max_new_tokens,
-        "dtype": setup.dtype,
-        "backend": o.backend,
-        "seed": o.seed,
-    }
-
-
-def settings(setup: Setup) -> dict[str, Any]:
-    """What must be the same for an evaluation to go on: everything that shapes an answer."""
-    o, changes = setup.options, setup.intervention
-    reference = None if o.reference is None else Path(o.reference).read_bytes()
-    return {
-        **answer_settings(setup, setup.model),
-        "base": None if setup.base is None else answer_settings(setup, setup.base),
-        "intervention": "none" if changes is None else str(changes),
-        "reference": None if reference is None else short_hash(reference),
-    }
-
-
-def keep_settings(setup: Setup) -> None:
-    """Write the settings of a new evaluation, or check that an old one has the same.
-
-    Raises:
-        ValueError: naming each that differs, with both values.
-    """
-    import json
-
-    from analysis.files import write_json
-
-    path, now = setup.out / "settings.json", settings(setup)
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in now if before.get(name) != now[name]]
-        named = [name for name in changed if name != "asked"]
-        differ = [f"{name} ({before.get(name)} -> {now[name]})" for name in named]
-        if changed:
-            differ = differ or ["the problems are others"]
-            raise ValueError(
-                f"{setup.out} holds an evaluation with other settings: {'; '.join(differ)}. Give "
-                "the same, or another out=DIR"
-            )
-        return
-    write_json(path, now)
 
 
 @dataclass

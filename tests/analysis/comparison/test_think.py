@@ -302,10 +302,10 @@ def test_heads_that_only_the_think_block_brings_in_are_exclusive_and_called(
     assert len(commands) == 2
     for words, change in zip(commands, ("zero:", "scale:0.5:"), strict=True):
         assert words[:2] == ["headlab", "evaluate"]
-        setup = evaluate.prepare(parse(evaluate.Options, words[2:]))
-        assert setup.prompting.think == "off"
-        assert setup.options.intervention.startswith(change)
-        heads = setup.options.intervention.removeprefix(change)
+        evaluation = evaluate.prepare(parse(evaluate.Options, words[2:]))
+        assert evaluation.questions.prompting.think == "off"
+        assert evaluation.change.text.startswith(change)
+        heads = evaluation.change.text.removeprefix(change)
         assert sorted(parse_heads(heads, graph)) == [(0, 3), (1, 0)]
     monkeypatch.chdir(tmp_path)
     few = ["n=1", "size=4", "max_new_tokens=3", "controls=1", "out=result"]
