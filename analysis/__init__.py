@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from analysis.version import __version__ as __version__
+
 if TYPE_CHECKING:  # `as`: these are names of this package, for type checkers too
     from analysis.attribution.eap import attribute as attribute
     from analysis.attribution.edge_scores import EdgeScores as EdgeScores
@@ -47,7 +49,6 @@ if TYPE_CHECKING:  # `as`: these are names of this package, for type checkers to
     from analysis.trajectories.trajectory import Point as Point
     from analysis.trajectories.trajectory import trajectory as trajectory
 
-__version__ = "0.2.0"
 
 _NAMES = {  # home: what is public of it
     "attribution.eap": ("attribute",),

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from analysis import __version__
+from analysis.version import __version__
 
 T = TypeVar("T")
 REQUIRED = "???"

@@ -67,6 +67,14 @@ def metric_named(name: str) -> Metric:
     return METRICS[name]
 
 
+def faithfulness(circuit: torch.Tensor, full: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+    """(m(C) - m(empty)) / (m(full) - m(empty)) of means over pairs [...]; 0/0 if nothing changes.
+
+    Hanna et al. 2024, arXiv 2403.17806; 1 is the full model, 0 the empty circuit.
+    """
+    return (circuit - empty) / (full - empty)
+
+
 def _per_pair(values_N: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Mean over each pair's positions: [N] -> [B]."""
     n_pairs = len(batch.clean)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from analysis.attribution.metrics import metric_named
+from analysis.attribution.metrics import faithfulness, metric_named
 from analysis.attribution.patching import RUN_BYTES, patched_logits
 from analysis.circuits.circuit import Circuit
 from analysis.models.anatomy import Anatomy, anatomy, wide
@@ -18,14 +18,6 @@ from analysis.models.preserve import preserved
 from analysis.prompts.pairs import Batch, Pairs
 
 ABLATIONS = ("patch", "zero", "mean")
-
-
-def faithfulness(circuit: torch.Tensor, full: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
-    """(m(C) - m(empty)) / (m(full) - m(empty)) of means over pairs [...]; 0/0 if nothing changes.
-
-    Hanna et al. 2024, arXiv 2403.17806; 1 is the full model, 0 the empty circuit.
-    """
-    return (circuit - empty) / (full - empty)
 
 
 @dataclass(frozen=True)

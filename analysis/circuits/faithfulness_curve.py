@@ -55,7 +55,7 @@ def curve(circuits: list[Circuit], evaluations: list[CircuitEvaluation], seed: i
     """
     import torch
 
-    from analysis.circuits.faithfulness import faithfulness
+    from analysis.attribution.metrics import faithfulness
     from analysis.intervals import estimate
 
     metric = torch.stack([e.circuit for e in evaluations]).double()  # [circuits, pairs]

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from analysis.circuits.faithfulness import faithfulness
+from analysis.attribution.metrics import faithfulness
 from analysis.files import atomic_write, short_hash, write_json
 from analysis.heads.changes import Heads
 from analysis.heads.resampling import Resampled, resample_weights
