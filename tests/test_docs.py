@@ -160,9 +160,11 @@ def check_headlab(compose: Any, words: list[str]) -> None:
     """Raises if a command line of headlab would not be understood."""
     command, *rest = words
     if rest == ["--help"] or not rest:
-        assert command in {*headlab.TRAINING, *COMMANDS, "recipe", "COMMAND"}, command
+        assert command in {*headlab.TRAINING, *COMMANDS, "COMMAND"}, command
     elif command == "recipe":
-        assert rest in [[f"name={name}"] for name in RECIPES], rest
+        from train.recipes.command import Options as RecipeOptions
+
+        assert parse(RecipeOptions, rest).name in RECIPES, rest
     elif command in COMMANDS:
         parse(command_module(command).Options, rest)
     elif command in TRAINERS:

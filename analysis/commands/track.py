@@ -85,11 +85,12 @@ def prepare_run(options: Options) -> Path:
     from analysis.files import atomic_write
     from analysis.records.run_file import WITNESS, RunFile, is_run
 
+    options.tracking.settings()  # a wrong one is said before anything is written
     run = Path(options.run)
     tracking = asdict(options.tracking)
     saved = _settings_there(run)
     differ = [
-        f"tracking.{name}={saved[name]}"
+        f"tracking.{name}={'null' if saved[name] is None else saved[name]}"
         for name, value in tracking.items()
         if name in saved and saved[name] != value and name != "batch_size"
     ]
