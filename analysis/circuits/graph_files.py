@@ -25,9 +25,9 @@ from analysis.files import atomic_write
 from analysis.models.graph import Graph
 
 
-def write_graph(path: Path, circuit: Circuit, scores: torch.Tensor, d_model: int) -> None:
+def write_graph(path: str | Path, circuit: Circuit, scores: torch.Tensor, d_model: int) -> None:
     """Write a circuit and the scores [S, D] of all edges, as JSON or, by its name, as `.pt`."""
-    graph, inside = circuit.graph, circuit.matrix
+    path, graph, inside = Path(path), circuit.graph, circuit.matrix
     cfg: dict[str, Any] = {
         "n_layers": graph.n_layers,
         "n_heads": graph.n_heads,
@@ -61,12 +61,13 @@ def write_graph(path: Path, circuit: Circuit, scores: torch.Tensor, d_model: int
         draft.write_text(json.dumps({"cfg": cfg, "nodes": flags, "edges": edges}), "utf-8")
 
 
-def read_graph(path: Path) -> tuple[Circuit, torch.Tensor]:
+def read_graph(path: str | Path) -> tuple[Circuit, torch.Tensor]:
     """Read a circuit and the scores [S, D] of all edges, float64, 0 where the file has none.
 
     Raises:
         ValueError: not a graph file, or one with nodes that its own `cfg` doesn't have; named.
     """
+    path = Path(path)
     try:
         if path.suffix == ".pt":
             content = torch.load(path, weights_only=True, map_location="cpu")

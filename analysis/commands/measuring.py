@@ -12,6 +12,7 @@ from analysis.models.loading import DTYPES, load_config, load_model, load_tokeni
 if TYPE_CHECKING:
     from analysis.attribution.edge_scores import EdgeScores
     from analysis.circuits.circuit import Circuit
+    from analysis.models.loading import Model
     from analysis.prompts.pairs import Pairs
 
 
@@ -56,7 +57,7 @@ class Options:
     circuit: CircuitOptions = field(default_factory=CircuitOptions)
 
 
-def load(options: Options) -> tuple[Any, Pairs]:
+def load(options: Options) -> tuple[Model, Pairs]:
     """The model, on the GPU if there is one, and the pairs.
 
     Raises:
@@ -82,7 +83,7 @@ def load(options: Options) -> tuple[Any, Pairs]:
     return load_model(named.path, dtype, base=named.base), pairs
 
 
-def measure(options: Options, model: Any, pairs: Pairs) -> EdgeScores:
+def measure(options: Options, model: Model, pairs: Pairs) -> EdgeScores:
     """The edge scores that the options ask for."""
     from analysis.attribution.eap import attribute
 

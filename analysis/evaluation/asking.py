@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -21,6 +21,9 @@ from analysis.evaluation.verify import judge
 from analysis.files import short_hash
 from analysis.prompts.chat import Prompting
 from analysis.prompts.problems import Problem
+
+if TYPE_CHECKING:
+    from analysis.models.loading import Tokenizer
 
 Complete = Callable[[list[Request]], list[Completion]]
 
@@ -34,7 +37,10 @@ def digest(problems: Sequence[Problem], prompting: Prompting, sampling: Sampling
 
 
 def requests_of(
-    tokenizer: Any, problems: Sequence[Problem], prompting: Prompting, samples: int
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    prompting: Prompting,
+    samples: int,
 ) -> list[Request]:
     """Every sample of every problem, the samples of a problem together."""
     found = []
@@ -91,7 +97,7 @@ def score_of(
 
 def evaluate(
     model: Any,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     problems: Sequence[Problem],
     prompting: Prompting,
     sampling: Sampling,

@@ -40,6 +40,7 @@ from analysis.records.checkpoints import Named
 
 if TYPE_CHECKING:
     from analysis.evaluation.parts import Change, Drawing, Evaluation, Output, Questions
+    from analysis.models.loading import Config, Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,10 @@ def _fill(
 
 
 def check_room(
-    config: Any, tokenizer: Any, requests: Sequence[Request], max_new_tokens: int
+    config: Config,
+    tokenizer: Tokenizer,
+    requests: Sequence[Request],
+    max_new_tokens: int,
 ) -> None:
     """Say that answers may go beyond a model's context.
 
@@ -155,7 +159,10 @@ def check_room(
 
 
 def _reference(
-    change: Change, config: Any, tokenizer: Any, prompts: Sequence[str]
+    change: Change,
+    config: Config,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
 ) -> list[tuple[int, ...]]:
     """Token ids of the prompts that means and resampled values are taken from."""
     if change.intervention is None or change.intervention.operation not in NEED_REFERENCE:
@@ -169,7 +176,7 @@ def _reference(
 def _by_hf(
     condition: Condition,
     drawing: Drawing,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     reference: Sequence[Sequence[int]],
     model: Any,
 ) -> Iterator[Complete]:
@@ -186,7 +193,10 @@ def _by_hf(
 
 @contextmanager
 def _by_vllm(
-    condition: Condition, drawing: Drawing, tokenizer: Any, reference: Sequence[Sequence[int]]
+    condition: Condition,
+    drawing: Drawing,
+    tokenizer: Tokenizer,
+    reference: Sequence[Sequence[int]],
 ) -> Iterator[Complete]:
     """A function from requests to completions of vLLM, which runs whole checkpoints only."""
     change, model, seed = condition.intervention, condition.model, drawing.seed

@@ -1,15 +1,16 @@
 """Answers sampled from a model, each from random numbers of its own.
 
-A token is drawn by the Gumbel-max trick: the largest of log p + g, where p is the distribution
-after temperature and top-p, and g is standard Gumbel noise (Gumbel 1954). The noise of one answer
-comes from a generator that is seeded by (seed, problem, sample) alone. So an answer does not hang
-on what is decoded beside it, an evaluation that was killed goes on as if it had not been, and two
-models asked the same question meet the same noise, which makes their difference easier to see.
-(Batches differ in their padding, and floating point notices: which answers are decoded together can
-change a token where two are nearly equal.)
+A token is drawn by the Gumbel-max trick (Gumbel 1954): it is the token with the largest log p + g.
+p is the distribution after temperature and top-p, and g is standard Gumbel noise. Each answer has
+its own random generator, seeded by (seed, problem, sample). Three things follow:
 
-The settings of the checkpoint's own generation_config.json (top_k, penalties, forbidden tokens) are
-not used, but for the tokens that end an answer: only temperature and top-p act.
+    An answer does not depend on the answers that are decoded beside it, up to rounding: another
+    batch has other padding, which can change a token where two are almost equally likely.
+    A killed evaluation goes on to the same answers.
+    Two models that are asked the same question get the same noise, so their difference varies less.
+
+Of the checkpoint's generation_config.json only the tokens that end an answer are used. Its top_k,
+penalties and forbidden tokens are not: only temperature and top-p act.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -30,6 +31,9 @@ from transformers import (
 )
 
 from analysis.models.preserve import preserved
+
+if TYPE_CHECKING:
+    from analysis.models.loading import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def processors(
     return LogitsProcessorList([*found, GumbelNoise(seeds, device)])
 
 
-def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+def stop_tokens(model: Any, tokenizer: Tokenizer) -> list[int]:
     """The tokens that end an answer: the tokenizer's and those of the model's own settings."""
     own = model.generation_config.eos_token_id
     listed = own if isinstance(own, list) else [own]
@@ -117,7 +121,7 @@ def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
     return sorted(token for token in ends if token is not None)
 
 
-def end_of_turn(tokenizer: Any) -> int | None:
+def end_of_turn(tokenizer: Tokenizer) -> int | None:
     """The special token that the chat template puts after an answer; None if there is none.
 
     A base model's tokenizer may have another end of text: Qwen2.5-Math ends a turn with
@@ -126,7 +130,7 @@ def end_of_turn(tokenizer: Any) -> int | None:
     if not tokenizer.chat_template:
         return None
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
-    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("ANSWER")[2]
+    after = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition("ANSWER")[2]
     ids = tokenizer(after, add_special_tokens=False).input_ids
     added = tokenizer.added_tokens_decoder
     return ids[0] if ids and ids[0] in added and added[ids[0]].special else None
@@ -151,7 +155,11 @@ def batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
 
 @torch.no_grad()
 def sample(
-    model: Any, tokenizer: Any, requests: Sequence[Request], sampling: Sampling, seed: int
+    model: Any,
+    tokenizer: Tokenizer,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    seed: int,
 ) -> list[Completion]:
     """The answers to some requests, decoded together; the model is left as it was."""
     device = next(model.parameters()).device
@@ -181,8 +189,8 @@ def sample(
     return [_completion(tokenizer, row, ends, sampling.max_new_tokens) for row in rows]
 
 
-def _completion(tokenizer: Any, row: list[int], ends: list[int], most: int) -> Completion:
+def _completion(tokenizer: Tokenizer, row: list[int], ends: list[int], most: int) -> Completion:
     length = next((at for at, token in enumerate(row) if token in ends), None)
     kept = row if length is None else row[:length]
-    text = tokenizer.decode(kept, skip_special_tokens=True)
+    text = str(tokenizer.decode(kept, skip_special_tokens=True))
     return Completion(text, len(kept), length is None and len(row) >= most)

@@ -20,10 +20,10 @@ Further, between any two checkpoints a and b:
 
     Jaccard            |A and B| / |A or B|                 of head sets (arXiv 2407.10827)
     turnover           1 - Jaccard
-    excess turnover    turnover less the null: the mean turnover between two resamples of the
-                       pairs at one and the same checkpoint (the mean of a's and b's). Two
-                       checkpoints are measured on the same pairs and share their noise, so where
-                       nothing moves this is below 0; above 0 is a cautious verdict
+    excess turnover    turnover - null. The null is the mean turnover between two resamples of the
+                       pairs at one checkpoint, averaged over a and b. a and b are measured on the
+                       same pairs and share their noise, the two resamples do not. So if nothing
+                       moves, this is below 0, and a value above 0 is a cautious verdict
     weighted overlap   sum min(I_a, I_b) / sum max(I_a, I_b)              (Ruzicka 1958)
     I                  share of a head in the |score| of the circuit's edges out of heads
     effect             E = (I_b - I_a) / (I_b + I_a + 1e-6)               (arXiv 2509.25758)

@@ -1,9 +1,9 @@
 """The bootstrap over pairs: which heads the circuits of resampled pairs hold, and how strongly.
 
-Row 0 of every table is the mean over the pairs themselves, rows 1 .. R are means over pairs drawn
-with replacement. The r-th draw depends on the number of pairs and the seed alone, so that all
-checkpoints share it: differences between checkpoints are taken within a resample, and two different
-rows of one checkpoint are what measuring again, with nothing changed, would give.
+Row 0 of every table comes from the mean scores over the pairs themselves, rows 1 .. R from means
+over pairs drawn with replacement. The draws depend only on the number of pairs and the seed, so all
+checkpoints share them, and two checkpoints are compared row by row. Two different rows of one
+checkpoint show how much the numbers move when only the pairs change.
 
 Cost: two products [rows, pairs] x [pairs, E] and some sweeps over [rows, E], in chunks of rows;
 `headlab bench part=bootstrap` times it.
@@ -91,7 +91,11 @@ def resample_heads(
     seed: int,
     show_progress: bool = False,
 ) -> Resampled:
-    """Bootstrap the heads of a circuit: scores float [P, E] in the order of graph.edges."""
+    """The heads of the circuits of the pairs and of R resamples of them.
+
+    graph: of the model. per_pair: scores float [P, E], in the order of graph.edges. selection: how
+    each circuit is cut. resamples: R. seed: of the draws. show_progress: a bar, on a terminal.
+    """
     scores = by_destination(graph, per_pair.float())
     sizes = scores.abs()
     ranks = [selection.top_n, *sweep_sizes(graph, selection.top_n)]
@@ -127,9 +131,10 @@ def _paths(
 
 
 def select(graph: Graph, mean: torch.Tensor, selection: Selection) -> torch.Tensor:
-    """The edges of the circuit of mean scores [E], in the order of graph.edges: bool [E].
+    """The circuit of mean scores: [E] in the order of graph.edges -> which edges are in, bool [E].
 
-    As row 0 of `resample_heads`: edges of equal |score| at the threshold are all in.
+    It has the heads of row 0 of `resample_heads`. Edges that tie at the threshold are all in, so
+    there may be more than `top_n` before pruning.
     """
     scores = by_destination(graph, mean.float()[None])
     cut = largest(scores.abs(), [selection.top_n])[:, 0].clamp_min(selection.tau or 0.0)

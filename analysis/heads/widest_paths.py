@@ -1,17 +1,18 @@
-"""At which edge strength a head enters the circuit: the widest path through it.
+"""The entry strength of a head: the largest threshold at which it is still in the circuit.
 
-A pruned circuit of the edges of strength >= t holds a head iff a path of such edges runs from the
-input to the head and another one from the head to the logits (analysis/circuits/circuit.py removes
-all others). So a head has an entry strength s, and is in the circuit iff s >= t:
+Take all edges with |score| >= t and prune them (analysis/circuits/circuit.py). A head stays if such
+edges make a path from the input to it, and a path from it to the logits. So for each head there is
+a number s, its entry strength, with: the head is in the circuit exactly if s >= t. With w(u->v) the
+|score| of an edge:
 
     into(v) = max over edges u->v of min(w(u->v), into(u)),       into(input)   = infinity
     out(u)  = max over edges u->v of min(w(u->v), out(v)),        out(logits)   = infinity
     s(head) = min(into(head), out(head)),    s(u->v) = min(w(u->v), into(u), out(v))
 
-This is the widest-path problem (Pollack, Operations Research 8, 1960), solved in one sweep up the
-layers and one down. s answers every threshold at once: with w = |score| the circuit of the top n
-edges is t = the n-th largest w. It is also a margin: log s - log t says how far in or out a head
-is, where membership says only on which side. A shared key or value head feeds its whole group.
+This is the widest-path problem (Pollack, Operations Research 8, 1960). One sweep up the layers and
+one down solve it, for all thresholds at once. The circuit of the top n edges has as t the n-th
+largest w. s is a margin too: log s - log t says how far a head is inside or outside. A key or value
+head that query heads share feeds all of them.
 
 Buffer layout: edges ordered by destination, then source, because the edges into the q, k and v
 heads of a layer then are a block [destinations of the layer, sources below it] without a gap.

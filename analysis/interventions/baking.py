@@ -15,6 +15,7 @@ from analysis.models.compat import Conv1D, model_of
 
 if TYPE_CHECKING:
     from analysis.interventions.operations import Constants, Intervention
+    from analysis.models.loading import Tokenizer
 
 # configurations whose `attention_bias` gives o_proj a bias (and q, k and v, where it is 0)
 _SWITCH = ("llama", "qwen3", "gemma2", "gemma3_text")
@@ -105,7 +106,7 @@ def _with_output_bias(model: Any) -> Any:
 def save_baked(
     out: Path,
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     intervention: Intervention | None,
     added: Constants | None,
 ) -> None:
@@ -128,7 +129,7 @@ def save_baked(
         draft.rename(out)
 
 
-def _save_tokenizer(out: Path, tokenizer: Any, model_type: str) -> None:
+def _save_tokenizer(out: Path, tokenizer: Tokenizer, model_type: str) -> None:
     """Save a tokenizer so that AutoTokenizer reads the same one back.
 
     Beside a configuration of another type (a Qwen2 that became a Llama) AutoTokenizer might choose
@@ -155,7 +156,7 @@ def _save_tokenizer(out: Path, tokenizer: Any, model_type: str) -> None:
         )
 
 
-def _splits(tokenizer: Any) -> list[list[int]]:
+def _splits(tokenizer: Tokenizer) -> list[list[int]]:
     """Token ids of texts on which ways of splitting differ."""
     texts = ("12345 + 678=?", "  two  spaces\n\n\nand lines", "It's naïve, 東京!", "x_y=3.14e-5")
     return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]

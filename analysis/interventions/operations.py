@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from analysis.models.anatomy import Anatomy
+    from analysis.models.loading import Config, Tokenizer
 
 OPERATIONS = ("zero", "scale", "mean", "mean_by_position", "resample")
 NEED_REFERENCE = ("mean", "mean_by_position", "resample")
@@ -129,7 +130,7 @@ def constants(
     return Constants({m: torch.cat([by_position(z[m]), means[m]]) for m in z})
 
 
-def read_reference(file: Path, tokenizer: Any, config: Any) -> list[tuple[int, ...]]:
+def read_reference(file: Path, tokenizer: Tokenizer, config: Config) -> list[tuple[int, ...]]:
     """The clean prompts of a pairs file, for a model of that configuration.
 
     Raises:
@@ -194,7 +195,9 @@ def intervened(
     with Hooks() as hooks, _positions(parts) as position:
         for layer, heads in intervention.by_layer.items():
 
-            def change(z: torch.Tensor, layer: int = layer, heads: list[int] = heads) -> Any:
+            def change(
+                z: torch.Tensor, layer: int = layer, heads: list[int] = heads
+            ) -> torch.Tensor:
                 new = z.clone().unflatten(-1, (parts.graph.n_heads, -1))
                 new[..., heads, :] *= intervention.factor
                 if added is not None:

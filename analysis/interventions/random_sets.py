@@ -17,10 +17,11 @@ TRIES = 50  # draws for each random set that is different from those before
 def matched_random_sets(
     heads: Sequence[Head], graph: Graph, count: int, seed: int
 ) -> list[list[Head]]:
-    """Different random sets with as many heads in each layer as the given set, and none of them.
+    """`count` different random sets, each with as many heads in each layer as the given set.
 
-    Where a layer has too few other heads, the rest comes from the nearest layers that have some.
-    Where fewer sets than asked for can be found, those are all, with a warning.
+    No head of the given set is in them. If a layer has too few other heads, the nearest layers
+    with heads to spare give the rest. If there are not `count` different sets, fewer are returned,
+    with a warning.
 
     Raises:
         ValueError: the set holds more than half of all heads, so nothing of equal size is left.

@@ -1,4 +1,4 @@
-"""Load models and tokenizers: the only place that does, for a directory, a hub name or an adapter.
+"""The loader of models and tokenizers that are measured: a directory, a hub name or an adapter.
 
 Weights come from safetensors files only, no code of a checkpoint is run, and a checkpoint must hold
 exactly the tensors of its model: transformers and PEFT fill a missing one with random numbers.
@@ -18,6 +18,13 @@ from analysis.files import hash_of_parts
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    # what the functions here give, for annotations
+    Model = PreTrainedModel | PeftModel
+    Config = PreTrainedConfig
+    Tokenizer = PreTrainedTokenizerBase
 
 DTYPES = ("float32", "float64", "bfloat16")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -31,7 +38,7 @@ log = logging.getLogger(__name__)
 
 def load_model(
     path: str | Path, dtype: str | None, device: str = "auto", base: str | None = None
-) -> Any:
+) -> Model:
     """A model in eval mode; an adapter is attached to its base by PEFT and not merged.
 
     dtype: None is that of its files. device: `auto` is the GPU if there is one. base: the model
@@ -49,11 +56,11 @@ def load_model(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     named = adapter_base(path)
-    model = _whole(path, kind) if named is None else _attached(path, base or named, kind)
+    model: Any = _whole(path, kind) if named is None else _attached(path, base or named, kind)
     return model.to(device).eval()
 
 
-def load_config(path: str | Path, base: str | None = None) -> Any:
+def load_config(path: str | Path, base: str | None = None) -> Config:
     """The configuration of a model, or of an adapter's base; `base` as in `load_model`."""
     from transformers import AutoConfig
 
@@ -61,7 +68,7 @@ def load_config(path: str | Path, base: str | None = None) -> Any:
     return _read(AutoConfig, path if named is None else base or named)
 
 
-def load_tokenizer(path: str | Path, base: str | None = None) -> Any:
+def load_tokenizer(path: str | Path, base: str | None = None) -> Tokenizer:
     """The tokenizer of a model, with a padding token; that of its base for an adapter without one.
 
     `base` as in `load_model`.
@@ -77,7 +84,7 @@ def load_tokenizer(path: str | Path, base: str | None = None) -> Any:
     return tokenizer
 
 
-def load_tokenizer_if_any(path: str | Path) -> Any:
+def load_tokenizer_if_any(path: str | Path) -> Tokenizer | None:
     """The tokenizer of a model or adapter, or None, with a note in the log, if it has none."""
     try:
         return load_tokenizer(path)
@@ -96,14 +103,14 @@ def adapter_base(path: str | Path) -> str | None:
 
     try:
         config = find_adapter_config_file(_place(path))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if config is None:
         return None
     return str(json.loads(Path(config).read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
-def fingerprint(path: str) -> str | None:
+def fingerprint(path: str | Path) -> str | None:
     """Tells the weights in a directory from others, by their sizes, beginnings and ends.
 
     None for a hub name, which stands for itself.
@@ -142,7 +149,7 @@ def _read(kind: Any, path: str | Path, **options: Any) -> Any:
         raise _unreadable(path, error) from error
 
 
-def _whole(path: str | Path, dtype: torch.dtype | None) -> Any:
+def _whole(path: str | Path, dtype: torch.dtype | None) -> PreTrainedModel:
     """A model that is no adapter, all its tensors from the files."""
     from transformers import AutoModelForCausalLM
 
@@ -167,7 +174,7 @@ def _whole(path: str | Path, dtype: torch.dtype | None) -> Any:
     return model
 
 
-def _attached(path: str | Path, base: str, dtype: torch.dtype | None) -> Any:
+def _attached(path: str | Path, base: str, dtype: torch.dtype | None) -> PeftModel:
     """An adapter on its base, all its tensors from the file."""
     from peft import PeftConfig, get_peft_model
     from transformers.utils import cached_file

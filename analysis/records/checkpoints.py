@@ -6,10 +6,13 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from analysis.models.loading import load_model
 from analysis.records.run_file import is_run
+
+if TYPE_CHECKING:
+    from analysis.models.loading import Model
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Base:
         path = run / "base.json"
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
-    def load(self, checkpoint: Path | None, device: str = "auto") -> Any:
+    def load(self, checkpoint: Path | None, device: str = "auto") -> Model:
         """The model of a checkpoint of the run, or of the base itself, as `load_model` gives it.
 
         Raises:

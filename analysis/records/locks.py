@@ -1,14 +1,17 @@
 """Locks between processes that share a directory, also between machines that share a file system.
 
-A lock is a directory of numbered files, one for each time it was taken; the highest number counts
-and says who holds the lock. A lock is taken by linking the next number, of which one process alone
-can succeed, so that no two ever hold it; numbers only rise, so that whoever looked before somebody
-else acted can't succeed afterwards.
+A lock is a directory of numbered files. The file with the highest number says who holds the lock.
 
-The holder touches its file again and again, and dates it to the epoch when it gives the lock back,
-which a full disk can't prevent. A lock whose holder has not touched it for `expiry` seconds, or
-whose holder ran on this machine and is gone, is taken over. Ages are differences of times that the
-file system itself gave, so that clocks which disagree do no harm.
+Taking it: a process makes a hard link with the next number. The link can be made only once, so two
+processes never hold the lock. Numbers only rise: a process that read an old number fails.
+
+Holding it: the holder touches its file every BEAT seconds.
+
+Giving it back: the holder sets the file's time to 0 (1970), which also works on a full disk.
+
+Taking it over: this is allowed when the file was not touched for `expiry` seconds, or when its
+holder was a process of this machine that is gone. Both times of an age come from the file system,
+so the clocks of the machines need not agree.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def logits(model: Any) -> torch.Tensor:
         return model(input_ids=IDS).logits
 
 
-def refused(path: Path, match: str) -> None:
+def refused(path: str | Path, match: str) -> None:
     with pytest.raises(ValueError, match=match) as error:
         load_model(path, "float32")
     assert "\n" not in str(error.value)
@@ -137,6 +137,11 @@ def test_pickles_and_damaged_files_are_not_read(saved):
     refused(saved, "can't load .*/model: Error while deserializing header")
     file.unlink()
     refused(saved, "has no weights in safetensors; write them with save_pretrained")
+
+
+def test_a_name_that_is_nowhere_is_one_line(tmp_path):
+    for name in ("no/such-model", "no/such/model", tmp_path / "nowhere"):
+        refused(name, f"can't load {name}: ")
 
 
 def test_code_of_a_checkpoint_is_not_run(saved):
