@@ -25,12 +25,12 @@ T = TypeVar("T")
 REQUIRED = "???"
 
 
-def key(help: str, default: Any = REQUIRED) -> Any:
+def key(help: str, default: object = REQUIRED) -> Any:
     """A field of a command line's dataclass; without a default it must be given."""
     return field(default=default, metadata={"help": help})
 
 
-def keys(schema: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Every key of a schema with its default and its help."""
     for entry in fields(schema):
         factory = entry.default_factory
@@ -88,7 +88,7 @@ def table(rows: Mapping[str, str]) -> str:
 _wrap = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
 
 
-def help_text(schema: Any, usage: str) -> str:
+def help_text(schema: type, usage: str) -> str:
     """What `--help` prints: the usage, and every key with its default."""
     rows = {
         name + ("" if default == REQUIRED else f"={'null' if default is None else default}"): text

@@ -25,9 +25,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+    from transformers import PreTrainedModel
+
+    from analysis.prompts.pairs import Pairs
+
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
@@ -78,7 +86,7 @@ class Options:
     time: bool = key("measure time", True)
 
 
-def build(options: Options) -> Any:
+def build(options: Options) -> PreTrainedModel:
     """The model of a shape with random weights, or the one in a directory."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -99,7 +107,7 @@ def build(options: Options) -> Any:
     return model.eval().requires_grad_(False).to("cuda" if on_gpu else "cpu")
 
 
-def random_pairs(options: Options, vocabulary: int) -> Any:
+def random_pairs(options: Options, vocabulary: int) -> Pairs:
     """Pairs of random tokens, all of one length."""
     import torch
 
@@ -181,7 +189,7 @@ def _status(name: str) -> int:
     return int(text.split(f"{name}:")[1].split()[0]) * 1024
 
 
-def _peak_of(options: Options, side: int, queue: Any) -> None:
+def _peak_of(options: Options, side: int, queue: Queue[tuple[int, int]]) -> None:
     import torch
 
     run = sides(options)[side]

@@ -36,6 +36,8 @@ from analysis.comparison.thinking import MODES
 from analysis.tracking.settings import TrackingOptions
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from analysis.comparison.thinking import Modes
     from analysis.prompts.pairs import Pairs
     from analysis.records.record import Record
@@ -68,7 +70,7 @@ class Options:
     dtype: str = key("float32, float64 or bfloat16", "float32")
 
 
-def build_pairs(options: Options, tokenizer: Any) -> dict[str, Pairs]:
+def build_pairs(options: Options, tokenizer: PreTrainedTokenizerBase) -> dict[str, Pairs]:
     """The pairs of each mode; pair i is of the same problems in both.
 
     Raises:
@@ -104,7 +106,7 @@ def build_pairs(options: Options, tokenizer: Any) -> dict[str, Pairs]:
 
 
 def start_trackers(
-    options: Options, model: str, tokenizer: Any, pairs: dict[str, Pairs]
+    options: Options, model: str, tokenizer: PreTrainedTokenizerBase, pairs: dict[str, Pairs]
 ) -> dict[str, HeadTracker]:
     """The run of each mode, made or checked, and its tracker. model: path of its weights.
 

@@ -40,7 +40,7 @@ class Options:
     wandb_project: str = key("W&B project", "headlab")
 
 
-def find_checkpoints(given: Any, base: str) -> dict[int, str]:
+def find_checkpoints(given: object, base: str) -> dict[int, str]:
     """Step -> path or hub name, the base as step 0, in order.
 
     Raises:

@@ -11,6 +11,7 @@ from analysis.comparison.subjects import Options
 if TYPE_CHECKING:
     from analysis.circuits.circuit import Circuit
     from analysis.comparison.definitions import Cell, Subject
+    from analysis.models.loading import Model
     from analysis.prompts.pairs import Pairs
     from analysis.records.checkpoints import Named
 
@@ -40,7 +41,7 @@ def model_of(options: Options, subject: Subject) -> tuple[Named | None, str]:
         return None, f"{error}; give {key}=DIR"
 
 
-def load_as_recorded(options: Options, subject: Subject, named: Named) -> tuple[Any, str]:
+def load_as_recorded(options: Options, subject: Subject, named: Named) -> tuple[Model, str]:
     """A subject's model, and how its weights differ from the recorded ones.
 
     The difference is "" if there is none, or nothing recorded to compare with.
@@ -170,7 +171,7 @@ def _settings(subjects: Sequence[Subject]) -> dict[str, Any]:
 
 
 def _column(
-    options: Options, subjects: Sequence[Subject], name: str, model: Any, pairs: Pairs
+    options: Options, subjects: Sequence[Subject], name: str, model: Model, pairs: Pairs
 ) -> list[Cell]:
     """Every circuit in one model."""
     from analysis.circuits.circuit import Circuit

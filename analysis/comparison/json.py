@@ -32,7 +32,7 @@ def to_json(findings: Findings) -> dict[str, Any]:
     return plain
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """For JSON, which has no NaN and no infinity."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -23,7 +23,7 @@ from analysis.prompts.chat import Prompting
 from analysis.prompts.problems import Problem
 
 if TYPE_CHECKING:
-    from analysis.models.loading import Tokenizer
+    from analysis.models.loading import Model, Tokenizer
 
 Complete = Callable[[list[Request]], list[Completion]]
 
@@ -96,7 +96,7 @@ def score_of(
 
 
 def evaluate(
-    model: Any,
+    model: Model,
     tokenizer: Tokenizer,
     problems: Sequence[Problem],
     prompting: Prompting,

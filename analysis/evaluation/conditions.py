@@ -40,7 +40,7 @@ from analysis.records.checkpoints import Named
 
 if TYPE_CHECKING:
     from analysis.evaluation.parts import Change, Drawing, Evaluation, Output, Questions
-    from analysis.models.loading import Config, Tokenizer
+    from analysis.models.loading import Config, Model, Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -178,9 +178,10 @@ def _by_hf(
     drawing: Drawing,
     tokenizer: Tokenizer,
     reference: Sequence[Sequence[int]],
-    model: Any,
+    model: Model | None,
 ) -> Iterator[Complete]:
     """A function from requests to completions of a loaded model under a condition."""
+    assert model is not None, "loaded for this backend"
     change, seed = condition.intervention, drawing.seed
     added = None if change is None else constants(model, change, reference, seed)
     with intervened(model, change, added):

@@ -33,7 +33,7 @@ from transformers import (
 from analysis.models.preserve import preserved
 
 if TYPE_CHECKING:
-    from analysis.models.loading import Tokenizer
+    from analysis.models.loading import Model, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def processors(
     return LogitsProcessorList([*found, GumbelNoise(seeds, device)])
 
 
-def stop_tokens(model: Any, tokenizer: Tokenizer) -> list[int]:
+def stop_tokens(model: Model, tokenizer: Tokenizer) -> list[int]:
     """The tokens that end an answer: the tokenizer's and those of the model's own settings."""
     own = model.generation_config.eos_token_id
     listed = own if isinstance(own, list) else [own]
@@ -137,7 +137,7 @@ def end_of_turn(tokenizer: Tokenizer) -> int | None:
 
 
 @contextmanager
-def bare_settings(model: Any, config: GenerationConfig) -> Iterator[None]:
+def bare_settings(model: Model, config: GenerationConfig) -> Iterator[None]:
     """Inside, the model has no generation settings but the given ones."""
     own = model.generation_config
     model.generation_config = config
@@ -155,7 +155,7 @@ def batches(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
 
 @torch.no_grad()
 def sample(
-    model: Any,
+    model: Model,
     tokenizer: Tokenizer,
     requests: Sequence[Request],
     sampling: Sampling,
@@ -177,8 +177,9 @@ def sample(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends or None,
     )
+    generate: Any = model.generate  # of a PEFT model, that of the model inside
     with preserved(model), bare_settings(model, config):
-        output = model.generate(
+        output = generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             generation_config=config,

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 BACKENDS = ("hf", "vllm")
 
 
-def ks_of(k: Any) -> list[int]:
+def ks_of(k: object) -> list[int]:
     """The numbers that `k=4` or `k=[1,4]` names.
 
     Raises:
         ValueError: it is neither.
     """
-    found = k if isinstance(k, list) else [k]
-    if not all(type(value) is int for value in found):
+    given = k if isinstance(k, list) else [k]
+    found = [value for value in given if type(value) is int]
+    if len(found) < len(given):
         raise ValueError(f"k is {k!r}; write a number or a list, such as k=[1,4]")
     return found
 

@@ -77,7 +77,9 @@ def see_patterns(
         parts.decoder(input_ids=ids, use_cache=False)
 
 
-def _hand_over(see: Callable[[int, torch.Tensor], None], layer: int, output: Any) -> None:
+def _hand_over(
+    see: Callable[[int, torch.Tensor], None], layer: int, output: tuple[torch.Tensor, torch.Tensor]
+) -> None:
     see(layer, wide(output[1]))
 
 

@@ -19,11 +19,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
     from analysis.prompts.pairs import Pairs
 
@@ -97,7 +98,7 @@ def _score(values: torch.Tensor, weights: torch.Tensor) -> Score:
 def head_roles(
     model: nn.Module,
     pairs: Pairs,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     batch_size: int = 8,
     resamples: int = 1000,
     seed: int = 0,

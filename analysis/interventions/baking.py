@@ -14,6 +14,8 @@ from analysis.models.anatomy import Anatomy, anatomy, base_model
 from analysis.models.compat import Conv1D, model_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from analysis.interventions.operations import Constants, Intervention
     from analysis.models.loading import Tokenizer
 
@@ -45,15 +47,15 @@ def bake(
             "scale or mean, or intervene on the live model"
         )
     merge = getattr(model, "merge_and_unload", None)
-    model = merge() if callable(merge) else base_model(model)
-    if added is not None and anatomy(model).blocks[0].o_proj.bias is None:
-        model = _with_output_bias(model)
-    parts = anatomy(model)
+    whole = merge() if callable(merge) else base_model(model)
+    if added is not None and anatomy(whole).blocks[0].o_proj.bias is None:
+        whole = _with_output_bias(whole)
+    parts = anatomy(whole)
     if intervention is None:
-        return model
+        return whole
     for layer, heads in intervention.by_layer.items():
         _change(parts, layer, heads, intervention.factor, added)
-    return model
+    return whole
 
 
 def _change(
@@ -71,7 +73,7 @@ def _change(
         columns[:, head] *= factor
 
 
-def _with_output_bias(model: Any) -> Any:
+def _with_output_bias(model: PreTrainedModel) -> PreTrainedModel:
     """The same function with biases, all 0, where o_proj had none."""
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from analysis.models.compat import Conv1D
 from analysis.models.graph import Graph
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -263,7 +266,7 @@ def check_supported(model_type: str) -> None:
         )
 
 
-def graph_of(config: Any, kv: str = "grouped") -> Graph:
+def graph_of(config: PreTrainedConfig, kv: str = "grouped") -> Graph:
     """The graph of a model's configuration, with no weight loaded.
 
     Raises:
@@ -275,7 +278,7 @@ def graph_of(config: Any, kv: str = "grouped") -> Graph:
     return Graph(int(config.num_hidden_layers), heads, shared, kv)
 
 
-def _find(parent: Any, name: str, where: str) -> Any:
+def _find(parent: nn.Module, name: str, where: str) -> Any:
     module = getattr(parent, name, None)
     if not isinstance(module, nn.Module):
         raise ValueError(f"{where} has no module {name!r}; supported: {', '.join(SUPPORTED)}")
@@ -322,7 +325,7 @@ def anatomy(model: nn.Module, kv: str = "grouped") -> Anatomy:
     )
 
 
-def _block(layer: Any, layout: Layout, graph: Graph, head_dim: int, where: str) -> Block:
+def _block(layer: nn.Module, layout: Layout, graph: Graph, head_dim: int, where: str) -> Block:
     attention = _find(layer, layout.attention, where)
 
     def norm(name: str) -> Norm:

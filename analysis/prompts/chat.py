@@ -86,7 +86,7 @@ def fill(template: str, problem: Problem) -> str:
     return with_solution.replace("{answer}", problem.answer)
 
 
-def on_off(name: str, value: Any) -> str | None:
+def on_off(name: str, value: object) -> str | None:
     """`on`, `off` or None; YAML reads the bare words on and off as truth values.
 
     Raises:

@@ -12,7 +12,7 @@ _SECRET = re.compile(
 )
 
 
-def redact(config: Any) -> Any:
+def redact(config: object) -> Any:
     """A copy of a configuration in which the values of keys that name a secret are masked.
 
     >>> redact({"api_key": "x", "seed": 0})
@@ -28,7 +28,7 @@ def redact(config: Any) -> Any:
     return config
 
 
-def secrets_in(config: Any, prefix: str = "") -> list[str]:
+def secrets_in(config: object, prefix: str = "") -> list[str]:
     """The keys of a configuration that hold a secret.
 
     >>> secrets_in({"model": {"hub_token": "hf_x"}, "eos_token": "<end>"})

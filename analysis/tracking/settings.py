@@ -19,7 +19,7 @@ from typing import Any
 from analysis.cli import key
 
 
-def free(help: str, default: Any) -> Any:
+def free(help: str, default: object) -> Any:
     """A `key` that shapes no record."""
     return field(default=default, metadata={"help": help, "free": True})
 
