@@ -1,0 +1,74 @@
+"""The check before a run: everything that is wrong, at once."""
+
+from __future__ import annotations
+
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from launch.preflight import preflight
+from tests.support.launches import SMALL
+
+
+def test_preflight_names_everything_that_is_wrong_at_once(compose, tmp_path, monkeypatch):
+    import shutil
+    from importlib import metadata
+
+    installed = metadata.version
+    old = {"trl": "0.9.0"}
+    monkeypatch.setattr(metadata, "version", lambda name: old.get(name) or installed(name))
+    full = SimpleNamespace(free=4_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        cfg = compose(
+            "grpo",
+            "model=tiny_random",
+            "data=file",
+            "data.source=jsonl:none.jsonl",
+            "resources.gpus=99",
+            f"resources.port={port}",
+            f"run_dir={tmp_path}/r",
+            "train.args.use_vllm=true",
+            "train.args.max_steps=400",
+        )
+        with pytest.raises(ValueError, match="the pre-flight check failed") as caught:
+            preflight(cfg)
+    lines = str(caught.value).splitlines()[1:]
+    starts = ["versions", "vllm", "devices", "port", "data", "disk"]
+    assert [line.strip().partition(":")[0] for line in lines] == starts
+    assert "trl>=1.0 (0.9.0)" in lines[0]
+    assert "4 checkpoints of about 9.84 MB" in lines[5]
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_directory_without_weights_or_tokenizer_is_no_model(compose, tiny_dir, tmp_path):
+    cfg = compose("sft", "model=hub", f"model.path={tiny_dir}", f"run_dir={tmp_path}/r")
+    preflight(cfg)
+    tokenizer = {path: path.read_bytes() for path in tiny_dir.glob("tokenizer*")}
+    for path in tokenizer:
+        path.unlink()
+    with pytest.raises(ValueError, match="has no tokenizer that can be read"):
+        preflight(cfg)
+    for path, content in tokenizer.items():
+        path.write_bytes(content)
+    (tiny_dir / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds no weights"):
+        preflight(cfg)
+
+
+def test_a_model_that_is_nowhere_is_named_at_once(compose, tmp_path):
+    cfg = compose("sft", "model=hub", "model.path=no/such-model", f"run_dir={tmp_path}/r")
+    with pytest.raises(ValueError, match="'no/such-model' is neither a directory here nor in the"):
+        preflight(cfg)
+
+
+def test_a_setting_that_is_wrong_is_found_before_the_queue(launch):
+    queue = ["resources=slurm", "resources.gpus=1", "name=mine"]
+    done = launch(*SMALL[:-1], *queue, "train.args.learning_rat=1")
+    assert done.returncode == 2
+    assert "did you mean learning_rate?" in done.stderr
+    assert not (launch.directory / "runs").exists()
