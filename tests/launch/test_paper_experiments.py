@@ -1,63 +1,20 @@
-"""The paper's experiments: toy runs of each, what debug=tiny may change, mistakes in a study."""
+"""Toy runs of each of the paper's experiments."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from analysis.reporting import paper
 from launch.study import run_study
-from tests.support.places import ROOT
-from tests.support.warm import warm_python
-from train.entry import CONF
+from tests.support.paper import EXPERIMENTS, tiny
 
-PAPER = CONF / "experiment" / "paper"
-EXPERIMENTS = sorted(
-    (path.parent.name, path.stem) for path in PAPER.glob("*/*.yaml") if path.stem != "common"
-)
-STUDIES = [name for name, kind in EXPERIMENTS if kind == "study"]
 TRAINED = [(name, kind) for name, kind in EXPERIMENTS if kind != "study"]
 SFT, GRPO = ("openr1", "sft"), ("gsm8k", "grpo")  # whose heads the scaling study takes
-
-# Everything that debug=tiny may change, by what it is.
-MODELS = {"model.path", "model.recipe", "model.seed", "study.models"}
-DATA = {
-    *("data.source", "data.options", "data.messages_column"),
-    *("pairs.source", "study.pairs", "study.tasks"),
-}
-SIZES = {
-    *("data.size", "pairs.size", "tracking.top_n", "tracking.ig_steps", "tracking.resamples"),
-    *("train.args.max_steps", "train.args.save_steps", "train.args.logging_steps"),
-    *("train.args.per_device_train_batch_size", "train.args.gradient_accumulation_steps"),
-    *("train.args.max_length", "train.args.max_completion_length", "study.heads"),
-    *(f"study.defaults.evaluate.{name}" for name in ("size", "n", "k", "controls")),
-    "study.defaults.evaluate.max_new_tokens",
-}
-ON_A_CPU = {"train.args.bf16", "study.defaults.evaluate.backend"}
-APART = {"run_dir"}
-
-
-def flat(values: dict, prefix: str = "") -> dict[str, object]:
-    """Leaves by dotted key."""
-    found: dict[str, object] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
-
-
-def tiny(compose, toy, kind, name, *more):
-    """The configuration of an experiment under debug=tiny, kept in a directory of the test."""
-    words = [f"experiment=paper/{name}", "debug=tiny", "logger=none", "resume=auto"]
-    return compose(kind, *words, f"run_dir={toy}/${{name}}", *more)
 
 
 def trained(compose, toy, name, kind):
@@ -75,38 +32,6 @@ def trained(compose, toy, name, kind):
 def toy(tmp_path_factory):
     """Where the toy runs are kept that tests share."""
     return tmp_path_factory.mktemp("toy")
-
-
-@pytest.mark.parametrize(("name", "kind"), EXPERIMENTS)
-def test_debug_tiny_replaces_models_data_and_sizes_and_nothing_else(compose, name, kind):
-    from train.config import plain
-
-    full = flat(plain(compose(kind, f"experiment=paper/{name}")))
-    small = flat(plain(compose(kind, f"experiment=paper/{name}", "debug=tiny")))
-    changed = {key for key in full.keys() | small.keys() if full.get(key) != small.get(key)}
-    # what steps and pairs of a study take from elsewhere is compared where it comes from
-    allowed = MODELS | DATA | SIZES | ON_A_CPU | APART
-    unexpected = {
-        key for key in changed if not any(key == a or key.startswith(f"{a}.") for a in allowed)
-    }
-    followers = {
-        key
-        for key in unexpected
-        if (found := re.fullmatch(r"study\.steps\.\w+[\w.-]*\.options\.(.*)", key))
-        and (found[1] in ("source", "size") or found[1] == "intervention")
-    }
-    assert unexpected == followers
-    assert {"model.recipe", "pairs.source", "tracking.top_n", "run_dir"} <= changed
-    assert small["run_dir"] == f"runs-tiny/{small['name']}" != full["run_dir"]
-
-
-@pytest.mark.parametrize(("name", "kind"), EXPERIMENTS)
-def test_each_begins_with_its_command(name, kind):
-    lines = (PAPER / name / f"{kind}.yaml").read_text().splitlines()
-    assert lines[:2] == [
-        "# @package _global_",
-        f"# to execute: headlab {kind} experiment=paper/{name}",
-    ]
 
 
 VARIANTS = [pair for pair in TRAINED if pair[0] not in ("openr1", "gsm8k")]
@@ -316,141 +241,3 @@ def test_heads_of_runs_are_counted_as_the_paper_counts(compose, toy):
     assert by_name["base"][4].startswith(f"{len(inside[0])} [")
     assert by_name["GRPO GSM8K"] == ["GRPO GSM8K", "20", "-", "-", "-", "-", "-", "-"]
     assert f"SFT: {run}" in notes
-
-
-def test_each_rate_of_grpo_has_its_row(compose, tmp_path):
-    """The paper's one count stands beside both."""
-    from analysis.records.run_file import RunFile
-    from analysis.tracking.settings import TrackingSettings
-    from analysis.tracking.tracker import HeadTracker
-    from tests.support.models import random_pairs, tiny_model
-
-    tracker = HeadTracker(tmp_path, random_pairs(3), TrackingSettings(ig_steps=1, resamples=5))
-    for step in (0, 1):
-        tracker.track(tiny_model("qwen2", seed=step), step, show_progress=False)
-    name = compose("grpo", "experiment=paper/openr1_lr2e-5").name
-    RunFile(name, "grpo", "reward").write(tmp_path)
-    rows, _ = paper.head_rows(paper.tracked_runs([tmp_path]))
-    by_name = {row[0]: row for row in rows}
-    assert by_name["GRPO OpenR1, lr 1e-6"][1:3] == ["19", "-"]
-    assert by_name["GRPO OpenR1, lr 2e-5"][1] == "19"
-    assert by_name["GRPO OpenR1, lr 2e-5"][2] != "-"
-    assert "does not say for which" in "\n".join(paper.HEAD_NOTES)
-
-
-def test_a_step_on_an_empty_set_of_heads_is_left_out(tmp_path, capsys):
-    """No head is exclusive: a finding, and the steps after it run."""
-    from types import SimpleNamespace
-
-    from analysis.interventions.head_sets import parse_heads
-    from launch.study import run_steps
-
-    (tmp_path / "none.json").write_text('{"heads": []}')
-    ran = []
-
-    def step(name, command, act):
-        return SimpleNamespace(
-            name=name,
-            command=command,
-            module=SimpleNamespace(act=act),
-            line=lambda places: name,
-            parse=lambda places: None,
-        )
-
-    steps = [
-        step("empty", "evaluate", lambda options: parse_heads(f"{tmp_path}/none.json:5", None)),
-        step("after", "track", lambda options: ran.append("after")),
-    ]
-    run_steps(tmp_path, steps, {})
-    assert ran == ["after"]
-    assert "[1/2] empty: left out, as there is no head in" in capsys.readouterr().out
-    assert list(json.loads((tmp_path / "study.json").read_text())) == ["after"]
-
-
-STUDY_MISTAKES = [
-    (["study.steps.compare.command=comapre"], "study.steps.compare.command is 'comapre'"),
-    (["study.steps.compare.options.ouut=x"], "study.steps.compare: unknown key 'ouut'; did you"),
-    (["study.steps.track.options.base='{bse}'"], "study.steps.track: nothing is named {bse}"),
-    (["study.models.post.recipe=tiny_randon"], "study.models.post.recipe is 'tiny_randon'"),
-    (["study.models.post.path=x"], "exactly one of study.models.post.path (x)"),
-    (["study.models.post={path: no/such-model, recipe: null}"], "'no/such-model' is neither"),
-    (["study.tokenizer=pots"], "study.tokenizer is 'pots'"),
-    (["study.steps.track.options.run='{task}'", "study.tasks=[]"], "is over tasks; name some"),
-    (["resources=slurm", "resources.gpus=8"], "leave out resources=slurm"),
-    (["study.defaults.evluate={n: 1}"], "study.defaults is 'evluate'"),
-]
-EVALUATE_MISTAKES = [
-    ("backend=hff", "backend is 'hff'"),
-    ("k=[1,9]", "k=9 needs as many samples"),
-    ("task=aime23", "aime23"),
-    ("intervention='zer:L0H0'", "zer"),
-    ("intervention='scale:much:L0H0'", "much"),
-    ("temperature=-1", "temperature"),
-]
-
-
-@pytest.mark.parametrize(("overrides", "message"), STUDY_MISTAKES, ids=lambda v: str(v)[:40])
-def test_mistakes_in_a_study_are_said_before_anything_is_made(
-    compose, tmp_path, overrides, message
-):
-    cfg = tiny(compose, tmp_path / "runs", "study", "distilled", *overrides)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        run_study(cfg)
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(("override", "message"), EVALUATE_MISTAKES)
-def test_mistakes_in_an_evaluation_are_said_before_anything_is_made(
-    compose, tmp_path, override, message
-):
-    change = f"++study.steps.off.options.{override}"
-    cfg = tiny(compose, tmp_path / "runs", "study", "think", change)
-    with pytest.raises(ValueError, match=f"study.steps.off.*{re.escape(message)}"):
-        run_study(cfg)
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_name_that_is_taken_is_refused(compose, tmp_path):
-    from omegaconf import OmegaConf, open_dict
-
-    cfg = tiny(compose, tmp_path / "runs", "study", "distilled")
-    with open_dict(cfg):
-        cfg = OmegaConf.merge(cfg, {"study": {"models": {"run": {"path": "x"}}}})
-    with pytest.raises(ValueError, match=r"study.models.run: \{run\} is taken"):
-        run_study(cfg)
-
-
-def test_vllm_is_missed_before_the_first_step(compose, tmp_path, monkeypatch):
-    import importlib.util
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    more = "study.defaults.evaluate.backend=vllm"
-    with pytest.raises(ValueError, match="backend=vllm needs the package vllm"):
-        run_study(tiny(compose, tmp_path / "runs", "study", "think", more))
-
-
-def test_the_command_line_of_a_study(tmp_path):
-    """Dry run: one command a line, nothing written; a mistake is one line."""
-    words = [warm_python(), "-m", "launch", "study", "experiment=paper/think"]
-
-    def start(*more):
-        return subprocess.run(
-            [*words, *more],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-
-    dry = start("resources.dry_run=true", "resources.preflight=false", "study.heads=7")
-    lines = dry.stdout.splitlines()
-    assert len(lines) == 1 + 4 * 5
-    assert lines[0].startswith("headlab think model=Qwen/Qwen3-8B")
-    assert "tracking.top_n=5000" in lines[0]
-    assert "heads/think-off-only.json:7" in lines[-1]
-    assert "max_new_tokens=32768 backend=vllm" in lines[-1]
-    assert not list(tmp_path.iterdir())
-    wrong = start("debug=tiny", "study.steps.think.options.sise=3")
-    assert wrong.returncode == 2
-    assert wrong.stderr.splitlines()[-1].startswith("error: study.steps.think: unknown key 'sise'")
-    assert not list(tmp_path.iterdir())
