@@ -265,13 +265,6 @@ def test_presets_of_the_circuit(compose, preset, wanted):
     assert {name: settings[name] for name in wanted} == wanted
 
 
-def test_analysis_never_imports_train():
-    for path in (CONF.parent / "analysis").glob("*.py"):
-        assert not re.search(
-            r"^\s*(from|import) (train|launch)\b", path.read_text(), re.MULTILINE
-        ), path
-
-
 def test_attribution_core_needs_torch_and_transformers_alone():
     code = (
         "import sys\n"
