@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from analysis.cli import nearest
-from train.config import StudyConfig
 from train.overrides import experiments, groups
+from train.schema import StudyConfig
 
 
 def in_one_line(error: Exception, kind: str, defaults: DictConfig) -> str:
