@@ -7,12 +7,14 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import keys, parse
 from analysis.commands import command_module
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from omegaconf import DictConfig
 
 COMMANDS = ("track", "think", "compare", "evaluate")
@@ -43,10 +45,10 @@ class Step:
         ]
 
     @property
-    def module(self) -> Any:
+    def module(self) -> ModuleType:
         return command_module(self.command)
 
-    def parse(self, places: Mapping[str, str]) -> Any:
+    def parse(self, places: Mapping[str, str]) -> DataclassInstance:
         """The options of its command.
 
         Raises:
@@ -57,7 +59,7 @@ class Step:
         except ValueError as error:
             raise ValueError(f"study.steps.{self.name}: {error}") from error
 
-    def check(self, options: Any) -> None:
+    def check(self, options: DataclassInstance) -> None:
         """All that its command can say of its options before it runs, where it can.
 
         Raises:
@@ -69,11 +71,11 @@ class Step:
             raise ValueError(f"study.steps.{self.name}: {error}") from error
 
     def line(self, places: Mapping[str, str]) -> str:
-        """The command that runs this step alone."""
+        """The command that runs only this step."""
         return shlex.join(["headlab", self.command, *self.words(places)])
 
 
-def fill(value: Any, places: Mapping[str, str]) -> Any:
+def fill(value: object, places: Mapping[str, str]) -> Any:
     """A value with its placeholders filled in; those not in `places` stay."""
     if isinstance(value, str):
         return _PLACEHOLDER.sub(lambda found: places.get(found[1], found[0]), value)
@@ -93,7 +95,7 @@ def _flat(options: dict[str, Any], known: Mapping[str, Any]) -> Iterator[tuple[s
             yield name, value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A value as the command line reads it."""
     from omegaconf import OmegaConf
 

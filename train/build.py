@@ -12,7 +12,7 @@ import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig
 
@@ -26,10 +26,18 @@ from train.config import plain, tracking_config
 from train.data import is_generator, load_problems, prompting
 from train.sharding import check_config
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from peft import PeftConfig
+    from transformers import PreTrainedTokenizerBase
+    from trl import GRPOConfig, SFTConfig
+
 log = logging.getLogger(__name__)
 
+T = TypeVar("T", bound="DataclassInstance")
 
-def construct(cls: type, values: dict[str, Any], key: str) -> Any:
+
+def construct(cls: type[T], values: dict[str, Any], key: str) -> T:
     """`cls(**values)`, with a misspelt name answered by the nearest right one."""
     known = [f.name for f in dataclasses.fields(cls)]
     for name in values:
@@ -40,7 +48,7 @@ def construct(cls: type, values: dict[str, Any], key: str) -> Any:
     return cls(**values)
 
 
-def training_args(cfg: DictConfig) -> Any:
+def training_args(cfg: DictConfig) -> SFTConfig | GRPOConfig:
     """The SFTConfig or GRPOConfig of a run; without a GPU it computes in float32 on the CPU.
 
     Raises:
@@ -63,7 +71,11 @@ def training_args(cfg: DictConfig) -> Any:
         "use_safetensors": True,
         **(values.get("model_init_kwargs") or {}),
     }
-    args = construct(SFTConfig if cfg.train.kind == "sft" else GRPOConfig, values, "train.args")
+    args: SFTConfig | GRPOConfig
+    if cfg.train.kind == "sft":
+        args = construct(SFTConfig, values, "train.args")
+    else:
+        args = construct(GRPOConfig, values, "train.args")
     cycle = generation_cycle(args)
     if args.save_strategy == "steps" and args.save_steps % cycle:
         log.warning(
@@ -75,10 +87,13 @@ def training_args(cfg: DictConfig) -> Any:
     return args
 
 
-def generation_cycle(args: Any) -> int:
+def generation_cycle(args: SFTConfig | GRPOConfig) -> int:
     """Steps that GRPO takes with one generation of completions; 1 for SFT."""
-    if not hasattr(args, "steps_per_generation"):
+    from trl import GRPOConfig
+
+    if not isinstance(args, GRPOConfig):
         return 1
+    assert args.steps_per_generation is not None, "GRPOConfig sets it where it was not given"
     cycle = args.steps_per_generation * args.num_iterations
     return int(max(1, cycle // args.gradient_accumulation_steps))
 
@@ -156,7 +171,7 @@ def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> 
         )
 
 
-def peft_config(cfg: DictConfig) -> Any:
+def peft_config(cfg: DictConfig) -> PeftConfig | None:
     """A LoraConfig, or None."""
     if cfg.peft.method == "none":
         return None
@@ -180,7 +195,7 @@ def _pair_problems(cfg: DictConfig, wanted: int) -> list[Problem]:
     return random.Random(p.seed).sample(problems, min(wanted, len(problems)))
 
 
-def build_pairs(cfg: DictConfig, tokenizer: Any) -> Pairs:
+def build_pairs(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
     """The pairs that a configuration describes."""
     p = cfg.pairs
     if p.kind == "file":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
@@ -31,13 +31,30 @@ from train.interrupt import Interrupt
 from train.schedule import Budget, Schedule
 from train.sharding import whole_weights
 
+if TYPE_CHECKING:
+    from transformers import (
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        Trainer,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
+
 log = logging.getLogger(__name__)
 
 
 class Progress(ProgressCallback):
     """The trainer's progress bar, with the newest loss or reward beside it instead of log lines."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if state.is_world_process_zero and self.training_bar is not None and logs:
             shown = {k: f"{logs[k]:.3g}" for k in ("loss", "reward") if k in logs}
             self.training_bar.set_postfix(shown)
@@ -56,7 +73,7 @@ class CheckpointCallback(TrainerCallback):
     def __init__(self, interrupt: Interrupt, start: int | None) -> None:
         self.interrupt = interrupt
         self.start = start
-        self.trainer: Any = None
+        self.trainer: Trainer | None = None  # given by the run, before training begins
 
     def is_done(self, step: int) -> bool:
         raise NotImplementedError
@@ -69,22 +86,30 @@ class CheckpointCallback(TrainerCallback):
         """Whether the step that a run starts from is one that an unbroken run would observe."""
         return step == self.start
 
-    def observe(self, step: int, model: Any, tokenizer: Any) -> None:
+    def observe(
+        self, step: int, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | None
+    ) -> None:
         raise NotImplementedError
 
-    def look(self, state: Any, model: Any, tokenizer: Any) -> None:
+    def look(
+        self,
+        state: TrainerState,
+        model: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+    ) -> None:
         """Observe the live model, with its weights whole."""
+        assert self.trainer is not None, "the run gives it before training begins"
         with whole_weights(self.trainer):
             self.observe(state.global_step, model, tokenizer)
         distributed.wait_for_all()
 
     def on_train_begin(
         self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        processing_class: Any = None,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
         step = state.global_step
@@ -94,11 +119,11 @@ class CheckpointCallback(TrainerCallback):
 
     def on_save(
         self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        processing_class: Any = None,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
         wanted = self.is_wanted(state.global_step, state.max_steps)
@@ -141,7 +166,12 @@ class HeadTrackingCallback(CheckpointCallback):
     def is_regular(self, step: int) -> bool:
         return super().is_regular(step) or self.schedule.is_due(step)
 
-    def look(self, state: Any, model: Any, tokenizer: Any) -> None:
+    def look(
+        self,
+        state: TrainerState,
+        model: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+    ) -> None:
         if self.where == "inline":
             super().look(state, model, tokenizer)
         else:
@@ -149,11 +179,11 @@ class HeadTrackingCallback(CheckpointCallback):
 
     def on_step_end(
         self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        processing_class: Any = None,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
         step, last = state.global_step, state.max_steps
@@ -164,7 +194,9 @@ class HeadTrackingCallback(CheckpointCallback):
         elif self.is_wanted(step, last):
             self.look(state, model, processing_class)
 
-    def observe(self, step: int, model: Any, tokenizer: Any) -> None:
+    def observe(
+        self, step: int, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | None
+    ) -> None:
         started = time.monotonic()
         try:
             if model is None:
@@ -179,11 +211,11 @@ class HeadTrackingCallback(CheckpointCallback):
             torch.cuda.empty_cache()  # what tracking has used is the training's again
         self.budget.add(time.monotonic() - started)
 
-    def _copy(self, step: int) -> Any:
+    def _copy(self, step: int) -> PreTrainedModel:
         """The model of a checkpoint, read back from its files."""
         run = self.tracker.run
 
-        def load() -> Any:
+        def load() -> PreTrainedModel:
             base = Base.read(run)
             assert base is not None, "written when training began"
             with unsharded_loading():
@@ -213,7 +245,9 @@ class EvaluationCallback(CheckpointCallback):
     def is_done(self, step: int) -> bool:
         return step in read_evaluations(self.run, self.evaluation.task)
 
-    def observe(self, step: int, model: Any, tokenizer: Any) -> None:
+    def observe(
+        self, step: int, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | None
+    ) -> None:
         e = self.evaluation
 
         def measure() -> None:
@@ -241,8 +275,12 @@ class PresentCallback(TrainerCallback):
     def present(self) -> None:
         present(self.run, self.publisher, self.pages, self.known)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.present()
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.present()

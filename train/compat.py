@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 
 @contextmanager
-def without_engine_hooks(engine: Any) -> Iterator[None]:
+def without_engine_hooks(engine: DeepSpeedEngine) -> Iterator[None]:
     """A ZeRO-3 engine's model without the hooks that gather and release weights at each pass.
 
     TRL takes them off for generation, and leaves one that would make ranks wait for each other in

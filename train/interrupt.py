@@ -28,7 +28,7 @@ class Interrupt(TrainerCallback):
     """Stops the training with a checkpoint when SIGTERM comes.
 
     asked: this rank got the signal.  stopping: all ranks stop at this step.  extra: the checkpoint
-    of this step is made for the interruption alone.
+    of this step is made for the interruption only.
     """
 
     def __init__(self, cycle: int, is_saved: Callable[[int], bool]) -> None:

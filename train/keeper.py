@@ -25,7 +25,13 @@ from train.interrupt import Interrupt
 from train.sharding import check_in_force
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+    from transformers import (
+        PreTrainedModel,
+        Trainer,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +73,7 @@ class Keeper(TrainerCallback):
         self,
         run: Path,
         model_path: str,
-        deepspeed: Any,
+        deepspeed: dict[str, Any] | None,
         keep: int | None,
         may_go: Callable[[int], bool],
         interrupt: Interrupt,
@@ -78,7 +84,7 @@ class Keeper(TrainerCallback):
         self.keep = keep
         self.may_go = may_go
         self.interrupt = interrupt
-        self.trainer: Any = None
+        self.trainer: Trainer | None = None  # given by the run, before training begins
 
     def on_train_begin(
         self,
@@ -88,6 +94,7 @@ class Keeper(TrainerCallback):
         model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
+        assert self.trainer is not None, "the run gives it before training begins"
         check_in_force(self.trainer, self.deepspeed)
         if not state.is_world_process_zero:
             return

@@ -1,8 +1,6 @@
-"""One training run: check everything, build the parts, train, report.
+"""One training run: prepare it (train/plan.py), train, report.
 
-    python -m train.run FILE     a configuration already resolved (this is what `launch` starts)
-
-`prepare` does all that can fail for a user's mistake before any weight is loaded.
+python -m train.run FILE     a configuration already resolved (this is what `launch` starts)
 """
 
 from __future__ import annotations
@@ -12,123 +10,45 @@ import os
 import signal
 import sys
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from omegaconf import DictConfig
 
 from analysis.evaluation.sampling import Sampling
 from analysis.files import atomic_write
-from analysis.models.loading import load_tokenizer
-from analysis.prompts.pairs import Pairs
 from analysis.records.checkpoints import Base
 from analysis.records.locks import Held, Lock
 from analysis.records.run_file import RunFile
 from analysis.records.secrets import redact
 from analysis.reporting.publish import Publisher
 from analysis.tracking import distributed
-from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker
-from train.build import (
-    Evaluation,
-    build_pairs,
-    check_model,
-    evaluations,
-    generation_cycle,
-    peft_config,
-    tracking_settings,
-    training_args,
-)
-from train.checkpoints import (
-    check_processes,
-    is_finished,
-    is_interrupted,
-    last_complete,
-    step_of,
-)
+from train.build import generation_cycle
+from train.checkpoints import is_finished, is_interrupted, step_of
 from train.compat import unsharded_loading
-from train.config import check, check_same_run, load_resolved, plain
-from train.data import grpo_dataset, sft_dataset
+from train.config import load_resolved, plain
 from train.disk import DiskFull, explained_if_full
-from train.recipes.registry import build_recipe
-from train.rewards import find_rewards
+from train.plan import Plan, Setup, assemble, prepare
 from train.schedule import Schedule
-from train.sharding import NotInForce, alone, set_up
+from train.sharding import NotInForce, set_up
 
 if TYPE_CHECKING:
+    from transformers import TrainerCallback
+    from trl import GRPOTrainer, SFTTrainer
+
     from train.callbacks import PresentCallback
 
 SIGNALS = {"sft": "loss", "grpo": "reward"}  # what a training is followed by
 LOCK_VARIABLE = "HEADLAB_LOCK"  # token of the launcher's lock, which passes to the main process
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything a run needs, checked, with no weight loaded yet."""
-
-    cfg: DictConfig
-    run: Path
-    args: Any  # SFTConfig or GRPOConfig
-    dataset: Any
-    rewards: list[Any]
-    peft: Any
-    tracking: TrackingSettings | None
-    evaluations: list[Evaluation]
-    checkpoint: Path | None
-    keep: int | None  # checkpoints
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a run takes from its model before the weights are loaded."""
-
-    model_path: str
-    tokenizer: Any
-    pairs: Pairs | None
-
-
-def prepare(cfg: DictConfig) -> Plan:
-    """Check a configuration and build all that needs no weights.
-
-    Raises:
-        ValueError: saying what is wrong and how to mend it.
-    """
-    check(cfg)
-    run = Path(cfg.run_dir)
-    tracking = tracking_settings(cfg)
-    rewards = find_rewards(list(cfg.train.rewards)) if cfg.train.kind == "grpo" else []
-    if cfg.deepspeed.config is not None:
-        alone()
-    args = training_args(cfg)
-    keep, args.save_total_limit = args.save_total_limit, None  # train/keeper.py sees to it
-    if cfg.model.path is not None:
-        check_model(cfg.model.path, args.model_init_kwargs, tracking is not None)
-    if (run / "config.yaml").exists():
-        saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        check_same_run(saved, redact(plain(cfg)))
-    checkpoint = last_complete(run) if cfg.resume == "auto" else None
-    if checkpoint is not None and args.deepspeed is not None:
-        check_processes(checkpoint, args.world_size)
-    return Plan(
-        cfg=cfg,
-        run=run,
-        args=args,
-        dataset=(sft_dataset if cfg.train.kind == "sft" else grpo_dataset)(cfg.data),
-        rewards=rewards,
-        peft=peft_config(cfg),
-        tracking=tracking,
-        evaluations=evaluations(cfg),
-        checkpoint=checkpoint,
-        keep=keep,
-    )
-
-
-def _trainer(plan: Plan, setup: Setup) -> Any:
+def _trainer(plan: Plan, setup: Setup) -> SFTTrainer | GRPOTrainer:
     from trl import GRPOTrainer, SFTTrainer
 
-    shared = {
+    shared: dict[str, Any] = {
         "model": setup.model_path,
         "args": plan.args,
         "train_dataset": plan.dataset,
@@ -137,10 +57,10 @@ def _trainer(plan: Plan, setup: Setup) -> Any:
     }
     if plan.cfg.train.kind == "sft":
         return SFTTrainer(**shared)
-    return GRPOTrainer(**shared, reward_funcs=plan.rewards)
+    return GRPOTrainer(**shared | {"reward_funcs": plan.rewards})
 
 
-def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[Any]:
+def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[TrainerCallback]:
     """In the order of their calls: what a checkpoint is comes before anything that reads it.
 
     What shows the run is the main process's; the others only keep pace.
@@ -164,10 +84,11 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[An
     def may_go(step: int) -> bool:
         return tracker is None or not schedule.includes(step, 0) or tracker.is_tracked(step)
 
-    found: list[Any] = [
+    deepspeed = cast("dict[str, Any] | None", plan.args.deepspeed)  # cfg.deepspeed.config
+    found: list[TrainerCallback] = [
         LocalMetrics(plan.run),
         interrupt,
-        Keeper(plan.run, setup.model_path, plan.args.deepspeed, plan.keep, may_go, interrupt),
+        Keeper(plan.run, setup.model_path, deepspeed, plan.keep, may_go, interrupt),
     ]
     start: int | None = 0
     if plan.checkpoint is not None:
@@ -191,25 +112,6 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[An
     if distributed.rank() == 0 and (tracker is not None or plan.evaluations):
         found.append(PresentCallback(plan.run, publisher, pages=where != "sidecar"))
     return found
-
-
-def assemble(plan: Plan) -> Setup:
-    """Find or build the model, read its tokenizer, and make the pairs; no weights are loaded yet.
-
-    Raises:
-        ValueError: the model can't be had, or the pairs can't be made of the problems.
-    """
-    import torch
-    from accelerate import PartialState
-
-    cfg = plan.cfg
-    if cfg.resources.threads is not None:
-        torch.set_num_threads(cfg.resources.threads)
-    with PartialState().main_process_first():
-        model_path = cfg.model.path or str(build_recipe(cfg.model.recipe, cfg.model.seed))
-    tokenizer = load_tokenizer(model_path)
-    pairs = build_pairs(cfg, tokenizer) if plan.tracking is not None else None
-    return Setup(model_path, tokenizer, pairs)
 
 
 def run(plan: Plan) -> None:
@@ -292,7 +194,7 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
             _conclude(plan, callback)
 
 
-def _train(plan: Plan, setup: Setup, callbacks: list[Any]) -> None:
+def _train(plan: Plan, setup: Setup, callbacks: list[TrainerCallback]) -> None:
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
     from transformers.trainer_utils import set_seed
 
@@ -311,7 +213,7 @@ def _train(plan: Plan, setup: Setup, callbacks: list[Any]) -> None:
     trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
 
 
-def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Any]) -> None:
+def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[TrainerCallback]) -> None:
     """Observe the last checkpoint of a finished run where a stop came between saving and observing.
 
     The trainer is not started: resumed at its last step, it would train one step more.

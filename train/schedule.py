@@ -9,7 +9,6 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ class Schedule:
     steps: tuple[int, ...] = ()
 
     @classmethod
-    def parse(cls, value: Any) -> Schedule:
+    def parse(cls, value: object) -> Schedule:
         """The schedule that `tracking.schedule` describes.
 
         Raises:

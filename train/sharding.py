@@ -10,23 +10,26 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from train.compat import without_engine_hooks, without_shm_operator
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 
 class NotInForce(Exception):
     """DeepSpeed was asked for, and the trainer does not train under it."""
 
 
-def zero_stage(config: Any) -> int:
-    """The ZeRO stage of a DeepSpeed configuration (a mapping, or None)."""
+def zero_stage(config: Mapping[str, Any] | None) -> int:
+    """The ZeRO stage of a DeepSpeed configuration; 0 for None."""
     return int(((config or {}).get("zero_optimization") or {}).get("stage") or 0)
 
 
-def check_config(config: Any) -> None:
+def check_config(config: Mapping[str, Any] | None) -> None:
     """Raise ValueError if checkpoints under a DeepSpeed configuration would lack their weights."""
     zero = (config or {}).get("zero_optimization") or {}
     if zero_stage(config) == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
@@ -68,14 +71,14 @@ def set_up(on_cpu: bool) -> None:
         deepspeed.init_distributed(auto_mpi_discovery=False)
 
 
-def check_in_force(trainer: Any, config: Any) -> None:
+def check_in_force(trainer: Trainer, config: Mapping[str, Any] | None) -> None:
     """Raise NotInForce unless the trainer really trains under the DeepSpeed that was asked for.
 
     Some launchers drop it without a word: accelerate does under its --cpu flag.
     """
     if config is None:
         return
-    engine = trainer.model_wrapped
+    engine: Any = trainer.model_wrapped  # DeepSpeed's engine, or a model
     found = type(engine).__name__
     if found != "DeepSpeedEngine":
         raise NotInForce(
@@ -90,14 +93,14 @@ def check_in_force(trainer: Any, config: Any) -> None:
         )
 
 
-def is_partitioned(trainer: Any) -> bool:
+def is_partitioned(trainer: Trainer) -> bool:
     """Whether every rank holds only a part of each weight (ZeRO-3)."""
     stage = getattr(trainer.model_wrapped, "zero_optimization_stage", None)
     return stage is not None and stage() == 3
 
 
 @contextmanager
-def whole_weights(trainer: Any) -> Iterator[None]:
+def whole_weights(trainer: Trainer) -> Iterator[None]:
     """Whole weights in the trainer's model, to read; to be entered by all ranks."""
     if not is_partitioned(trainer):
         yield

@@ -14,9 +14,13 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from trl import GRPOTrainer, SFTTrainer
 
 
 class Stamps(TrainerCallback):
@@ -25,7 +29,15 @@ class Stamps(TrainerCallback):
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        assert logs is not None, "a trainer hands over its log"
         numbers = {name: value for name, value in logs.items() if isinstance(value, int | float)}
         self.lines.append({"step": state.global_step, "time": time.time(), **numbers})
 
@@ -40,14 +52,16 @@ def train(spec: dict[str, Any]) -> None:
     rows = Path(spec["rows"]).read_text(encoding="utf-8").splitlines()
     dataset = Dataset.from_list([json.loads(row) for row in rows])
     stamps = Stamps()
+    shared: dict[str, Any]
     shared = {"model": spec["model"], "train_dataset": dataset, "callbacks": [stamps]}
-    trainer: Any
+    trainer: SFTTrainer | GRPOTrainer
     if spec["kind"] == "sft":
         trainer = SFTTrainer(args=SFTConfig(**spec["args"]), **shared)
     else:
-        rewards: Any = find_rewards(spec["rewards"])
-        trainer = GRPOTrainer(args=GRPOConfig(**spec["args"]), reward_funcs=rewards, **shared)
+        shared["reward_funcs"] = find_rewards(spec["rewards"])
+        trainer = GRPOTrainer(args=GRPOConfig(**spec["args"]), **shared)
     trainer.train()
+    assert trainer.args.output_dir is not None, "the specification names one"
     written = "".join(json.dumps(line) + "\n" for line in stamps.lines)
     (Path(trainer.args.output_dir) / "metrics.jsonl").write_text(written, encoding="utf-8")
 

@@ -1,0 +1,122 @@
+"""What a run needs, checked and built before any weight is loaded: `prepare`, then `assemble`.
+
+`prepare` does all that can fail for a user's mistake and needs no model; `assemble` finds or builds
+the model's files. train/run.py trains with the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from omegaconf import DictConfig
+
+from analysis.models.loading import load_tokenizer
+from analysis.prompts.pairs import Pairs
+from analysis.records.secrets import redact
+from analysis.tracking.settings import TrackingSettings
+from train.build import (
+    Evaluation,
+    build_pairs,
+    check_model,
+    evaluations,
+    peft_config,
+    tracking_settings,
+    training_args,
+)
+from train.checkpoints import check_processes, last_complete
+from train.config import check, check_same_run, plain
+from train.data import grpo_dataset, sft_dataset
+from train.recipes.registry import build_recipe
+from train.rewards import find_rewards
+from train.sharding import alone
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import PeftConfig
+    from transformers import PreTrainedTokenizerBase
+    from trl import GRPOConfig, SFTConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs, checked, with no weight loaded yet."""
+
+    cfg: DictConfig
+    run: Path
+    args: SFTConfig | GRPOConfig
+    dataset: Dataset
+    rewards: list[Callable[..., list[float]]]
+    peft: PeftConfig | None
+    tracking: TrackingSettings | None
+    evaluations: list[Evaluation]
+    checkpoint: Path | None
+    keep: int | None  # checkpoints
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run takes from its model before the weights are loaded."""
+
+    model_path: str
+    tokenizer: PreTrainedTokenizerBase
+    pairs: Pairs | None
+
+
+def prepare(cfg: DictConfig) -> Plan:
+    """Check a configuration and build all that needs no weights.
+
+    Raises:
+        ValueError: saying what is wrong and how to mend it.
+    """
+    check(cfg)
+    run = Path(cfg.run_dir)
+    tracking = tracking_settings(cfg)
+    rewards = find_rewards(list(cfg.train.rewards)) if cfg.train.kind == "grpo" else []
+    if cfg.deepspeed.config is not None:
+        alone()
+    args = training_args(cfg)
+    keep, args.save_total_limit = args.save_total_limit, None  # train/keeper.py sees to it
+    if cfg.model.path is not None:
+        assert not isinstance(args.model_init_kwargs, str), "training_args makes it a mapping"
+        check_model(cfg.model.path, args.model_init_kwargs, tracking is not None)
+    if (run / "config.yaml").exists():
+        saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        check_same_run(saved, redact(plain(cfg)))
+    checkpoint = last_complete(run) if cfg.resume == "auto" else None
+    if checkpoint is not None and args.deepspeed is not None:
+        check_processes(checkpoint, args.world_size)
+    return Plan(
+        cfg=cfg,
+        run=run,
+        args=args,
+        dataset=(sft_dataset if cfg.train.kind == "sft" else grpo_dataset)(cfg.data),
+        rewards=rewards,
+        peft=peft_config(cfg),
+        tracking=tracking,
+        evaluations=evaluations(cfg),
+        checkpoint=checkpoint,
+        keep=keep,
+    )
+
+
+def assemble(plan: Plan) -> Setup:
+    """Find or build the model, read its tokenizer, and make the pairs; no weights are loaded yet.
+
+    Raises:
+        ValueError: the model can't be had, or the pairs can't be made of the problems.
+    """
+    import torch
+    from accelerate import PartialState
+
+    cfg = plan.cfg
+    if cfg.resources.threads is not None:
+        torch.set_num_threads(cfg.resources.threads)
+    with PartialState().main_process_first():
+        model_path = cfg.model.path or str(build_recipe(cfg.model.recipe, cfg.model.seed))
+    tokenizer = load_tokenizer(model_path)
+    pairs = build_pairs(cfg, tokenizer) if plan.tracking is not None else None
+    return Setup(model_path, tokenizer, pairs)
