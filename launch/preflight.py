@@ -230,7 +230,7 @@ def settings(cfg: DictConfig) -> list[str]:
 
     args = SFTConfig if cfg.train.kind == "sft" else GRPOConfig
     names: list[Any] = [(f.name, Any, None) for f in dataclasses.fields(args)]
-    # the names alone: whether the values are right may depend on the GPUs of a node
+    # only the names: whether the values are right may depend on the GPUs of a node
     construct(dataclasses.make_dataclass(args.__name__, names), plain(cfg.train.args), "train.args")
     peft_config(cfg)
     tracking_settings(cfg)

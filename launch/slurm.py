@@ -1,14 +1,14 @@
 """A run as a Slurm job: the script that `resources=slurm` renders, and its submission.
 
     headlab launch train=grpo resources=slurm resources.nodes=2 resources.gpus=8
-    headlab launch ... resources.dry_run=true      prints the script alone
+    headlab launch ... resources.dry_run=true      prints only the script
 
 One torchrun on each node, started by srun; they meet at the first node. The configuration of the
 job says resume=auto, so that a job that starts again, because its time was up or a node failed,
 goes on from the last complete checkpoint. Secrets are not in the script: the job inherits the
 environment.
 
-How a stop reaches the run: Slurm sends SIGUSR1 to the script alone (`B:`) before the time is up.
+How a stop reaches the run: Slurm sends SIGUSR1 to the script only (`B:`) before the time is up.
 The script then has Slurm send SIGTERM to the processes of the step, and queues the job again when
 they have saved and ended. It does not signal srun, which on SIGTERM kills its tasks without delay.
 A cancelled or preempted job gets SIGTERM everywhere; the script sits it out, since its end would

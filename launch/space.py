@@ -1,4 +1,4 @@
-"""How much room the checkpoints of a run take, from its configuration alone.
+"""How much room the checkpoints of a run take, from its configuration only.
 
 A checkpoint holds the trained weights and AdamW's two moments in the type of the weights (in
 float32 12 bytes a parameter); under DeepSpeed all three in float32 and another copy of the weights

@@ -76,7 +76,11 @@ class Step:
 
 
 def fill(value: object, places: Mapping[str, str]) -> Any:
-    """A value with its placeholders filled in; those not in `places` stay."""
+    """A value with its placeholders filled in; those not in `places` stay.
+
+    >>> fill({"run": "{base}/{step}", "size": 8}, {"step": "a"})
+    {'run': '{base}/a', 'size': 8}
+    """
     if isinstance(value, str):
         return _PLACEHOLDER.sub(lambda found: places.get(found[1], found[0]), value)
     if isinstance(value, list):

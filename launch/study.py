@@ -15,7 +15,7 @@ a command of analysis (track, think, compare, evaluate) with its options, whose 
 
 study.defaults.COMMAND are options of all steps of a command. Steps that measure circuits do it as
 the group `tracking` says. All that can be wrong with the configuration is said before the first
-step. Each step is printed as a command that can be run alone. RUN/study.json lists the finished
+step. Each step is printed as a command that can be run by itself. RUN/study.json lists the finished
 ones; the same command, given again, goes on with the others, and with every evaluation, which
 keeps its answers and says if its heads are others now. A step whose set of heads turns out empty
 is left out, which is said.

@@ -61,6 +61,7 @@ def training_args(cfg: DictConfig) -> SFTConfig | GRPOConfig:
     if not torch.cuda.is_available():
         on_cpu = {"use_cpu": True, "bf16": False}
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed's import warns of it
+    # ours first: what train.args says wins over it
     values = {**on_cpu, "output_dir": str(cfg.run_dir), "run_name": cfg.name, "seed": cfg.seed}
     config = plain(cfg.deepspeed)["config"]
     if config is not None:
@@ -77,6 +78,7 @@ def training_args(cfg: DictConfig) -> SFTConfig | GRPOConfig:
     else:
         args = construct(GRPOConfig, values, "train.args")
     cycle = generation_cycle(args)
+    # the trainer saves in the middle of a cycle if it is told to
     if args.save_strategy == "steps" and args.save_steps % cycle:
         log.warning(
             "save_steps (%s) is not a multiple of the generation cycle (%d steps): a run resumed "

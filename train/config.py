@@ -138,7 +138,7 @@ def check(cfg: DictConfig) -> None:
         )
 
 
-def load_resolved(path: Path) -> DictConfig:
+def load_resolved(path: str | Path) -> DictConfig:
     """A configuration that was composed and written before, checked against the schema."""
     cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
     assert isinstance(cfg, DictConfig)

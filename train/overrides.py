@@ -55,9 +55,12 @@ def sort_words(words: list[str]) -> tuple[list[str], list[str]]:
 
     Raises:
         ValueError: a word is neither.
+
+    >>> sort_words(["seed=1", "--cfg", "job", "name=a"])
+    (['seed=1', 'name=a'], ['--cfg', 'job'])
     """
     overrides, options = [], []
-    words = list(reversed(words))
+    words = list(reversed(words))  # the next word is the last of the list
     while words:
         word = words.pop()
         name, equals, value = word.partition("=")
@@ -80,7 +83,11 @@ def sort_words(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def kind_of(overrides: list[str], kind: str | None) -> str:
-    """The kind of run: that of the entry point or, for `launch` (None), of `train=...`."""
+    """The kind of run: that of the entry point or, for `launch` (None), of `train=...`.
+
+    >>> kind_of(["train=grpo", "seed=1"], None)
+    'grpo'
+    """
     chosen = [text.removeprefix("train=") for text in overrides if text.startswith("train=")]
     return kind or (chosen[-1] if chosen else "sft")
 
@@ -90,6 +97,9 @@ def expand_overrides(overrides: list[str], kind: str | None) -> list[str]:
 
     `kind` is the trainer of an entry point, or `study`; with None (launch) it is taken from
     `train=...`.
+
+    >>> expand_overrides(["train.args.max_steps=8", "seed=1"], "grpo")
+    ['train=grpo', '++train.args.max_steps=8', 'seed=1']
     """
     added = [] if kind in (None, "study") else [f"train={kind}"]
     return added + [_expand(text, kind_of(overrides, kind)) for text in overrides]

@@ -72,6 +72,7 @@ def prepare(cfg: DictConfig) -> Plan:
     Raises:
         ValueError: saying what is wrong and how to mend it.
     """
+    # what can be wrong in the settings themselves
     check(cfg)
     run = Path(cfg.run_dir)
     tracking = tracking_settings(cfg)
@@ -83,6 +84,7 @@ def prepare(cfg: DictConfig) -> Plan:
     if cfg.model.path is not None:
         assert not isinstance(args.model_init_kwargs, str), "training_args makes it a mapping"
         check_model(cfg.model.path, args.model_init_kwargs, tracking is not None)
+    # what a run that is resumed must have in common with the one that was started
     if (run / "config.yaml").exists():
         saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         check_same_run(saved, redact(plain(cfg)))

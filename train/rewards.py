@@ -24,7 +24,11 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 def text_of(completion: str | list[dict[str, str]]) -> str:
-    """The text of a completion, which TRL gives as a string or as a list of messages."""
+    """The text of a completion, which TRL gives as a string or as a list of messages.
+
+    >>> text_of([{"role": "assistant", "content": "4"}])
+    '4'
+    """
     return completion if isinstance(completion, str) else "".join(m["content"] for m in completion)
 
 
@@ -47,6 +51,11 @@ def format(completions: list[Any], **columns: Any) -> list[float]:
 
 
 def tag_count(completions: list[Any], **columns: Any) -> list[float]:
+    """0.25 for each of the four tags that stands in a completion exactly once.
+
+    >>> tag_count(["<think>2 + 2</think>4", "4"])
+    [0.5, 0]
+    """
     return [sum(0.25 for tag in _TAGS if text_of(c).count(tag) == 1) for c in completions]
 
 

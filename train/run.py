@@ -72,6 +72,7 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[Tr
     cfg = plan.cfg
     where = cfg.tracking.where
     schedule = Schedule.parse(plain(cfg.tracking)["schedule"])
+    # who looks at the model, and what stops the training
     tracker = None
     if plan.tracking is not None and setup.pairs is not None:
         tracker = HeadTracker(plan.run, setup.pairs, plan.tracking, setup.tokenizer)
@@ -84,12 +85,14 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[Tr
     def may_go(step: int) -> bool:
         return tracker is None or not schedule.includes(step, 0) or tracker.is_tracked(step)
 
+    # what every run has
     deepspeed = cast("dict[str, Any] | None", plan.args.deepspeed)  # cfg.deepspeed.config
     found: list[TrainerCallback] = [
         LocalMetrics(plan.run),
         interrupt,
         Keeper(plan.run, setup.model_path, deepspeed, plan.keep, may_go, interrupt),
     ]
+    # what looks at the checkpoints, from the step where this run starts
     start: int | None = 0
     if plan.checkpoint is not None:
         start = None if is_interrupted(plan.checkpoint) else step_of(plan.checkpoint)
@@ -109,6 +112,7 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[Tr
     for evaluation in plan.evaluations:
         sampling = Sampling(e.samples, e.temperature, e.top_p, e.max_new_tokens, e.batch_size)
         found.append(EvaluationCallback(plan.run, evaluation, sampling, e.seed, interrupt, start))
+    # last, what shows their records
     if distributed.rank() == 0 and (tracker is not None or plan.evaluations):
         found.append(PresentCallback(plan.run, publisher, pages=where != "sidecar"))
     return found
@@ -275,4 +279,4 @@ def run_or_exit(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_or_exit(load_resolved(Path(sys.argv[1])))
+    run_or_exit(load_resolved(sys.argv[1]))

@@ -29,6 +29,11 @@ class Schedule:
 
         Raises:
             ValueError: it describes none.
+
+        >>> Schedule.parse("every:10")
+        Schedule(kind='every', number=10, steps=())
+        >>> Schedule.parse([100, 1]).steps
+        (1, 100)
         """
         wrong = ValueError(f"tracking.schedule is {value!r}; choose {FORMS}")
         if isinstance(value, list):
@@ -64,7 +69,11 @@ class Schedule:
         return step in self.steps
 
     def includes(self, step: int, last: int) -> bool:
-        """Whether a checkpoint of this step is tracked, in a run whose last step is `last`."""
+        """Whether a checkpoint of this step is tracked, in a run whose last step is `last`.
+
+        >>> [step for step in (0, 5, 10, 12) if Schedule.parse("every:10").includes(step, 12)]
+        [0, 10, 12]
+        """
         return self.kind == "saves" or step in (0, last) or self.is_due(step)
 
 

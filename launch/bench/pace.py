@@ -84,7 +84,7 @@ def read_pace(run: Path) -> Pace:
 def difference(a: Pace, b: Pace, exact: bool) -> str | None:
     """Where two runs did not do the same work: the first step whose tokens or loss differ.
 
-    exact: losses must be equal to the last bit; else tokens alone are compared.
+    exact: losses must be equal to the last bit; else only tokens are compared.
     """
     names = ("num_tokens", "loss") if exact else ("num_tokens",)
     for step in sorted({*a.lines, *b.lines}):
