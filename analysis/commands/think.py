@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
-from analysis.comparison.thinking import MODES
 from analysis.tracking.settings import TrackingOptions
 
 if TYPE_CHECKING:
@@ -76,6 +75,7 @@ def build_pairs(options: Options, tokenizer: PreTrainedTokenizerBase) -> dict[st
     Raises:
         ValueError: too few problems are pairs in both modes, or the source gives too few.
     """
+    from analysis.comparison.thinking import MODES
     from analysis.prompts.benchmarks import problems_for_pairs
     from analysis.prompts.chat import Prompting
     from analysis.prompts.pair_building import (
@@ -119,7 +119,7 @@ def start_trackers(
 
     settings = options.tracking.settings()
     trackers = {}
-    for mode in MODES:
+    for mode in pairs:
         run = Path(options.out) / mode
         if is_run(run):
             file = RunFile.read(run)
@@ -151,8 +151,8 @@ def track_modes(options: Options, model: str, trackers: dict[str, HeadTracker]) 
     """Measure the modes that have no record; no weight is loaded if both have one."""
     from analysis.models.loading import load_model
 
-    todo = [mode for mode in MODES if not trackers[mode].is_tracked(0)]
-    print(f"2 modes, {len(MODES) - len(todo)} of them measured already", flush=True)
+    todo = [mode for mode in trackers if not trackers[mode].is_tracked(0)]
+    print(f"2 modes, {len(trackers) - len(todo)} of them measured already", flush=True)
     if not todo:
         return
     loaded = load_model(model, options.dtype)
