@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import tomllib
 from types import SimpleNamespace
 
 import pytest
 
 from launch.preflight import preflight
 from tests.support.launches import SMALL
+from tests.support.places import ROOT
 
 
 def test_preflight_names_everything_that_is_wrong_at_once(compose, tmp_path, monkeypatch):
@@ -16,8 +18,10 @@ def test_preflight_names_everything_that_is_wrong_at_once(compose, tmp_path, mon
     from importlib import metadata
 
     installed = metadata.version
-    old = {"trl": "0.9.0"}
-    monkeypatch.setattr(metadata, "version", lambda name: old.get(name) or installed(name))
+    others = {"trl": "0.9.0", "transformers": "5.99.0"}
+    monkeypatch.setattr(metadata, "version", lambda name: others.get(name) or installed(name))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    monkeypatch.setattr(metadata, "requires", lambda name: project["dependencies"])
     full = SimpleNamespace(free=4_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with socket.socket() as taken:
@@ -40,7 +44,8 @@ def test_preflight_names_everything_that_is_wrong_at_once(compose, tmp_path, mon
     lines = str(caught.value).splitlines()[1:]
     starts = ["versions", "vllm", "devices", "port", "data", "disk"]
     assert [line.strip().partition(":")[0] for line in lines] == starts
-    assert "trl>=1.0 (0.9.0)" in lines[0]
+    wanted = "transformers<5.24,>=5.23 (5.99.0), trl<1.17,>=1.16 (0.9.0); install them with pip"
+    assert lines[0].strip() == f"versions: needed {wanted}"
     assert "4 checkpoints of about 9.84 MB" in lines[5]
     assert not (tmp_path / "r").exists()
 
