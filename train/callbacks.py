@@ -33,13 +33,14 @@ from train.sharding import whole_weights
 
 if TYPE_CHECKING:
     from transformers import (
-        PreTrainedModel,
         PreTrainedTokenizerBase,
         Trainer,
         TrainerControl,
         TrainerState,
         TrainingArguments,
     )
+
+    from analysis.models.loading import Model
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +88,14 @@ class CheckpointCallback(TrainerCallback):
         return step == self.start
 
     def observe(
-        self, step: int, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | None
+        self, step: int, model: Model | None, tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
         raise NotImplementedError
 
     def look(
         self,
         state: TrainerState,
-        model: PreTrainedModel | None,
+        model: Model | None,
         tokenizer: PreTrainedTokenizerBase | None,
     ) -> None:
         """Observe the live model, with its weights whole."""
@@ -108,7 +109,7 @@ class CheckpointCallback(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: PreTrainedModel | None = None,
+        model: Model | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
@@ -122,7 +123,7 @@ class CheckpointCallback(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: PreTrainedModel | None = None,
+        model: Model | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
@@ -169,7 +170,7 @@ class HeadTrackingCallback(CheckpointCallback):
     def look(
         self,
         state: TrainerState,
-        model: PreTrainedModel | None,
+        model: Model | None,
         tokenizer: PreTrainedTokenizerBase | None,
     ) -> None:
         if self.where == "inline":
@@ -182,7 +183,7 @@ class HeadTrackingCallback(CheckpointCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: PreTrainedModel | None = None,
+        model: Model | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
@@ -195,7 +196,7 @@ class HeadTrackingCallback(CheckpointCallback):
             self.look(state, model, processing_class)
 
     def observe(
-        self, step: int, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | None
+        self, step: int, model: Model | None, tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
         started = time.monotonic()
         try:
@@ -211,11 +212,11 @@ class HeadTrackingCallback(CheckpointCallback):
             torch.cuda.empty_cache()  # what tracking has used is the training's again
         self.budget.add(time.monotonic() - started)
 
-    def _copy(self, step: int) -> PreTrainedModel:
+    def _copy(self, step: int) -> Model:
         """The model of a checkpoint, read back from its files."""
         run = self.tracker.run
 
-        def load() -> PreTrainedModel:
+        def load() -> Model:
             base = Base.read(run)
             assert base is not None, "written when training began"
             with unsharded_loading():
@@ -246,9 +247,11 @@ class EvaluationCallback(CheckpointCallback):
         return step in read_evaluations(self.run, self.evaluation.task)
 
     def observe(
-        self, step: int, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | None
+        self, step: int, model: Model | None, tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
         e = self.evaluation
+
+        assert model is not None and tokenizer is not None, "a trainer hands over both"
 
         def measure() -> None:
             if distributed.rank() == 0:

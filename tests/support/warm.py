@@ -189,19 +189,20 @@ def become(
     if any(Path(place, "sitecustomize.py").exists() for place in places):
         sys.modules.pop("sitecustomize", None)
         import sitecustomize  # noqa: F401
-    if arguments[0] == "-u":
-        del arguments[0]
+    flags = [word for word in arguments[:2] if word in ("-u", "-P")]
+    if "-u" in flags:
         sys.stdout.reconfigure(write_through=True)
-    kind, *rest = arguments
+    kind, *rest = arguments = arguments[len(flags) :]
     if kind == "-m":
-        sys.path.insert(0, directory)
+        if "-P" not in flags:
+            sys.path.insert(0, directory)
         sys.argv = rest
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif kind == "-c":
         sys.path.insert(0, "")
         sys.argv = ["-c", *rest[1:]]
         exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
-    else:
+    else:  # with -P headlab.py, which can't see the flag here, takes the place off again
         sys.path.insert(0, str(Path(kind).resolve().parent))
         sys.argv = arguments
         runpy.run_path(kind, run_name="__main__")
