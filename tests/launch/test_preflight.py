@@ -44,7 +44,7 @@ def test_preflight_names_everything_that_is_wrong_at_once(compose, tmp_path, mon
     lines = str(caught.value).splitlines()[1:]
     starts = ["versions", "vllm", "devices", "port", "data", "disk"]
     assert [line.strip().partition(":")[0] for line in lines] == starts
-    wanted = "transformers<5.24,>=5.23 (5.99.0), trl<1.17,>=1.16 (0.9.0); install them with pip"
+    wanted = "transformers<5.24,>=5.0 (5.99.0), trl<1.17,>=1.0 (0.9.0); install them with pip"
     assert lines[0].strip() == f"versions: needed {wanted}"
     assert "4 checkpoints of about 9.84 MB" in lines[5]
     assert not (tmp_path / "r").exists()
