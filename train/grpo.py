@@ -1,7 +1,9 @@
 """GRPO with verifiable rewards and head tracking.
 
-headlab grpo experiment=tiny
-headlab grpo experiment=tiny train.args.num_generations=16 train.args.beta=0.04
+    headlab grpo experiment=tiny
+    headlab grpo experiment=tiny train.args.num_generations=16 train.args.beta=0.04
+
+The run goes to runs/NAME; docs/training.md says more.
 """
 
 from __future__ import annotations

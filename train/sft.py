@@ -1,7 +1,9 @@
 """Supervised fine-tuning with head tracking.
 
-headlab sft experiment=tiny
-headlab sft model=hub model.path=DIR data=file data.source=jsonl:FILE name=my-run
+    headlab sft experiment=tiny
+    headlab sft model=hub model.path=DIR data=file data.source=jsonl:FILE name=my-run
+
+The run goes to runs/NAME; docs/training.md says more.
 """
 
 from __future__ import annotations

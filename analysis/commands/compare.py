@@ -11,7 +11,7 @@ comparison.html.
 Cross-faithfulness: the circuit of one in the model of another, (m(C) - m(empty)) / (m(full) -
 m(empty)) with the other edges patched (analysis/attribution/patching.py), with a 95 % bootstrap
 over pairs. The control is a random circuit of the same size: edges are ranked at random (as
-analysis.commands.faithfulness does), and the n edges of largest entry strength under that ranking
+`headlab faithfulness` does), and the n edges of largest entry strength under that ranking
 (analysis/heads/widest_paths.py) are taken, so that all of them lie on paths from the input to the
 logits; ties may add a few. A model is RUN/checkpoint-STEP, or the path that the record names, and
 must have the weights that were recorded; model_a=... names another.

@@ -1,7 +1,9 @@
 """Write the page of one run, or one page of several.
 
-headlab report runs=runs/my-sft                  -> runs/my-sft/report.html
-headlab report 'runs=[runs/my-sft,runs/my-grpo]' out=both.html
+    headlab report runs=runs/my-sft                  -> runs/my-sft/report.html
+    headlab report 'runs=[runs/my-sft,runs/my-grpo]' out=both.html
+
+It is a single HTML file that needs no network; docs/report.md says how to read it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ has it.
 
 OUT/think.json holds the numbers, OUT/heads/{think-on-only,think-off-only,both}.json the heads, the
 most important in their circuit first (of `both`, by the mean of the two), as
-analysis.commands.evaluate takes them. A mode that has its record is not measured again.
+`headlab evaluate` takes them. A mode that has its record is not measured again.
 """
 
 from __future__ import annotations

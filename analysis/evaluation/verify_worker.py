@@ -5,7 +5,7 @@
 
 Gold and answer are boxed, because bare golds are often misread. By hand:
 
-    echo '["\\\\frac{1}{2}", "0.5", 2]' | python -m analysis.evaluation.asking.verify_worker
+    echo '["\\\\frac{1}{2}", "0.5", 2]' | python -m analysis.evaluation.verify_worker
 
 Who asks keeps the time and kills this process when it is over. The process ends by itself at the
 end of its input, one second after `seconds` (its parent may be gone while a long operation runs),

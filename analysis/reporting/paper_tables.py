@@ -1,7 +1,7 @@
 """What "Thinking Sparks!" (arXiv 2509.25758v2) prints, as data for analysis/reporting/paper.py.
 
 Numbers are texts, with the decimals that were printed. A cell belongs to a label, as
-analysis.commands.evaluate takes it (label=), and to a task.
+`headlab evaluate` takes it (label=), and to a task.
 
 SE is the standard error of the paper's own number p over so many problems, sqrt(p (1 - p) /
 problems). That is exact for one sample of each problem, which then gives a multiple of one problem

@@ -58,7 +58,7 @@ def test_all_printed_cells_but_two_are_multiples():
 
 
 def write_scores(place, label, task, none, changed=None, **more):
-    """A scores.json as analysis.commands.evaluate writes it, as far as it is read."""
+    """A scores.json as `headlab evaluate` writes it, as far as it is read."""
 
     def score(value):
         return {"pass_at_1": value, "low": value - 0.1, "high": value + 0.1}
