@@ -188,6 +188,7 @@ def watch(options: Options) -> Watched:
             f"{run} is being tracked by its trainer (tracking.where={watched.cfg.tracking.where}); "
             "start it with tracking.where=sidecar, or come back when it has ended"
         )
+    # one checkpoint at a time, until the trainer has gone and nothing is left
     failed: dict[int, str] = {}
     while True:
         todo = [(step, path) for step, path in watched.pending() if step not in failed]
@@ -208,6 +209,7 @@ def watch(options: Options) -> Watched:
             if not options.wait:
                 break
             time.sleep(options.poll)
+    # what will never be tracked is said
     for checkpoint in checkpoints(run):
         if not is_complete(checkpoint):
             log.warning(

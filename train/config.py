@@ -100,6 +100,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ValueError: with the key, the offending value, and the mend.
     """
+    # words that choose among a few
     one_of("train.kind", cfg.train.kind, ("sft", "grpo"))
     one_of("resume", cfg.resume, ("never", "auto"))
     one_of("pairs.kind", cfg.pairs.kind, ("counterfactual", "answer_style", "file"))
@@ -111,6 +112,7 @@ def check(cfg: DictConfig) -> None:
             "set it in the environment (HF_TOKEN, WANDB_API_KEY)"
         )
     one_of("logger.wandb_mode", cfg.logger.wandb_mode, ("auto", "online", "offline", "disabled"))
+    # a model, from one place
     if (cfg.model.path is None) == (cfg.model.recipe is None):
         raise ValueError(
             f"give exactly one of model.path ({cfg.model.path}) and model.recipe "
@@ -118,6 +120,7 @@ def check(cfg: DictConfig) -> None:
         )
     if cfg.model.recipe is not None:
         one_of("model.recipe", cfg.model.recipe, RECIPES)
+    # numbers in their ranges, files that are there
     on_off("evaluation.think", cfg.evaluation.think)
     if cfg.logger.max_head_curves < 0:
         raise ValueError(
@@ -130,6 +133,7 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(
             f"pairs.path is {cfg.pairs.path!r}, which is not a file; name a JSONL file"
         )
+    # a directory that is free, unless the run is to go on
     run = Path(cfg.run_dir)
     if cfg.resume == "never" and any((run / name).exists() for name in ("config.yaml", "run.json")):
         raise ValueError(

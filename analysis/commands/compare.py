@@ -42,12 +42,14 @@ def act(options: Options) -> None:
     check_options(options)
     transformers_logging.disable_progress_bar()
     subjects = read_subjects(options)
+    # each pair in order; edges are resampled where both have scores of single pairs
     comparisons = []
     for a, b in combinations(subjects, 2):
         per_pair = None
         if a.record is not None and b.record is not None:
             per_pair = read_scores(a.source, a.record.step), read_scores(b.source, b.record.step)
         comparisons.append(compare_subjects(a, b, options.q, per_pair, show_progress=True))
+    # each circuit in each model, then everything as text, JSON and a page
     cells, notes, made_with = cross_faithfulness(options, subjects)
     findings = Findings(
         subjects,

@@ -130,11 +130,13 @@ def cross_faithfulness(
 
     if not options.cross:
         return [cell for name in names for cell in empty(name, "cross=false")], [], {}
+    # the models and the pairs, which may be missing
     models = {subject.name: model_of(options, subject) for subject in subjects}
     there = [named for named, _ in models.values() if named is not None]
     pairs, note = find_pairs(options, subjects, there[0]) if there else (None, "")
     cells: list[Cell] = []
     notes = [note] if note else []
+    # a column for each model; one that can't be had is empty, one asked for by name is an error
     for subject in subjects:
         named, reason = models[subject.name]
         if named is None or pairs is None:

@@ -80,6 +80,7 @@ def compare_edges(
     """The edges of two circuits; `per_pair` are the scores [pairs, E] of two records."""
     if a.record is None or b.record is None or per_pair is None:
         return bare_difference(a.edges, b.edges)
+    # one pass over the resamples in chunks: sizes of the sets, inclusion, and the null
     n_edges = a.graph.n_edges
     held = torch.zeros(2, n_edges)
     nulls = _Neighbours(), _Neighbours()
@@ -96,9 +97,11 @@ def compare_edges(
             held[side] += resamples.sum(0)
             nulls[side].add(resamples)
     in_a, in_b, shared = torch.cat(sizes, 1).double()
+    # back from the order of the sweep to that of graph.edges
     order = torch.argsort(a.graph.edges[:, 1], stable=True)
     inclusion = torch.empty_like(held)
     inclusion[:, order] = held / (len(in_a) - 1)
+    # the numbers with their intervals, and turnover beyond that of two resamples
     masks = sets(a.edges, b.edges)
     tables = {
         "in a": in_a,

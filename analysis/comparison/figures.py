@@ -28,6 +28,7 @@ def effect_map(c: Comparison) -> Figure:
     size = (graph.n_layers, graph.n_heads)
     values: list[float | None] = [None] * (size[0] * size[1])
     texts, stars = [""] * len(values), []
+    # what each cell shows and says
     for row in head_list(c):
         index = graph.head_names.index(row.head)
         values[index] = row.effect.value
@@ -40,6 +41,7 @@ def effect_map(c: Comparison) -> Figure:
             texts[index] += f"<br>inclusion {row.inclusion_a:.2f} → {row.inclusion_b:.2f}"
         if row.called:
             stars.append(divmod(index, size[1]))
+    # the map, then the stars on it
     rows = range(0, len(values), size[1])
     figure = Figure(
         Heatmap(

@@ -84,6 +84,7 @@ def summary(modes: Modes) -> dict[str, Any]:
     """All numbers, for OUT/think.json."""
     c, names = modes.change, modes.head_names()
     on, off = (modes.records[mode] for mode in MODES)
+    # a row for each head of the two circuits
     columns = {
         "p_value": c.p_value,
         "inclusion_on": c.inclusion_before,
@@ -100,6 +101,7 @@ def summary(modes: Modes) -> dict[str, Any]:
         for name in SETS
         for head in modes.ordered(name)
     ]
+    # the modes, and what they share
     numbers = ("jaccard", "turnover", "excess_turnover", "overlap", "rank_correlation")
     return {
         "schema": 1,

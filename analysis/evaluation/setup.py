@@ -83,6 +83,7 @@ def prepare(options: Options) -> Evaluation:
 
     o = options
     check(o)
+    # what is there: the reference, the model, and its shape if heads are changed
     reference = None if o.reference is None else Path(o.reference)
     if reference is not None and not reference.is_file():
         raise ValueError(f"there is no pairs file {reference}")
@@ -90,11 +91,13 @@ def prepare(options: Options) -> Evaluation:
     config = load_config(model.path, model.base)
     graph = graph_of(config) if o.intervention != "none" else None
     intervention = parse_intervention(o.intervention, graph) if graph is not None else None
+    # the control: the same heads in a base of the same shape
     base = base_of(model, o.base) if graph is not None else None
     if base is not None and graph is not None:
         _check_same_shape(graph_of(load_config(base.path, base.base)), graph)
     if intervention is not None and o.backend == "vllm":
         check_bakes(intervention.operation, config.model_type)
+    # what is asked and how: thinking is part of a task's name, since it is another measurement
     task = slug(o.task) + (f"-think-{think}" if think else "")
     suffix = default_suffix(o.task) if o.suffix is None else o.suffix
     sampling = Sampling(o.n, o.temperature, o.top_p, o.max_new_tokens, o.batch_size)

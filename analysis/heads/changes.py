@@ -174,11 +174,13 @@ def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
             f"tables of {tuple(before.strength.shape)} and {tuple(after.strength.shape)} resamples "
             "x heads can't be compared; track both with the same settings"
         )
+    # the raw sets and those that are called
     a, b = before.inside, after.inside
     found, p = calls(before, after, q)
     masks = sets(a, b)
     raw = {name: mask[0] for name, mask in masks.items()}
     called = {name: raw[name] & found for name in CHANGES}
+    # counts: what is not called may be noise, so intervals reach down (or up) to what is called
     counts, null = {}, {}
     for name in COUNTS:
         counts[name] = estimate_of_set(masks[name].sum(1).double(), 0, a.shape[1])
@@ -188,6 +190,7 @@ def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
         null[name] = (float(chance.mean()), float(torch.quantile(chance, 0.975)))
     union, n_called = float((a[0] | b[0]).sum()), float(found.sum())
     counts["retained"] = _up_to(counts["retained"], union - n_called)
+    # how alike the two are as a whole, and what each head gained or lost
     likeness = _up_to(estimate_of_set(jaccard(a, b), 0, 1), 1 - n_called / max(1, union))
     turnover = Estimate(1 - likeness.value, 1 - likeness.high, 1 - likeness.low)
     effects = effect(before.importance, after.importance)

@@ -73,6 +73,7 @@ def _failures(conditions: Mapping[str, Any]) -> str:
 def format_result(result: Mapping[str, Any]) -> str:
     """Two tables, the conditions and what follows from them, and what their brackets mean."""
     conditions, comparisons = result["conditions"], result["comparisons"]
+    # what was asked, and what was changed
     none = conditions["none"]
     problems, samples = _count(none["problems"], "problem"), _count(none["samples"], "sample")
     head = f"{result['task']}: {problems}, {samples} of each"
@@ -83,6 +84,7 @@ def format_result(result: Mapping[str, Any]) -> str:
         heads = f"{_count(len(result['heads']), 'head')}: {', '.join(result['heads'])}"
         changed = f"{result['intervention']} ({heads})"
         lines += textwrap.wrap(changed, WIDTH)
+    # the tables: the conditions, then their differences
     lines += ["", *text_table(_condition_rows(conditions)), ""]
     if comparisons:
         rows = [["in points of pass@1", "", "p"]]
@@ -92,6 +94,7 @@ def format_result(result: Mapping[str, Any]) -> str:
                 shown = "" if p is None else f"{p:.2g}"
                 rows.append([title, percent(estimate_in(comparisons[name])), shown])
         lines += [*text_table(rows), ""]
+    # how to read them
     notes = [
         "[low, high]: 95 % bootstrap over problems and samples"
         + (", and random sets." if "control" in comparisons else "."),
