@@ -27,12 +27,14 @@ HELD_OUT_EVERY = 5
 class Problem:
     """A question, its gold answer, and a worked solution where the source has one.
 
-    `solution` is the reasoning text alone, without tags and without the final answer.
+    `solution` is the reasoning text only, without tags and without the final answer.
+    `alternatives` are further gold answers: any of them is right as well.
     """
 
     question: str
     answer: str
     solution: str | None = None
+    alternatives: tuple[str, ...] = ()
 
 
 def is_held_out(question: str) -> bool:
@@ -59,7 +61,7 @@ def arithmetic_problem(rng: random.Random, terms: int = 2, digits: int = 2) -> P
     More terms are added from the left, each after the total so far: `7+5=12;12+8=20`.
 
     >>> arithmetic_problem(random.Random(0), terms=3, digits=1)
-    Problem(question='7+7+1=?', answer='15', solution='7+7=14;14+1=15')
+    Problem(question='7+7+1=?', answer='15', solution='7+7=14;14+1=15', alternatives=())
     """
     low, high = (1, 9) if digits == 1 else (10 ** (digits - 1), 10**digits - 1)
     operands = [rng.randint(low, high) for _ in range(terms)]
