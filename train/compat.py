@@ -6,12 +6,13 @@ was not tested. Checked in transformers 5.23.0, TRL 1.16.0 and DeepSpeed 0.19.8.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+    from trl import GRPOTrainer
 
 
 @contextmanager
@@ -58,6 +59,29 @@ def without_shm_operator() -> None:
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def with_orders_of_passed_epochs(trainer: GRPOTrainer) -> None:
+    """Resumed in a later epoch, GRPO takes that epoch's order of the prompts.
+
+    TRL's sampler draws an order each time that it is gone through, and at a resume it is new: the
+    order of the first epoch would come again. Checked in TRL 1.16.0 and transformers 5.23.0.
+    """
+    make, begin = trainer._get_train_sampler, trainer._init_training_state
+    made: list[Iterable[int]] = []
+
+    def sampler(*arguments: Any) -> Iterable[int]:
+        made.append(make(*arguments))
+        return made[-1]
+
+    def state(*arguments: Any, **named: Any) -> tuple[int, int]:
+        epochs, steps = begin(*arguments, **named)
+        for _ in range(epochs):
+            next(iter(made[-1]), None)
+        return epochs, steps
+
+    trainer._get_train_sampler = sampler
+    trainer._init_training_state = state
 
 
 def vllm_for_trl() -> bool:

@@ -28,7 +28,7 @@ from analysis.tracking import distributed
 from analysis.tracking.tracker import HeadTracker
 from train.build import generation_cycle
 from train.checkpoints import is_finished, is_interrupted, step_of
-from train.compat import unsharded_loading
+from train.compat import unsharded_loading, with_orders_of_passed_epochs
 from train.config import load_resolved, plain
 from train.disk import DiskFull, explained_if_full
 from train.plan import Plan, Setup, assemble, prepare
@@ -57,7 +57,9 @@ def _trainer(plan: Plan, setup: Setup) -> SFTTrainer | GRPOTrainer:
     }
     if plan.cfg.train.kind == "sft":
         return SFTTrainer(**shared)
-    return GRPOTrainer(**shared | {"reward_funcs": plan.rewards})
+    trainer = GRPOTrainer(**shared | {"reward_funcs": plan.rewards})
+    with_orders_of_passed_epochs(trainer)
+    return trainer
 
 
 def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[TrainerCallback]:

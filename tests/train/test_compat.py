@@ -64,3 +64,30 @@ def test_what_deepspeed_transformers_and_trl_keep_is_still_there():
     assert hasattr(integration, "_hf_deepspeed_config_weak_ref")
     assert isinstance(deepspeed.ops.__compatible_ops__, dict)
     assert callable(add_hooks) and callable(remove_hooks)
+
+
+def test_a_resume_takes_the_order_of_its_epoch():
+    """TRL's sampler draws an order each time that it is gone through, and begins anew."""
+    from transformers import Trainer
+    from trl import GRPOTrainer
+    from trl.trainer.utils import RepeatSampler
+
+    from train.compat import with_orders_of_passed_epochs
+
+    class Resumed:
+        def _get_train_sampler(self):
+            return RepeatSampler(range(8), mini_repeat_count=2, batch_size=2, seed=0)
+
+        def _init_training_state(self):
+            return 2, 1
+
+    assert all(hasattr(GRPOTrainer, name) for name in vars(Resumed) if name.startswith("_get"))
+    assert hasattr(Trainer, "_init_training_state")
+    unbroken = Resumed()._get_train_sampler()
+    orders = [list(unbroken) for _ in range(3)]
+    assert orders[2] != orders[0]
+    trainer = Resumed()
+    with_orders_of_passed_epochs(trainer)
+    sampler = trainer._get_train_sampler()
+    assert trainer._init_training_state() == (2, 1)
+    assert list(sampler) == orders[2]
