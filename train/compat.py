@@ -6,12 +6,14 @@ was not tested. Checked in transformers 5.23.0, TRL 1.16.0 and DeepSpeed 0.19.8.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from deepspeed import DeepSpeedEngine
+    from torch.utils.data import Sampler
     from trl import GRPOTrainer
 
 
@@ -68,10 +70,10 @@ def with_orders_of_passed_epochs(trainer: GRPOTrainer) -> None:
     order of the first epoch would come again. Checked in TRL 1.16.0 and transformers 5.23.0.
     """
     make, begin = trainer._get_train_sampler, trainer._init_training_state
-    made: list[Iterable[int]] = []
+    made: list[Sampler[int]] = []
 
-    def sampler(*arguments: Any) -> Iterable[int]:
-        made.append(make(*arguments))
+    def sampler(dataset: Dataset | None = None) -> Sampler[int]:
+        made.append(make(dataset))
         return made[-1]
 
     def state(*arguments: Any, **named: Any) -> tuple[int, int]:
@@ -80,8 +82,8 @@ def with_orders_of_passed_epochs(trainer: GRPOTrainer) -> None:
             next(iter(made[-1]), None)
         return epochs, steps
 
-    trainer._get_train_sampler = sampler
-    trainer._init_training_state = state
+    trainer._get_train_sampler = sampler  # type: ignore[method-assign]
+    trainer._init_training_state = state  # type: ignore[method-assign]
 
 
 def vllm_for_trl() -> bool:

@@ -75,7 +75,7 @@ def test_a_resume_takes_the_order_of_its_epoch():
     from train.compat import with_orders_of_passed_epochs
 
     class Resumed:
-        def _get_train_sampler(self):
+        def _get_train_sampler(self, dataset=None):
             return RepeatSampler(range(8), mini_repeat_count=2, batch_size=2, seed=0)
 
         def _init_training_state(self):
