@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -24,10 +26,26 @@ def atomic_write(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def to_json(value: object, **how: Any) -> str:
+    """The JSON of a value; how: of `json.dumps`. What JSON has no number for, NaN and infinity, is
+    null: files are read by others, which refuse anything else."""
+    return json.dumps(_finite(value), allow_nan=False, **how)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
 def write_json(path: Path, value: object) -> None:
-    """Write JSON atomically."""
+    """Write JSON atomically, as `to_json` has it."""
     with atomic_write(path) as draft:
-        draft.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.write_text(to_json(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def short_hash(content: str | bytes, digits: int = 16) -> str:

@@ -1,14 +1,28 @@
-"""Intervals and tests that the head statistics share; scipy and numpy do the arithmetic."""
+"""Intervals and tests that the head statistics share; scipy and numpy do the arithmetic.
+
+A table holds an estimate in row 0 and R resamples of it in the rows below. Fewer than FEWEST
+distinct things (pairs, problems) can't be resampled: every draw is the same, and a spread of 0 is
+not certainty. Their tables are cut to row 0, R = 0, and what rests on resamples is then NaN: both
+ends of an interval, a p-value, a null. Nothing is called.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from scipy import stats
 
 LEVELS = (0.025, 0.975)
+FEWEST = 2  # distinct things that can be resampled
+T = TypeVar("T", torch.Tensor, np.ndarray)
+
+
+def resamples_of(table: T, distinct: int) -> T:
+    """A table [1+R, ...], cut to its row 0 if fewer than FEWEST distinct things were resampled."""
+    return table if distinct >= FEWEST else table[:1]
 
 
 @dataclass(frozen=True)
@@ -24,11 +38,19 @@ class Estimate:
         return Estimate(self.value - amount, self.low - amount, self.high - amount)
 
 
+def bare(value: float) -> Estimate:
+    """A number without an interval."""
+    return Estimate(value, np.nan, np.nan)
+
+
 def percentile(values: torch.Tensor | np.ndarray, skip_nan: bool = False) -> torch.Tensor:
     """Percentile bootstrap: rows 1 .. R of [1+R, ...] -> low and high [2, ...], float64.
 
     skip_nan: of the resamples that define a value; else one that does not makes both ends NaN.
+    Both ends are NaN without resamples.
     """
+    if len(values) == 1:
+        return torch.full((2, *values.shape[1:]), torch.nan, dtype=torch.float64)
     return torch.from_numpy(_ends(torch.as_tensor(values)[1:].double().numpy(), skip_nan))
 
 
@@ -54,6 +76,8 @@ def estimate_of_set(values: torch.Tensor, low: float = 0.0, high: float = np.inf
     [low, high], the numbers that are possible at all. docs/LOG.md has the coverage measured.
     """
     plain = estimate(values)
+    if len(values) == 1:
+        return plain
     mirrored = (2 * plain.value - plain.high, 2 * plain.value - plain.low)
     ends = (min(plain.low, mirrored[0]), max(plain.high, mirrored[1]))
     return Estimate(plain.value, *(float(np.clip(end, low, high)) for end in ends))
@@ -65,7 +89,10 @@ def difference_p_values(before: torch.Tensor, after: torch.Tensor, n_pairs: int)
     Row 0 is the estimate; its standard error is that of the resamples, and the ratio is referred to
     Student's t with n_pairs - 1 degrees of freedom, so that p is not bounded by 1 / R, which no
     correction for hundreds of heads would survive. A difference without any spread has p 0, none 1.
+    Without resamples p is NaN.
     """
+    if len(after) == 1:
+        return torch.full(after.shape[1:], torch.nan, dtype=torch.float64)
     change = (after - before).double()
     error = change[1:].std(0)
     ratio = change[0].abs() / error.clamp_min(1e-12)
@@ -74,7 +101,12 @@ def difference_p_values(before: torch.Tensor, after: torch.Tensor, n_pairs: int)
 
 
 def discoveries(p_values: torch.Tensor, q: float) -> torch.Tensor:
-    """Which of [M] p-values Benjamini and Hochberg (1995) reject at false-discovery rate q."""
+    """Which of [M] p-values Benjamini and Hochberg (1995) reject at false-discovery rate q.
+
+    None of p-values that are NaN, which is what all are without resamples.
+    """
+    if p_values.isnan().any():
+        return torch.zeros_like(p_values, dtype=torch.bool)
     return torch.from_numpy(stats.false_discovery_control(p_values.numpy()) <= q)
 
 

@@ -47,8 +47,15 @@ def circuits_of(scores: EdgeScores, greedy: bool, signed: bool) -> list[Circuit]
     return [*some, Circuit(scores.graph, torch.ones(scores.graph.n_edges, dtype=torch.bool))]
 
 
-def curve(circuits: list[Circuit], evaluations: list[CircuitEvaluation], seed: int) -> Curve:
+def curve(
+    circuits: list[Circuit],
+    evaluations: list[CircuitEvaluation],
+    seed: int,
+    distinct: int | None = None,
+) -> Curve:
     """Faithfulness with intervals, from the metric of each pair.
+
+    distinct: how many of the pairs differ; None is all of them.
 
     Raises:
         ValueError: the full model and the empty circuit measure the same, so nothing is to explain.
@@ -56,7 +63,7 @@ def curve(circuits: list[Circuit], evaluations: list[CircuitEvaluation], seed: i
     import torch
 
     from analysis.attribution.metrics import faithfulness
-    from analysis.intervals import estimate
+    from analysis.intervals import estimate, resamples_of
 
     metric = torch.stack([e.circuit for e in evaluations]).double()  # [circuits, pairs]
     full, empty = evaluations[0].full.double(), evaluations[0].empty.double()
@@ -76,7 +83,8 @@ def curve(circuits: list[Circuit], evaluations: list[CircuitEvaluation], seed: i
     value, samples = faithful(torch.arange(n_pairs)), faithful(draws)
 
     def with_ends(v: torch.Tensor, resampled: torch.Tensor) -> tuple[float, float, float]:
-        found = estimate(torch.cat([v[None], resampled]))
+        table = torch.cat([v[None], resampled])
+        found = estimate(resamples_of(table, n_pairs if distinct is None else distinct))
         return found.value, found.low, found.high
 
     return Curve(

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from analysis.circuits.circuit import Circuit
-from analysis.files import atomic_write
+from analysis.files import atomic_write, to_json
 from analysis.models.graph import Graph
 
 
@@ -58,7 +58,7 @@ def write_graph(path: str | Path, circuit: Circuit, scores: torch.Tensor, d_mode
             for edge, (score, there) in enumerate(values)
         }
         flags = {name: {"in_graph": there} for name, there in nodes.items()}
-        draft.write_text(json.dumps({"cfg": cfg, "nodes": flags, "edges": edges}), "utf-8")
+        draft.write_text(to_json({"cfg": cfg, "nodes": flags, "edges": edges}), "utf-8")
 
 
 def read_graph(path: str | Path) -> tuple[Circuit, torch.Tensor]:

@@ -16,7 +16,6 @@ graph of the shape.
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import platform
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
+from analysis.files import to_json
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -252,7 +252,7 @@ def act(options: Options) -> None:
         raise ValueError(f"part is {options.part!r}; choose attribution or bootstrap")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     print(f"{device or 'CPU'}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(json.dumps(asdict(options)))
+    print(to_json(asdict(options)))
     if options.part == "bootstrap":
         runs = bootstrap_seconds(options)
         print(

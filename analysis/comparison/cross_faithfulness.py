@@ -180,7 +180,7 @@ def _column(
     from analysis.circuits.faithfulness import evaluate_circuits
     from analysis.comparison.definitions import Cell
     from analysis.heads.resampling import resample_weights
-    from analysis.intervals import estimate
+    from analysis.intervals import estimate, resamples_of
 
     settings = _settings(subjects)
     circuits = [Circuit(subject.graph, subject.edges) for subject in subjects]
@@ -194,7 +194,8 @@ def _column(
         raise ValueError(f"in the model of {name}: {error}") from error
     weights = resample_weights(
         len(pairs), settings.get("resamples", RESAMPLES), settings.get("seed", 0)
-    ).double()
+    )
+    weights = resamples_of(weights, pairs.n_distinct).double()
     values = [evaluation.resampled(weights) for evaluation in found]
     own = values[[subject.name for subject in subjects].index(name)]
 

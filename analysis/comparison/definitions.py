@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 
 from analysis.heads.changes import jaccard
-from analysis.intervals import Estimate
+from analysis.intervals import FEWEST, Estimate, bare
 from analysis.models.graph import Graph
 from analysis.records.record import Record, check_comparable
 
@@ -59,6 +59,11 @@ class Subject:
     mean: torch.Tensor
     record: Record | None = None
     base: Record | None = None
+
+    @property
+    def can_be_resampled(self) -> bool:
+        """Whether scores of single pairs are known, of two different ones at least."""
+        return self.record is not None and self.record.distinct >= FEWEST
 
 
 @dataclass(frozen=True)
@@ -138,11 +143,6 @@ class Profile:
 
     heads: list[Estimate]
     importance: list[Estimate]
-
-
-def bare(value: float) -> Estimate:
-    """A number without an interval."""
-    return Estimate(value, math.nan, math.nan)
 
 
 def check_pair(a: Subject, b: Subject) -> None:

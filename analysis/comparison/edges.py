@@ -80,6 +80,8 @@ def compare_edges(
     """The edges of two circuits; `per_pair` are the scores [pairs, E] of two records."""
     if a.record is None or b.record is None or per_pair is None:
         return bare_difference(a.edges, b.edges)
+    if not (a.can_be_resampled and b.can_be_resampled):
+        return bare_difference(a.edges, b.edges)
     # one pass over the resamples in chunks: sizes of the sets, inclusion, and the null
     n_edges = a.graph.n_edges
     held = torch.zeros(2, n_edges)

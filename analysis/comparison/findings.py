@@ -12,6 +12,11 @@ NO_INTERVALS = (
     "no null and no calls."
 )
 
+ONE_PAIR = (
+    "All pairs are copies of one, so nothing is known of the noise of pairs: there are no "
+    "intervals, no null and no calls."
+)
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -32,6 +37,8 @@ class Findings:
         found = list(self.notes)
         if any(subject.record is None for subject in self.subjects):
             found.append(NO_INTERVALS)
+        if any(s.record is not None and not s.can_be_resampled for s in self.subjects):
+            found.append(ONE_PAIR)
         for c in self.comparisons:
             if c.bases is None or c.a.base is None or c.b.base is None:
                 continue

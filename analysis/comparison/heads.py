@@ -13,12 +13,11 @@ from analysis.comparison.definitions import (
     HeadDifference,
     Since,
     Subject,
-    bare,
     bare_difference,
 )
 from analysis.heads.changes import CHANGES, FDR, Change, compare, effect, jaccard, overlap
 from analysis.heads.widest_paths import by_destination, head_strengths
-from analysis.intervals import estimate_of_set, spearman
+from analysis.intervals import bare, estimate_of_set, spearman
 
 _NAMES = {"shared": "retained", "lost": "pruned", "gained": "emergent"}
 
@@ -30,13 +29,14 @@ def compare_heads(a: Subject, b: Subject, q: float = FDR) -> HeadDifference:
     before, after = a.record.heads, b.record.heads
     change: Change = compare(before, after, q)
     n_heads = before.strength.shape[1]
+    tested = ("lost", "gained") if change.is_tested else ()
     numbers = {
         "in a": estimate_of_set(before.inside.sum(1).double(), 0, n_heads),
         "in b": change.counts["in_circuit"],
         **{name: change.counts[_NAMES[name]] for name in SETS},
         "jaccard": change.jaccard,
         "turnover": change.turnover,
-        "excess turnover": change.excess_turnover,
+        **({"excess turnover": change.excess_turnover} if tested else {}),
         "weighted overlap": change.overlap,
         "rank correlation": change.rank_correlation,
     }
@@ -44,9 +44,9 @@ def compare_heads(a: Subject, b: Subject, q: float = FDR) -> HeadDifference:
         masks={name: change.masks[_NAMES[name]] for name in SETS},
         numbers=numbers,
         null_turnover=change.null_turnover,
-        null={name: change.null[_NAMES[name]] for name in ("lost", "gained")},
+        null={name: change.null[_NAMES[name]] for name in tested},
         inclusion=torch.stack([change.inclusion_before, change.inclusion_after]),
-        called={name: change.called[_NAMES[name]] for name in ("lost", "gained")},
+        called={name: change.called[_NAMES[name]] for name in tested},
         p_value=change.p_value,
         importance=torch.stack([before.importance[0], after.importance[0]]),
         effect=torch.stack([change.effect, change.effect_low, change.effect_high]),

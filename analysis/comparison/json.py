@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import Any
 
@@ -14,8 +13,8 @@ from analysis.models.provenance import code_version
 
 
 def to_json(findings: Findings) -> dict[str, Any]:
-    """Everything, traced to where it comes from; NaN is null."""
-    content = {
+    """Everything, traced to where it comes from."""
+    return {
         "code": code_version(),
         "q": findings.q,
         "seed": findings.seed,
@@ -28,17 +27,6 @@ def to_json(findings: Findings) -> dict[str, Any]:
             "cells": [asdict(cell) for cell in findings.cells],
         },
     }
-    plain: dict[str, Any] = _plain(content)
-    return plain
-
-
-def _plain(value: object) -> Any:
-    """For JSON, which has no NaN and no infinity."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def subject_json(subject: Subject) -> dict[str, Any]:
@@ -56,7 +44,7 @@ def subject_json(subject: Subject) -> dict[str, Any]:
     names = ("step", "pairs_hash", "n_pairs", "settings", "selection", "origin")
     return {
         **found,
-        "intervals": True,
+        "intervals": subject.can_be_resampled,
         **{name: getattr(record, name) for name in names},
         "faithfulness": asdict(record.faithfulness()),
         "base_weights": base_weights(subject),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from analysis.circuits.circuit import head_importance, head_mask
-from analysis.comparison.definitions import Comparison, Profile, Subject, bare, check_pair
+from analysis.comparison.definitions import Comparison, Profile, Subject, check_pair
 from analysis.comparison.edges import compare_edges
 from analysis.comparison.heads import compare_bases, compare_heads
 from analysis.heads.changes import FDR
-from analysis.intervals import estimate, estimate_of_set
+from analysis.intervals import bare, estimate, estimate_of_set
 
 
 def compare_subjects(

@@ -126,8 +126,7 @@ def marked_heads(c: Comparison, name: str) -> list[str]:
     for index in order:
         star = "*" if name in heads.called and bool(heads.called[name][index]) else ""
         kept = heads.inclusion[:, index].tolist()
-        text = "" if math.isnan(kept[0]) else f" {inclusion(*kept)}"
-        found.append(f"{names[index]}{star}{text}")
+        found.append(f"{names[index]}{star}{inclusion(*kept)}")
     return found
 
 
@@ -147,7 +146,9 @@ def since_rows(bases: dict[str, Since], c: Comparison) -> list[list[str]]:
                 )
             ]
             size = count(since.counts[group])
-            rows.append([f"{change} in {title}", size, str(int(called.sum())), ", ".join(names)])
+            known = all(subject.can_be_resampled for subject in (c.a, c.b))
+            n_called = str(int(called.sum())) if known else "-"
+            rows.append([f"{change} in {title}", size, n_called, ", ".join(names)])
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 
@@ -51,9 +50,7 @@ def format_comparison(c: Comparison) -> list[str]:
         shown = edge_list(c, name)[:SHOWN_EDGES]
         names = []
         for edge in shown:
-            kept = edge.inclusion_a, edge.inclusion_b
-            text = "" if math.isnan(kept[0]) else f" {inclusion(*kept)}"
-            names.append(edge.edge + text)
+            names.append(edge.edge + inclusion(edge.inclusion_a, edge.inclusion_b))
         names += [""] * (int(c.edges.masks[name].sum()) - len(shown))
         lines += _listed(f"edges {name}", names, SHOWN_EDGES)
     if c.bases is not None:

@@ -10,6 +10,7 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from analysis.comparison.findings import ONE_PAIR
 from analysis.reporting.text import WIDTH, count, inclusion, number, text_table
 
 if TYPE_CHECKING:
@@ -128,11 +129,15 @@ def summary(modes: Modes) -> dict[str, Any]:
 def format_modes(modes: Modes, q: float) -> str:
     """The table of counts and the exclusive heads, in 80 columns."""
     c, on = modes.change, modes.records["on"]
-    chance = [f"{mean:.1f} ({high:.0f})" for mean, high in modes.chance.values()]
+    chance = [
+        f"{mean:.1f} ({high:.0f})" if c.is_tested else "-" for mean, high in modes.chance.values()
+    ]
     lines = [["", "heads", "by chance: on", "off", "called"]]
     for name, state in SETS.items():
         exclusive = (
-            [*chance, str(int(modes.called(name).sum()))] if name in EXCLUSIVE else ["-"] * 3
+            [*chance, str(int(modes.called(name).sum())) if c.is_tested else "-"]
+            if name in EXCLUSIVE
+            else ["-"] * 3
         )
         lines.append([name.replace("-", " "), count(c.counts[state]), *exclusive])
     for mode, size in modes.in_circuit.items():
@@ -148,6 +153,8 @@ def format_modes(modes: Modes, q: float) -> str:
         *(f"{name.replace('-', ' ')}: {_cells(modes, name)}." for name in EXCLUSIVE),
         "In brackets: share of the resamples with the head, think on → think off; * called.",
     ]
+    if not c.is_tested:
+        notes.append(ONE_PAIR)
     if on.pairs_hash == modes.records["off"].pairs_hash:
         notes.append("Take care: the chat template gives the same prompts with think on and off.")
     return "\n".join([*table, *(part for note in notes for part in textwrap.wrap(note, WIDTH))])
@@ -157,7 +164,7 @@ def _cells(modes: Modes, name: str) -> str:
     """`L3H2* (1.00 → 0.02), ...`; the star marks a called head."""
     c, names, called = modes.change, modes.head_names(), modes.called(name)
     cells = [
-        f"{names[head]}{'*' * bool(called[head])} "
+        f"{names[head]}{'*' * bool(called[head])}"
         f"{inclusion(float(c.inclusion_before[head]), float(c.inclusion_after[head]))}"
         for head in modes.ordered(name)
     ]

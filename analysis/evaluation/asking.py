@@ -87,12 +87,17 @@ def fill_store(
             bar.set_postfix_str(f"{tokens / max(elapsed, 1e-9):.3g} tokens/s")
 
 
+def n_distinct(problems: Sequence[Problem]) -> int:
+    """How many different questions there are: copies can't be resampled."""
+    return len({problem.question for problem in problems})
+
+
 def score_of(
-    store: Completions, problems: int, samples: int, ks: Sequence[int], seed: int = 0
+    store: Completions, problems: Sequence[Problem], samples: int, ks: Sequence[int], seed: int = 0
 ) -> Score:
     """The score of a full store."""
-    right = store.right(problems, samples)
-    return score(right, ks, store.truncated, store.failures, seed=seed)
+    right, distinct = store.right(len(problems), samples), n_distinct(problems)
+    return score(right, ks, store.truncated, store.failures, seed=seed, distinct=distinct)
 
 
 def evaluate(
@@ -115,4 +120,4 @@ def evaluate(
         return sample(model, tokenizer, batch, sampling, seed)
 
     fill_store(kept, requests, problems, complete, sampling.batch_size)
-    return score_of(kept, len(problems), sampling.samples, [], seed)
+    return score_of(kept, problems, sampling.samples, [], seed)

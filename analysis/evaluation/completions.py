@@ -23,6 +23,7 @@ import numpy as np
 
 from analysis.evaluation.sampling import Completion, Request
 from analysis.evaluation.verify import Verdict
+from analysis.files import to_json
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Completions:
                 continue
             judged = Judged(**vars(completion), **vars(verdict))
             place = {"problem": request.problem, "sample": request.sample}
-            lines.append(json.dumps({**place, **vars(judged)}) + "\n")
+            lines.append(to_json({**place, **vars(judged)}) + "\n")
             self._found[request.problem, request.sample] = judged
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.evaluation.asking import Complete, fill_store, requests_of, score_of
+from analysis.evaluation.asking import Complete, fill_store, n_distinct, requests_of, score_of
 from analysis.evaluation.completions import Completions
 from analysis.evaluation.sampling import Completion, Request, sample
 from analysis.evaluation.scores import compare
@@ -219,14 +219,16 @@ def _result(
     evaluation: Evaluation, conditions: Sequence[Condition], stores: dict[str, Completions]
 ) -> dict[str, Any]:
     e, seed, sampling = evaluation, evaluation.drawing.seed, evaluation.drawing.sampling
-    size = len(e.questions.problems), sampling.samples
+    problems, samples = e.questions.problems, sampling.samples
     scores = {
-        c.name: score_of(stores[c.name], *size, e.output.ks, seed).to_json() for c in conditions
+        c.name: score_of(stores[c.name], problems, samples, e.output.ks, seed).to_json()
+        for c in conditions
     }
     found: dict[str, Any] = {}
     if e.change.intervention is not None:
-        right = {c.name: stores[c.name].right(*size) for c in conditions}
-        found = {name: d.to_json() for name, d in compare(right, seed=seed).items()}
+        right = {c.name: stores[c.name].right(len(problems), samples) for c in conditions}
+        compared = compare(right, seed=seed, distinct=n_distinct(problems))
+        found = {name: d.to_json() for name, d in compared.items()}
     changed = {c.name: c.intervention for c in conditions if c.intervention is not None}
     names = {name: [head_name(h) for h in change.heads] for name, change in changed.items()}
     return {

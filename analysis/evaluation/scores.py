@@ -16,6 +16,7 @@ and the first k there is no second stage: a resample with repetitions holds fewe
 so that its pass@k would be too small; the spread over problems holds the samples' noise already.
 Where all problems came out the same, a bootstrap has no spread at all; then the interval is that of
 Clopper and Pearson (1934) for 0 (or all) of so many problems, and for a difference what follows.
+Copies of one problem, or one, can't be resampled: then there is no interval and no test of effects.
 
 The test of a difference is the exact sign test over problems (those without a difference do not
 count); with one sample that is McNemar's exact test.
@@ -33,7 +34,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from analysis.intervals import Estimate, percentile
+from analysis.intervals import FEWEST, Estimate, percentile
 
 RESAMPLES = 2000
 Statistic = Callable[[np.ndarray], np.ndarray]  # right [C, P, n] -> [C]
@@ -74,7 +75,7 @@ def bootstrap(
 ) -> dict[str, np.ndarray]:
     """Each statistic of the data (row 0) and of resamples: [1 + R, C] each.
 
-    within: draw samples within the drawn problems, too.
+    within: draw samples within the drawn problems, too. Without resamples only row 0.
     """
     generator = np.random.default_rng(seed)
     _, problems, samples = right.shape
@@ -90,6 +91,12 @@ def bootstrap(
     return {name: np.stack(values) for name, values in rows.items()}
 
 
+def _resamples(right: np.ndarray, wanted: int, distinct: int | None) -> int:
+    """As many as are wanted of right [C, P, n], or none of copies of one problem."""
+    problems = right.shape[1] if distinct is None else distinct
+    return wanted if problems >= FEWEST else 0
+
+
 def unseen(problems: int) -> float:
     """Largest share that is compatible, at 97.5 %, with none in so many problems."""
     return float(1 - (0.025) ** (1 / problems))
@@ -98,6 +105,8 @@ def unseen(problems: int) -> float:
 def share(values: np.ndarray, per_problem: np.ndarray) -> Estimate:
     """A share in [0, 1] with its interval; see the top for problems that all came out the same."""
     low, high = percentile(values).tolist()
+    if len(values) == 1:
+        return Estimate(float(values[0]), low, high)
     if (per_problem == 0).all():
         high = max(high, unseen(len(per_problem)))
     if (per_problem == 1).all():
@@ -134,6 +143,8 @@ def difference(
     most: the largest difference that a problem can have.
     """
     low, high = percentile(values).tolist()
+    if len(values) == 1:
+        return Difference(float(values[0]), low, high)
     if (per_problem == per_problem[0]).all():  # others, of which there may be so many, are +-most
         others, value = unseen(len(per_problem)), float(per_problem[0])
         low, high = value - others * (most + value), value + others * (most - value)
@@ -144,6 +155,7 @@ def compare(
     right: Mapping[str, np.ndarray],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    distinct: int | None = None,
 ) -> dict[str, Difference]:
     """What an intervention does, what the controls do, and the difference of the two.
 
@@ -160,9 +172,12 @@ def compare(
     p_value of effect and base_effect: the sign test over problems. Of effect_minus_control: that of
     a set among random ones, (1 + the number of random sets whose effect is at least as large in
     absolute value) / (1 + their number), so never below that. Of the others: None.
+
+    distinct: how many of the problems differ; None is all. With one there is no interval and no p.
     """
     names = list(right)
     table = np.stack([right[name] for name in names])
+    resamples = _resamples(table, resamples, distinct)
     shares = dict(zip(names, table.mean(-1), strict=True))  # [P] each
     drawn = bootstrap(table, {"mean": mean}, resamples, seed)["mean"]
     sampled = dict(zip(names, drawn.T, strict=True))  # [1 + R] each
@@ -228,13 +243,17 @@ def score(
     failures: Mapping[str, int],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    distinct: int | None = None,
 ) -> Score:
     """The score of one condition from its right answers [P, n].
+
+    distinct: how many of the problems differ; None is all. With one there are no intervals.
 
     Raises:
         ValueError: a k is not in 1 .. n.
     """
     table = right[None]
+    resamples = _resamples(table, resamples, distinct)
     wanted: dict[str, Statistic] = {}
     for k in ks:
         wanted[f"pass@{k}"] = lambda x, k=k: pass_at_k(x, k)  # type: ignore[misc]

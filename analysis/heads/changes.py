@@ -38,6 +38,7 @@ Shape legend: R resamples, L layers, H heads; row 0 is the estimate.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -64,7 +65,8 @@ _FLOOR = 1e-6  # of the threshold: weaker heads all have the same margin
 class Heads:
     """The heads of one checkpoint under one selection, with resamples: [1+R, L * H] each.
 
-    strength and threshold ([1+R]) decide; importance is I of the module's docstring.
+    strength and threshold ([1+R]) decide; importance is I of the module's docstring. R is 0 where
+    the pairs can't be resampled (analysis/intervals.py).
     """
 
     strength: torch.Tensor
@@ -78,6 +80,12 @@ class Heads:
         return (self.strength >= self.threshold[:, None]) & (self.strength > 0)
 
     @property
+    def bare(self) -> Heads:
+        """The same without resamples."""
+        rows = (self.strength[:1], self.threshold[:1], self.importance[:1])
+        return Heads(*rows, self.n_pairs)
+
+    @property
     def margin(self) -> torch.Tensor:
         """Log entry strength less log threshold, at least 0 for the heads inside: [1+R, L * H]."""
         cut = self.threshold[:, None].double()
@@ -87,13 +95,16 @@ class Heads:
 
     @property
     def inclusion(self) -> torch.Tensor:
-        """Share of the resamples in which a head is in the circuit: [L * H]."""
+        """Share of the resamples in which a head is in the circuit: [L * H]; NaN without any."""
         return self.inside[1:].double().mean(0)
 
 
 @dataclass(frozen=True)
 class Change:
     """What became of the heads between `before` and `after`.
+
+    Where the pairs of either can't be resampled nothing is called, and p_value, inclusion, null and
+    the ends of all estimates are NaN.
 
     masks: the raw sets, bool [L * H] by COUNTS.  called: by CHANGES.  null: by CHANGES, the count
     that two resamples of `before` alone give, as mean and 97.5 % point.  p_value, effect,
@@ -115,6 +126,11 @@ class Change:
     effect: torch.Tensor
     effect_low: torch.Tensor
     effect_high: torch.Tensor
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the pairs could be resampled."""
+        return not math.isnan(self.null_turnover)
 
     @property
     def excess_turnover(self) -> Estimate:
@@ -158,7 +174,7 @@ def calls(before: Heads, after: Heads, q: float = FDR) -> tuple[torch.Tensor, to
     inside = before.inside, after.inside
     changed = inside[0][0] != inside[1][0]
     p = difference_p_values(before.margin, after.margin, min(before.n_pairs, after.n_pairs))
-    p = torch.where(changed, p, torch.ones_like(p))
+    p = torch.where(changed | p.isnan(), p, torch.ones_like(p))
     held = (inside[0] == inside[0][0]) & (inside[1] == inside[1][0])
     return discoveries(p, q) & (held[1:].double().mean(0) >= STABILITY), p
 
@@ -166,9 +182,13 @@ def calls(before: Heads, after: Heads, q: float = FDR) -> tuple[torch.Tensor, to
 def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
     """Everything about the heads of two checkpoints measured on the same pairs and resamples.
 
+    If the pairs of one can't be resampled, the resamples of the other say nothing of a change.
+
     Raises:
         ValueError: the tables differ in shape, so they are not of the same graph and resamples.
     """
+    if 1 in (len(before.strength), len(after.strength)):
+        before, after = before.bare, after.bare
     if before.strength.shape != after.strength.shape:
         raise ValueError(
             f"tables of {tuple(before.strength.shape)} and {tuple(after.strength.shape)} resamples "
@@ -187,7 +207,8 @@ def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
     for name in CHANGES:
         counts[name] = _down_to(counts[name], float(called[name].sum()))
         chance = sets(a[1:], a[1:].roll(1, 0))[name].sum(1).double()
-        null[name] = (float(chance.mean()), float(torch.quantile(chance, 0.975)))
+        high = float(torch.quantile(chance, 0.975)) if len(chance) else math.nan
+        null[name] = (float(chance.mean()), high)
     union, n_called = float((a[0] | b[0]).sum()), float(found.sum())
     counts["retained"] = _up_to(counts["retained"], union - n_called)
     # how alike the two are as a whole, and what each head gained or lost
@@ -216,7 +237,7 @@ def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
 
 
 def _down_to(count: Estimate, called: float) -> Estimate:
-    return Estimate(count.value, min(count.low, called), count.high)
+    return Estimate(count.value, min(count.low, called), count.high)  # NaN, if it is first, stays
 
 
 def _up_to(number: Estimate, without_noise: float) -> Estimate:

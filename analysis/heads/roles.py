@@ -65,31 +65,40 @@ def summarise(
     unit: str,
     resamples: int = 1000,
     seed: int = 0,
+    same: Sequence[int] | None = None,
 ) -> Roles:
     """Means over pairs with their intervals: per_pair [pairs, S, L * H], copying [L * H].
 
-    A pair that does not define a score has no part in its mean.
+    A pair that does not define a score has no part in its mean. same: for each pair the index of
+    the first one equal to it (`Pairs.same`); a mean over copies of one pair has no interval.
     """
+    import torch
+
     from analysis.heads.attention import PATTERN_SCORES
     from analysis.heads.resampling import resample_weights
 
     weights = resample_weights(len(per_pair), resamples, seed).double()
-    scores = {name: _score(per_pair[:, row], weights) for row, name in enumerate(PATTERN_SCORES)}
+    kind = torch.arange(len(per_pair)) if same is None else torch.tensor(same)
+    scores = {
+        name: _score(per_pair[:, row], weights, kind) for row, name in enumerate(PATTERN_SCORES)
+    }
     nothing = [math.nan] * len(copying)
     scores["copying"] = Score(copying.tolist(), nothing, nothing, 0)
     return Roles(list(heads), scores, unit)
 
 
-def _score(values: torch.Tensor, weights: torch.Tensor) -> Score:
-    """values [pairs, L * H], weights [1+R, pairs]"""
+def _score(values: torch.Tensor, weights: torch.Tensor, kind: torch.Tensor) -> Score:
+    """values [pairs, L * H], weights [1+R, pairs], kind [pairs]: equal for equal pairs."""
     import numpy as np
+    import torch
 
-    from analysis.intervals import percentile
+    from analysis.intervals import FEWEST, percentile
 
     known = ~values.isnan()
     means = (weights @ values.nan_to_num(0.0)) / (weights @ known.double())
     ends = np.full((2, means.shape[1]), np.nan)
-    if (there := known.any(0)).any():
+    distinct = torch.stack([known[kind == one].any(0) for one in kind.unique()]).sum(0)  # [L * H]
+    if (there := distinct >= FEWEST).any():
         ends[:, there] = percentile(means[:, there], skip_nan=True)
     low, high = ends.tolist()
     return Score(means[0].tolist(), low, high, int(known.any(1).sum()))
@@ -121,7 +130,8 @@ def head_roles(
     regions = find_regions(pairs, tokenizer)
     per_pair = pattern_scores(model, pairs, regions.each, batch_size)
     names = [short_head_name(name) for name in parts.graph.head_names]
-    return summarise(per_pair, copying(model), names, regions.unit, resamples, seed)
+    sample = resamples, seed, pairs.same
+    return summarise(per_pair, copying(model), names, regions.unit, *sample)
 
 
 def roles_path(run: Path, step: int) -> Path:

@@ -127,6 +127,17 @@ class Pairs(Sequence[Pair]):
         text = json.dumps([asdict(pair) for pair in self._pairs], sort_keys=True)
         return short_hash(text)
 
+    @property
+    def same(self) -> list[int]:
+        """For each pair the index of the first one that is equal to it."""
+        first: dict[Pair, int] = {}
+        return [first.setdefault(pair, index) for index, pair in enumerate(self)]
+
+    @property
+    def n_distinct(self) -> int:
+        """How many different pairs there are: copies can't be resampled."""
+        return len(set(self._pairs))
+
     def save(self, path: Path) -> None:
         """Write as JSONL of token ids."""
         lines = [json.dumps({k: v for k, v in asdict(p).items() if v is not None}) for p in self]

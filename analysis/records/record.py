@@ -16,6 +16,7 @@ a step again replaces that step alone. Curves and tables need `heads-*`; `scores
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from analysis.attribution.metrics import faithfulness
 from analysis.files import atomic_write, short_hash, write_json
 from analysis.heads.changes import Heads
 from analysis.heads.resampling import Resampled, resample_weights
-from analysis.intervals import Estimate, estimate
+from analysis.intervals import Estimate, estimate, resamples_of
 from analysis.models.graph import Graph
 
 SCHEMA = 2
 COMPARABLE = ("pairs_hash", "settings", "graph")  # what two records must share
 _TENSORS = ("circuit", "mean", "evaluation")
+_NUMBERS = ("completeness_gap", "metric_clean", "metric_corrupted")  # null: not a number
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Record:
     origin: what was measured and by what: hashes of weights and adapter, versions.
     circuit: bool [E];  mean: mean scores float [E];  evaluation: the metric of the circuit, of the
     full model and of the empty circuit, float [3, pairs];  resampled: analysis/heads/resampling.py.
-    digest: of circuit and resamples, as read from a file; empty for a record just made.
+    n_distinct: pairs that differ from each other; None: all of them.  digest: of circuit and
+    resamples, as read from a file; empty for a record just made.
     """
 
     step: int
@@ -61,12 +64,24 @@ class Record:
     mean: torch.Tensor
     evaluation: torch.Tensor
     resampled: Resampled
+    n_distinct: int | None = None
     digest: str = ""
+
+    @property
+    def distinct(self) -> int:
+        """Pairs that differ from each other."""
+        return self.n_pairs if self.n_distinct is None else self.n_distinct
+
+    @property
+    def resamples(self) -> Resampled:
+        """`resampled`, cut to row 0 if the pairs can't be resampled (analysis/intervals.py)."""
+        tables = vars(self.resampled).values()
+        return Resampled(*(resamples_of(table, self.distinct) for table in tables))
 
     @property
     def heads(self) -> Heads:
         """The heads of the circuit, with their resamples."""
-        r = self.resampled
+        r = self.resamples
         strength = r.strength if self.selection["tau"] is None else r.signed
         return Heads(strength, r.threshold, r.importance, self.n_pairs)
 
@@ -87,7 +102,8 @@ class Record:
     def faithfulness(self) -> Estimate:
         """Faithfulness of the circuit, with a bootstrap interval over pairs."""
         s = self.settings
-        weights = resample_weights(self.n_pairs, s["resamples"], s["seed"]).double()
+        weights = resample_weights(self.n_pairs, s["resamples"], s["seed"])
+        weights = resamples_of(weights, self.distinct).double()
         circuit, full, empty = (weights @ self.evaluation.T.double()).T
         return estimate(faithfulness(circuit, full, empty))
 
@@ -119,7 +135,8 @@ def write_record(run: str | Path, record: Record, per_pair: torch.Tensor) -> Pat
         files[kind] = f"{kind}-{short_hash(blob)}.safetensors"
         with atomic_write(directory / files[kind]) as draft:
             draft.write_bytes(blob)
-    left_out = (*_TENSORS, "resampled", "digest")
+    left_out = [*_TENSORS, "resampled", "digest"]
+    left_out += ["n_distinct"] if record.n_distinct is None else []
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in left_out}
     content = {
         **values,
@@ -202,10 +219,22 @@ def read_record(run: str | Path, step: int) -> Record | None:
         return None
     loaded: dict[str, Any] = _tensors(run, step, content, "heads")
     own: dict[str, Any] = {name: loaded.pop(name) for name in _TENSORS}
-    wanted = {f.name for f in fields(Record)} - set(own) - {"graph", "resampled", "digest"}
+    wanted = {f.name for f in fields(Record)} - set(own) - {"graph", "resampled"}
+    wanted -= {"digest", "n_distinct"}
     values = {name: content[name] for name in wanted}
+    values |= {name: math.nan for name in _NUMBERS if values[name] is None}
     values["digest"] = content["tensors"]["heads"]
+    values["n_distinct"] = content.get("n_distinct", _distinct_in_file(run, content["n_pairs"]))
     return Record(**values, **own, graph=Graph(**content["graph"]), resampled=Resampled(**loaded))
+
+
+def _distinct_in_file(run: str | Path, n_pairs: int) -> int | None:
+    """How many of a run's pairs differ, for records of versions that did not say it."""
+    path = Path(run) / "pairs.jsonl"
+    if not path.is_file():
+        return None
+    lines = path.read_bytes().splitlines()
+    return len(set(lines)) if len(lines) == n_pairs else None
 
 
 def read_scores(run: str | Path, step: int) -> torch.Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
 from typing import Any
+
+from analysis.files import to_json
 
 
 def append_metrics(run: Path, step: int, values: dict[str, Any]) -> None:
@@ -14,7 +17,7 @@ def append_metrics(run: Path, step: int, values: dict[str, Any]) -> None:
 
     `time` is that of the call, in seconds since 1970.
     """
-    line = json.dumps({"step": step, "time": time.time(), **values})
+    line = to_json({"step": step, "time": time.time(), **values})
     run.mkdir(parents=True, exist_ok=True)
     with open(run / "metrics.jsonl", "a+b") as lines:
         if lines.tell() > 0:
@@ -25,7 +28,7 @@ def append_metrics(run: Path, step: int, values: dict[str, Any]) -> None:
 
 
 def read_metrics(run: Path) -> dict[int, dict[str, Any]]:
-    """Logged values by step, without their times.
+    """Logged values by step, without their times; null, which stands for no number, is NaN.
 
     Later lines win (a resumed run); one that a crash cut short is passed over.
     """
@@ -40,5 +43,6 @@ def read_metrics(run: Path) -> dict[int, dict[str, Any]]:
             except json.JSONDecodeError:
                 continue
             row.pop("time", None)
+            row = {name: math.nan if value is None else value for name, value in row.items()}
             merged.setdefault(row.pop("step"), {}).update(row)
     return merged

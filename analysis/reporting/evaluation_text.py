@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.reporting.text import WIDTH, estimate_in, percent, text_table
+from analysis.reporting.text import WIDTH, estimate_in, has_interval, percent, text_table
 
 ROWS = {
     "none": "the model as it is",
@@ -97,7 +97,9 @@ def format_result(result: Mapping[str, Any]) -> str:
     # how to read them
     notes = [
         "[low, high]: 95 % bootstrap over problems and samples"
-        + (", and random sets." if "control" in comparisons else "."),
+        + (", and random sets." if "control" in comparisons else ".")
+        if has_interval(estimate_in(none, "pass_at_1"))
+        else "All problems are copies of one, so there are no intervals and no p-values.",
         f"Answers not judged (they count as wrong): {_failures(conditions)}.",
     ]
     if comparisons and "base" not in conditions:

@@ -70,8 +70,9 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
     for name in ("emergent", "retained", "pruned", "transient"):
         values |= _with_ends(f"heads/{name}", point.counts[name])
     for name, (mean, high) in change.null.items():
-        values |= {f"heads/{name}/null": mean, f"heads/{name}/null_hi": high}
-        values[f"heads/{name}/called"] = int(change.called[name].sum())
+        if change.is_tested:
+            values |= {f"heads/{name}/null": mean, f"heads/{name}/null_hi": high}
+            values[f"heads/{name}/called"] = int(change.called[name].sum())
     for name, mask in point.settled.items():
         values[f"heads/{name}/settled"] = int(mask.sum())
     if turn is not None:
@@ -130,7 +131,11 @@ def missing(run: Run, mode: str) -> list[Entry]:
         held_out = {} if row.evaluation is None else {"held_out": row.evaluation}
         for task, score in {**held_out, **row.tasks}.items():
             digest = short_hash(json.dumps(score, sort_keys=True).encode())
-            values = {f"eval/{task}/pass@1{end}": score[what] for end, what in ENDS.items()}
+            values = {
+                f"eval/{task}/pass@1{end}": score[what]
+                for end, what in ENDS.items()
+                if score[what] is not None
+            }
             found.append(Entry(row.step, f"eval/{task}/{row.step}", digest, None, values))
     kept = [entry for entry in found if done.get(entry.name) != entry.digest]
     return sorted(kept, key=lambda entry: entry.step)

@@ -36,7 +36,8 @@ INCLUSION = "with inclusion at base → final (* called)"
 class Summary:
     """What became of the heads of a run, as texts for sentences.
 
-    counts: of the raw states. called: None if no head is. lists: heads of each kind by its title.
+    counts: of the raw states. chance: empty if the pairs can't be resampled. called: None if no
+    head is. lists: heads of each kind by its title.
     """
 
     step: int
@@ -108,11 +109,11 @@ def summary(run: Run) -> Summary | None:
 
 def association_table(run: Run) -> Table | None:
     """How the loss or reward goes along with each curve that varies; None if none does."""
-    from analysis.reporting.text import number
+    from analysis.reporting.text import number, p_value
 
     found = run.associations if len(run.points) > 1 else {}
     rows = [
-        [name.replace("_", " "), number(a.rho), f"{a.p_value:.2g}", str(a.n)]
+        [name.replace("_", " "), number(a.rho), p_value(a.p_value), str(a.n)]
         for name, a in found.items()
         if not math.isnan(a.p_value)
     ]
@@ -178,7 +179,7 @@ def task_scores(run: Run) -> Table | None:
 
 def intervention_table(run: Run) -> Table | None:
     """What changing some heads did, against random heads and against the base; None if nothing."""
-    from analysis.reporting.text import estimate_in, percent
+    from analysis.reporting.text import estimate_in, p_value, percent
 
     titles = ("task", "step", "change", "pass@1 %", "changed", *VERDICTS.values(), "p", "heads")
     lines = []
@@ -189,7 +190,7 @@ def intervention_table(run: Run) -> Table | None:
         change = re.sub(r"[^:,]*/", "", result["intervention"])  # of paths, the last part
         ends = [percent(estimate_in(scores[n], "pass_at_1")) for n in ("none", "intervention")]
         against = verdicts.get("effect_minus_control", verdicts["effect"])["p_value"]
-        p, heads = f"{against:.2g}", ", ".join(result["heads"])
+        p, heads = "-" if against is None else p_value(against), ", ".join(result["heads"])
         lines.append([task, str(result["step"]), change, *ends, *cells, p, heads])
     return Table(titles, lines) if lines else None
 

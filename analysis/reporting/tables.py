@@ -11,16 +11,18 @@ import textwrap
 from collections.abc import Sequence
 
 from analysis.heads.roles import Roles
-from analysis.intervals import Estimate, estimate
+from analysis.intervals import Estimate, bare, estimate
 from analysis.models.graph import short_head_name
 from analysis.records.record import COMPARABLE
 from analysis.reporting.roles import TITLES, no_cells, role_cells
 from analysis.reporting.text import (
+    ONE_PAIR,
     WIDTH,
     called_heads,
     chances,
     count,
     number,
+    p_value,
     score,
     text_table,
 )
@@ -95,7 +97,7 @@ def table_cells(rows: list[Row]) -> list[list[str]]:
     return [
         [
             str(row.step),
-            "-" if row.signal is None else f"{row.signal:.3f}",
+            "-" if row.signal is None else number(bare(row.signal), 3),
             "-" if row.evaluation is None else score(row.evaluation),
             *_count_cells(row),
             "-" if row.point is None else called_heads(row.point),
@@ -112,7 +114,7 @@ def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[
     """
     base, last = points[0].record, points[-1]
     ranks = ("emergent", "retained", "pruned", "transient")
-    r, change, depths = last.record.resampled, last.change, last.record.depths()
+    r, change, depths = last.record.resamples, last.change, last.record.depths()
     found = []
     for index in ever_in_circuit(points).nonzero().flatten().tolist():
         inside = (point.step for point in points if point.masks["in_circuit"][index])
@@ -124,8 +126,8 @@ def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[
         cells = [
             short_head_name(last.record.graph.head_names[index]),
             *(state, settled[0] if settled else "-", str(next(inside))),
-            *(f"{x:.2f}" for x in kept),
-            f"{float(change.p_value[index]):.2g}",
+            *(f"{x:.2f}" if change.is_tested else "-" for x in kept),
+            p_value(float(change.p_value[index])),
             *(f"{x:.4f}" for x in shares),
             number(Estimate(*ends)),
             *(count(estimate(d[:, index].double())) for d in (r.in_degree, r.out_degree)),
@@ -144,7 +146,10 @@ def head_cells(run: Run) -> list[list[str]]:
 def legend(rows: list[Row]) -> list[str]:
     """What the brackets and columns of a table mean, and what is wrong with invalid checkpoints."""
     lines = ["[ ]: 95 % bootstrap interval, over pairs (heads) or problems (pass@1)."]
-    if base := next((row.point for row in rows if row.point is not None), None):
+    base = next((row.point for row in rows if row.point is not None), None)
+    if base is not None and not base.change.is_tested:
+        lines.append(ONE_PAIR)
+    elif base is not None:
         lines.append(
             "called: emergent (+) and pruned (-) heads beyond the run's false-discovery rate."
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from analysis.trajectories.trajectory import Point
 
 WIDTH = 80
+ONE_PAIR = "All pairs are copies of one, so there are no intervals and no head is called."
 
 
 def text_table(
@@ -75,10 +76,11 @@ def count(estimate: Estimate) -> str:
 
 
 def estimate_in(found: Mapping[str, Any], value: str = "value") -> Estimate:
-    """An estimate as evaluations hold it; value: its key beside `low` and `high`."""
+    """An estimate as evaluations hold it, null for NaN; value: its key beside `low` and `high`."""
     from analysis.intervals import Estimate
 
-    return Estimate(found[value], found["low"], found["high"])
+    numbers = (found[name] for name in (value, "low", "high"))
+    return Estimate(*(math.nan if x is None else x for x in numbers))
 
 
 def percent(share: Estimate, ends: int = 1, sign: bool = False) -> str:
@@ -95,15 +97,28 @@ def score(evaluation: Mapping[str, Any]) -> str:
 
 
 def chances(null: Mapping[str, tuple[float, float]]) -> str:
-    """What resampling gives by chance: `1.3 emergent (97.5 % point 4) and 0.9 pruned (...)`."""
+    """What resampling gives by chance: `1.3 emergent (97.5 % point 4) and 0.9 pruned (...)`.
+
+    Empty where the pairs can't be resampled.
+    """
+    if any(math.isnan(mean) for mean, _ in null.values()):
+        return ""
     return " and ".join(
         f"{mean:.1f} {name} (97.5 % point {high:.0f})" for name, (mean, high) in null.items()
     )
 
 
 def inclusion(before: float, after: float) -> str:
-    """Share of the resamples with a head or an edge, first and then: `(0.02 → 0.97)`."""
-    return f"({before:.2f} → {after:.2f})"
+    """Share of the resamples with a head or an edge, first and then: ` (0.02 → 0.97)`.
+
+    It follows a name, after a space; empty without resamples.
+    """
+    return "" if math.isnan(before) or math.isnan(after) else f" ({before:.2f} → {after:.2f})"
+
+
+def p_value(p: float) -> str:
+    """`0.012`, or `-` where there is none."""
+    return "-" if math.isnan(p) else f"{p:.2g}"
 
 
 def with_inclusion(run: Run, state: str) -> str:
@@ -115,12 +130,14 @@ def with_inclusion(run: Run, state: str) -> str:
     called = change.called[state][mask].tolist()
     shares = (change.inclusion_before[mask].tolist(), change.inclusion_after[mask].tolist())
     found = zip(run.final_heads(state), called, *shares, strict=True)
-    cells = [f"{name}{'*' * star} {inclusion(base, now)}" for name, star, base, now in found]
+    cells = [f"{name}{'*' * star}{inclusion(base, now)}" for name, star, base, now in found]
     return ", ".join(cells) or "none"
 
 
 def called_heads(point: Point) -> str:
-    """Called emergent and pruned heads: `+9 -4`."""
+    """Called emergent and pruned heads: `+9 -4`; `-` where none can be."""
+    if not point.change.is_tested:
+        return "-"
     return " ".join(
         f"{sign}{int(point.change.called[name].sum())}"
         for sign, name in (("+", "emergent"), ("-", "pruned"))

@@ -17,6 +17,7 @@ signed score is at least tau, for tau as shares of the base's gap m(corrupted) -
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -224,7 +225,7 @@ def _count(masks: torch.Tensor, at_most: float) -> Estimate:
 
 def sensitivity(base: Record, now: Record, q: float = FDR) -> list[Setting]:
     """The counts over the sweeps of top_n and of tau."""
-    a, b = base.resampled, now.resampled
+    a, b = base.resamples, now.resamples
     found = []
     for column, size in enumerate(sweep_sizes(now.graph, now.selection["top_n"])):
         before, after = (
@@ -267,12 +268,17 @@ def curves(points: Sequence[Point]) -> dict[str, list[Estimate]]:
 def associations(points: Sequence[Point], signal: Sequence[float | None]) -> dict[str, Association]:
     """Spearman's rho of the training signal with each curve, over the checkpoints after the base.
 
-    signal: loss or reward of each point; those without one are left out.
+    signal: loss or reward of each point; those without one, or with one that is no number, are
+        left out.
     """
     found = {}
     for name, values in curves(points).items():
         late = signal[len(signal) - len(values) :]  # turnover begins at the second checkpoint
-        known = [(s, v.value) for s, v in zip(late, values, strict=True) if s is not None]
+        known = [
+            (s, v.value)
+            for s, v in zip(late, values, strict=True)
+            if s is not None and math.isfinite(s)
+        ]
         if known:
             found[name] = association([s for s, _ in known], [v for _, v in known])
     return found

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from analysis.files import to_json
+
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
     from trl import GRPOTrainer, SFTTrainer
@@ -62,7 +64,7 @@ def train(spec: dict[str, Any]) -> None:
         trainer = GRPOTrainer(args=GRPOConfig(**spec["args"]), **shared)
     trainer.train()
     assert trainer.args.output_dir is not None, "the specification names one"
-    written = "".join(json.dumps(line) + "\n" for line in stamps.lines)
+    written = "".join(to_json(line) + "\n" for line in stamps.lines)
     (Path(trainer.args.output_dir) / "metrics.jsonl").write_text(written, encoding="utf-8")
 
 

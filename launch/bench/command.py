@@ -22,7 +22,6 @@ On a GPU in bfloat16; then attribution on 64 pairs is timed and its memory measu
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import statistics
@@ -35,6 +34,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from analysis import cli
+from analysis.files import to_json
 from analysis.reporting.text import text_table
 from launch.bench.pace import WARM_UP, Pace, difference, read_pace
 from launch.bench.runs import (
@@ -159,7 +159,7 @@ def report(options: Options) -> None:
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)
     machine = gpu_name() or platform.processor() or "CPU"
     say(f"{machine}, {os.cpu_count()} cores, {options.threads} thread(s) a process, {versions}")
-    say(json.dumps(asdict(options)))
+    say(to_json(asdict(options)))
     if not gpu_name():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed's import warns of it
     for shape in shapes:

@@ -6,7 +6,6 @@ A side is `bare` (launch/bench/bare_trl.py), or headlab with tracking `off`, `in
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
+from analysis.files import to_json
 from train.program import program
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def bare_specification(cfg: DictConfig, rows: Path) -> dict[str, Any]:
     from train.data import grpo_dataset, sft_dataset
 
     dataset = (sft_dataset if cfg.train.kind == "sft" else grpo_dataset)(cfg.data)
-    rows.write_text("".join(json.dumps(row) + "\n" for row in dataset), encoding="utf-8")
+    rows.write_text("".join(to_json(row) + "\n" for row in dataset), encoding="utf-8")
     on_cpu = {} if gpu_name() else {"use_cpu": True, "bf16": False}
     own = {"output_dir": str(cfg.run_dir), "run_name": cfg.name, "seed": cfg.seed}
     if cfg.logger.wandb_mode != "disabled":
@@ -136,7 +136,7 @@ def commands(options: Options, kind: str, side: str, model: Path, run: Path) -> 
     if side == "bare":
         file = run.with_suffix(".json")
         specification = bare_specification(cfg, run.with_suffix(".jsonl"))
-        file.write_text(json.dumps(specification), encoding="utf-8")
+        file.write_text(to_json(specification), encoding="utf-8")
         return [program("launch.bench.bare_trl", str(file))]
     file = run.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(plain(cfg), sort_keys=False), encoding="utf-8")

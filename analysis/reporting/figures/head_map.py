@@ -108,10 +108,10 @@ def _hover(point: Point) -> list[str]:
     for index, numbers in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         before, after, p, importance, *effect = numbers
         state = point.state(index) or "never in a circuit"
+        tested = f"<br>inclusion {before:.2f} → {after:.2f}, p = {p:.2g}" * change.is_tested
         found.append(
             f"<b>{short_head_name(names[index])}</b> {state}{', called' * bool(called[index])}"
-            f"<br>inclusion {before:.2f} → {after:.2f}, p = {p:.2g}"
-            f"<br>E = {number(Estimate(*effect))}<br>importance {importance:.4f}"
+            f"{tested}<br>E = {number(Estimate(*effect))}<br>importance {importance:.4f}"
         )
     return found
 

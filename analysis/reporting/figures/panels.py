@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from analysis.intervals import Estimate
 from analysis.reporting.figures.style import COLOURS, DASHES, GREY, finish
+from analysis.reporting.text import has_interval
 
 Draw = Callable[[Figure, int], None]  # draws a panel at a row
 
@@ -35,15 +36,17 @@ def curve(
     name: str,
     digits: int = 2,
 ) -> None:
-    """A line with its interval as a band; what is undefined is left out."""
+    """A line with its interval, if there is one, as a band; what is undefined is left out."""
     known = [(x, v) for x, v in zip(steps, values, strict=True) if math.isfinite(v.value)]
     xs, ends = [x for x, _ in known], [(v.low, v.high) for _, v in known]
     colour, group = COLOURS.get(name, COLOURS["held-out"]), {"legendgroup": name}
-    band = [high for _, high in ends] + [low for low, _ in reversed(ends)]
+    certain = [(x, v) for x, v in known if has_interval(v)]
+    around = [x for x, _ in certain]
+    band = [v.high for _, v in certain] + [v.low for _, v in reversed(certain)]
     plain(
         figure,
         row,
-        xs + xs[::-1],
+        around + around[::-1],
         band,
         name,
         **group,
@@ -54,7 +57,9 @@ def curve(
         hoverinfo="skip",
         showlegend=False,
     )
-    shown = f"%{{y:.{digits}f}} [%{{customdata[0]:.{digits}f}}, %{{customdata[1]:.{digits}f}}]"
+    shown = f"%{{y:.{digits}f}}"
+    if len(certain) == len(known):
+        shown += f" [%{{customdata[0]:.{digits}f}}, %{{customdata[1]:.{digits}f}}]"
     plain(
         figure,
         row,

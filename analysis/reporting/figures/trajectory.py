@@ -25,7 +25,7 @@ def _counts(run: Run, names: Sequence[str]) -> Draw:
                 settled = [int(point.settled[name].sum()) for point in points]
                 line = {"color": COLOURS[name], "dash": "dot", "width": 1.5}
                 plain(figure, row, steps, settled, f"{name}, settled", line=line)
-        if "emergent" in names:
+        if "emergent" in names and points[0].change.is_tested:
             level = [points[0].change.null["emergent"][0]] * len(steps)
             line = {"color": GREY, "width": 1}
             plain(figure, row, steps, level, "emergent by chance", line=line)
