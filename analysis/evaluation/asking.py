@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -32,7 +31,7 @@ def digest(problems: Sequence[Problem], prompting: Prompting, sampling: Sampling
     """Tells what was asked, how, and how answers were drawn: equal for equal measurements."""
     how = {name: value for name, value in vars(sampling).items() if name != "batch_size"}
     asked = [(problem.question, problem.answer) for problem in problems]
-    text = json.dumps([asked, asdict(prompting), how, seed])
+    text = json.dumps([asked, prompting.to_json(), how, seed])
     return short_hash(text)
 
 
@@ -45,10 +44,9 @@ def requests_of(
     """Every sample of every problem, the samples of a problem together."""
     found = []
     for index, problem in enumerate(problems):
-        prompt = prompting.text(tokenizer, problem.question)
-        thinks = prompt.removesuffix(prompting.prefix).rstrip().endswith("<think>")
-        begun = ("<think>" if thinks else "") + prompting.prefix
-        found += [Request(index, sample, prompt, begun) for sample in range(samples)]
+        prompt = prompting.prompt(tokenizer, problem.question)
+        begun = prompt.turn.judged("")
+        found += [Request(index, sample, prompt.text, begun) for sample in range(samples)]
     return found
 
 

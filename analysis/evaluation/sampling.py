@@ -9,8 +9,9 @@ its own random generator, seeded by (seed, problem, sample). Three things follow
     A killed evaluation goes on to the same answers.
     Two models that are asked the same question get the same noise, so their difference varies less.
 
-Of the checkpoint's generation_config.json only the tokens that end an answer are used. Its top_k,
-penalties and forbidden tokens are not: only temperature and top-p act.
+Of the checkpoint's generation_config.json only the tokens that end an answer are used
+(analysis/prompts/turns.py). Its top_k, penalties and forbidden tokens are not: only temperature and
+top-p act.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from transformers import (
 )
 
 from analysis.models.preserve import preserved
+from analysis.prompts.turns import ends_of
 
 if TYPE_CHECKING:
     from analysis.models.loading import Model, Tokenizer
@@ -64,7 +66,7 @@ class Sampling:
 class Request:
     """One answer to be drawn: to which prompt, and as which sample of which problem.
 
-    begun: what of the answer stands in the prompt already; it is judged with the rest.
+    begun: what of the answer stands in the prompt already and is judged with the rest.
     """
 
     problem: int
@@ -113,29 +115,6 @@ def processors(
     return LogitsProcessorList([*found, GumbelNoise(seeds, device)])
 
 
-def stop_tokens(model: Model, tokenizer: Tokenizer) -> list[int]:
-    """The tokens that end an answer: the tokenizer's and those of the model's own settings."""
-    own = model.generation_config.eos_token_id
-    listed = own if isinstance(own, list) else [own]
-    ends = {*listed, tokenizer.eos_token_id, end_of_turn(tokenizer)}
-    return sorted(token for token in ends if token is not None)
-
-
-def end_of_turn(tokenizer: Tokenizer) -> int | None:
-    """The special token that the chat template puts after an answer; None if there is none.
-
-    A base model's tokenizer may have another end of text: Qwen2.5-Math ends a turn with
-    `<|im_end|>` and a text with `<|endoftext|>`.
-    """
-    if not tokenizer.chat_template:
-        return None
-    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
-    after = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition("ANSWER")[2]
-    ids = tokenizer(after, add_special_tokens=False).input_ids
-    added = tokenizer.added_tokens_decoder
-    return ids[0] if ids and ids[0] in added and added[ids[0]].special else None
-
-
 @contextmanager
 def bare_settings(model: Model, config: GenerationConfig) -> Iterator[None]:
     """Inside, the model has no generation settings but the given ones."""
@@ -170,7 +149,7 @@ def sample(
         padding_side="left",
         add_special_tokens=False,
     ).to(device)
-    ends = stop_tokens(model, tokenizer)
+    ends = ends_of(tokenizer, model.generation_config.eos_token_id)
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=False,  # the noise is in the scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ def answer_settings(model: Named, questions: Questions, drawing: Drawing) -> dic
         "weights": fingerprint(model.path),
         "asked": asked(questions, drawing),
         "task": questions.task,
-        **asdict(questions.prompting),
+        **questions.prompting.to_json(),
         "n": sampling.samples,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from analysis.evaluation.sampling import Completion, Request, Sampling, end_of_turn, seed_of
+from analysis.evaluation.sampling import Completion, Request, Sampling, seed_of
+from analysis.prompts.turns import ends_of
 
 
 def check_vllm(dtype: str | None = None) -> None:
@@ -51,8 +52,7 @@ def engine(path: str, dtype: str, sampling: Sampling, seed: int) -> Iterator[Any
     def complete(batch: list[Request]) -> list[Completion]:
         llm = held[0]
         tokenizer = llm.get_tokenizer()
-        turn = end_of_turn(tokenizer)
-        ends = [] if turn is None else [turn]
+        ends = ends_of(tokenizer, None)  # vLLM adds those of the generation config
         how = [
             SamplingParams(
                 temperature=sampling.temperature,

@@ -27,8 +27,10 @@ def counterfactual_pairs(
 
     The skeleton is the question with its digits masked. Each prompt is the question followed by
     `prefix` and, with `cut_solution_after`, by the solution up to and including the first such
-    mark. Target and foil are the next tokens that the two problems call for: of the rest of the
-    solution, or of the answer. Each problem is used in one pair at most.
+    mark. Where the prompt has opened `<think>` already, it is not opened twice, and an `<answer>`
+    closes it (analysis/prompts/turns.py). Target and foil are the next tokens that the two problems
+    call for: of the rest of the solution, or of the answer. Each problem is used in one pair at
+    most.
 
     Raises:
         ValueError: the problems hold fewer than `size` such pairs.
@@ -101,7 +103,8 @@ def _open(
         if not found:
             return None
         start = prefix + head + mark
-    text = prompting.text(tokenizer, problem.question) + start
+    prompt = prompting.prompt(tokenizer, problem.question)
+    text = prompt.text + prompt.turn.goes_on(start)
     ids, full = encode(tokenizer, text), encode(tokenizer, text + rest)
     return (ids, full[len(ids)]) if full[: len(ids)] == ids and len(full) > len(ids) else None
 
@@ -125,9 +128,11 @@ def answer_style_pairs(
     """
     pairs = []
     for problem in problems:
-        prompt = encode(tokenizer, prompting.text(tokenizer, problem.question))
+        asked = prompting.prompt(tokenizer, problem.question)
+        prompt = encode(tokenizer, asked.text)
         clean, corrupted = (
-            encode(tokenizer, fill(start, problem)) for start in (clean_start, corrupted_start)
+            encode(tokenizer, asked.turn.goes_on(fill(start, problem)))
+            for start in (clean_start, corrupted_start)
         )
         length = min(prefix_tokens, len(clean), len(corrupted))
         if length == 0 or clean[:length] == corrupted[:length]:

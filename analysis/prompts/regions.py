@@ -23,6 +23,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from analysis.prompts.pairs import Pairs
+from analysis.prompts.template import generation_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,14 +87,10 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]
 
 def _generation_prompt(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What the chat template writes before an answer, or None if that can't be told."""
-    if not tokenizer.chat_template:
+    try:
+        return generation_prompt(tokenizer) or None
+    except ValueError:
         return None
-    asked = [{"role": "user", "content": "?"}]
-    plain, complete = (
-        str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=generate))
-        for generate in (False, True)
-    )
-    return complete.removeprefix(plain) or None
 
 
 def _starts(pieces: Sequence[str]) -> list[int]:

@@ -45,5 +45,5 @@ def test_what_the_prompt_begins_is_judged_too(monkeypatch):
     assert found.failures == {"no_answer": 1}
     assert found.pass_at_1 == 0.5
     requests = requests_of(opens, problems, Prompting(prefix="<answer>"), 1)
-    assert requests[0].prompt.endswith("<think>\n<answer>")
-    assert requests[0].begun == "<think><answer>"
+    assert requests[0].prompt.endswith("<think>\n\n</think>\n\n<answer>")
+    assert requests[0].begun == "\n\n<answer>"

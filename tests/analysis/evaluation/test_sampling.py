@@ -93,13 +93,14 @@ def test_the_models_own_settings_do_not_act(tiny_dir):
 
 def test_the_end_of_a_turn_ends_an_answer(tiny_dir):
     """Also where the tokenizer's own end is another token, as for a base model."""
-    from analysis.evaluation.sampling import end_of_turn, stop_tokens
+    from analysis.prompts.turns import end_of_turn, ends_of
 
     model, tokenizer = load(tiny_dir)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end_of_turn(tokenizer) == end
     tokenizer.eos_token = "<|endoftext|>"
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    assert stop_tokens(model, tokenizer) == sorted({end, tokenizer.eos_token_id})
+    own = model.generation_config.eos_token_id
+    assert ends_of(tokenizer, own) == sorted({end, tokenizer.eos_token_id})
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
     assert end_of_turn(tokenizer) is None
