@@ -12,32 +12,38 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import field
 from functools import partial
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from analysis.mistakes import as_line
+from analysis.ranges import Range, check_values, declared
 from analysis.version import __version__
 
 T = TypeVar("T")
 REQUIRED = "???"
 
 
-def key(help: str, default: object = REQUIRED) -> Any:
-    """A field of a command line's dataclass; without a default it must be given."""
-    return field(default=default, metadata={"help": help})
+def key(
+    help: str,
+    default: object = REQUIRED,
+    range: Range | None = None,
+    among: Iterable[str] | None = None,
+) -> Any:
+    """A field of a command line's dataclass; without a default it must be given.
+
+    range: the numbers that it takes. among: the words that it takes; None is always one.
+    """
+    return field(default=default, metadata={"help": help, "range": range, "among": among})
 
 
-def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+def keys(schema: type) -> Iterator[tuple[str, Any, str]]:
     """Every key of a schema with its default and its help."""
-    for entry in fields(schema):
-        factory = entry.default_factory
-        if factory is not MISSING and is_dataclass(factory):
-            yield from keys(factory, f"{prefix}{entry.name}.")
-        else:
-            yield prefix + entry.name, entry.default, entry.metadata["help"]
+    for name, entry in declared(schema):
+        yield name, entry.default, entry.metadata["help"]
 
 
 def parse(schema: type[T], arguments: list[str]) -> T:
@@ -45,7 +51,8 @@ def parse(schema: type[T], arguments: list[str]) -> T:
 
     Raises:
         ValueError: an argument is no assignment, its key is unknown (the nearest one is named), its
-            value has the wrong type, or a key that must be given is missing.
+            value has the wrong type or lies outside its range, or a key that must be given is
+            missing.
     """
     known = {name: default for name, default, _ in keys(schema)}
     for argument in arguments:
@@ -60,6 +67,11 @@ def parse(schema: type[T], arguments: list[str]) -> T:
         raise ValueError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ValueError(f"missing: {', '.join(f'{name}=...' for name in missing)}")
+    check_values(schema, OmegaConf.to_container(config))  # type: ignore[arg-type]
+    for name, entry in declared(schema):
+        allowed, word = entry.metadata.get("among"), OmegaConf.select(config, name)
+        if allowed is not None and word is not None and word not in allowed:
+            raise ValueError(f"{name} is {word!r}; {nearest(word, allowed)}")
     value = OmegaConf.to_object(config)
     assert isinstance(value, schema)
     return value
@@ -131,8 +143,10 @@ def main(
         sys.exit(2)
     try:
         action(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        if (line := as_line(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
 
 

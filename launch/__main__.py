@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import nearest
+from analysis.mistakes import as_line
 from train.entry import PointFailed, start
 
 if TYPE_CHECKING:
@@ -41,8 +42,10 @@ def action(cfg: DictConfig) -> None:
     try:
         status = launch(cfg, sweeping)
         said = f"it ended with status {status}"
-    except ValueError as error:
-        status, said = 2, str(error)
+    except Exception as error:
+        if (line := as_line(error)) is None:
+            raise
+        status, said = 2, str(error) if isinstance(error, ValueError) else line  # of many lines
         print(f"error: {said}", file=sys.stderr, flush=True)
     if status and sweeping:
         raise PointFailed(f"{cfg.run_dir}: {said}")

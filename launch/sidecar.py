@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from analysis.cli import key
 from analysis.cli import main as run_command
+from analysis.ranges import COUNT, POSITIVE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -43,8 +44,8 @@ class Options:
     run: str = key("directory of the run; it may not exist yet")
     device: str = key("cpu, cuda:7, ...; default: a GPU if there is one", "auto")
     wait: bool = key("watch until the run has ended; false: do what is there, and end", True)
-    poll: float = key("seconds between two looks at the directory", 5.0)
-    threads: int | None = key("threads of torch; default: torch's choice", None)
+    poll: float = key("seconds between two looks at the directory", 5.0, POSITIVE)
+    threads: int | None = key("threads of torch; default: torch's choice", None, COUNT)
 
 
 @dataclass(frozen=True)

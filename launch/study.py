@@ -30,6 +30,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.mistakes import as_line
 from launch.steps import Step, fill, steps_of
 from train.entry import start
 
@@ -192,8 +193,10 @@ def run_steps(run: Path, steps: list[Step], places: dict[str, str]) -> None:
         except NoHeads as nothing:
             print(f"{counted}: left out, as {nothing}", flush=True)
             continue
-        except (ValueError, OSError) as error:
-            raise ValueError(f"step {step.name}: {error}") from error
+        except Exception as error:
+            if (reason := as_line(error)) is None:
+                raise
+            raise ValueError(f"step {step.name}: {reason}") from error
         done[step.name] = {"command": line, "seconds": round(time.monotonic() - started, 1)}
         write_json(log, done)
         _free()
@@ -241,9 +244,11 @@ def action(cfg: DictConfig) -> None:
     """Run a study; a user's mistake is one line and status 2, a step that failed status 1."""
     try:
         run_study(cfg)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(1 if str(error).startswith("step ") else 2) from None
+    except Exception as error:
+        if (reason := as_line(error)) is None:
+            raise
+        print(f"error: {reason}", file=sys.stderr, flush=True)
+        raise SystemExit(1 if reason.startswith("step ") else 2) from None
 
 
 def main(arguments: list[str]) -> None:

@@ -12,12 +12,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from analysis.prompts.chat import on_off
+from analysis.ranges import check_values
 from analysis.records.secrets import secrets_in
 from analysis.tracking.settings import TrackingConfig, free_keys
 from train.schedule import Schedule
-from train.schema import Config
+from train.schema import RECIPES, Config, ModelConfig, PairsConfig, StudyConfig
 
-RECIPES = ("tiny_random", "tiny_base", "smollm2", "qwen_coder")
 WHERE = ("inline", "checkpoint", "sidecar")
 
 
@@ -51,10 +51,6 @@ def check_resources(resources: DictConfig) -> None:
     """
     r = resources
     one_of("resources.kind", r.kind, ("local", "slurm"))
-    lowest = {"nodes": 1, "gpus": 0, "processes": 1, "cpus": 1, "threads": 1, "port": 1}
-    for key, low in lowest.items():
-        if r[key] is not None and r[key] < low:
-            raise ValueError(f"resources.{key} must be at least {low}, not {r[key]}")
     if r.kind == "local" and r.nodes > 1:
         raise ValueError(
             f"resources.nodes is {r.nodes}, and resources=local is one machine; for several: "
@@ -85,13 +81,25 @@ def check_tracking(tracking: TrackingConfig) -> None:
     one_of("tracking.on_error", tracking.on_error, ("raise", "warn"))
     one_of("tracking.where", tracking.where, WHERE)
     Schedule.parse(tracking.schedule)
-    budget = tracking.budget
-    if budget is not None and not 0 < budget < 1:
-        raise ValueError(f"tracking.budget is a share of time in (0, 1), not {budget}")
-    if budget is not None and tracking.where == "sidecar":
+    if tracking.budget is not None and tracking.where == "sidecar":
         raise ValueError(
             "tracking.budget is for tracking in the trainer; a sidecar takes none of its time"
         )
+
+
+def check_numbers(values: dict[str, Any]) -> None:
+    """That every number of a configuration is finite and in its range (train/schema.py).
+
+    Raises:
+        ValueError: naming the key.
+    """
+    check_values(Config, values)
+    if (study := values["study"]) is None:
+        return
+    check_values(StudyConfig, study, "study.")
+    for part, schema in (("models", ModelConfig), ("pairs", PairsConfig)):
+        for name, described in study[part].items():
+            check_values(schema, described, f"study.{part}.{name}.")
 
 
 def check(cfg: DictConfig) -> None:
@@ -100,6 +108,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ValueError: with the key, the offending value, and the mend.
     """
+    check_numbers(plain(cfg))
     # words that choose among a few
     one_of("train.kind", cfg.train.kind, ("sft", "grpo"))
     one_of("resume", cfg.resume, ("never", "auto"))
@@ -122,13 +131,7 @@ def check(cfg: DictConfig) -> None:
         one_of("model.recipe", cfg.model.recipe, RECIPES)
     # numbers in their ranges, files that are there
     on_off("evaluation.think", cfg.evaluation.think)
-    if cfg.logger.max_head_curves < 0:
-        raise ValueError(
-            f"logger.max_head_curves must be 0 or more, not {cfg.logger.max_head_curves}"
-        )
     check_resources(cfg.resources)
-    if not 0 <= cfg.data.worked_share <= 1:
-        raise ValueError(f"data.worked_share must lie in [0, 1], not {cfg.data.worked_share}")
     if cfg.pairs.kind == "file" and not Path(cfg.pairs.path or "").is_file():
         raise ValueError(
             f"pairs.path is {cfg.pairs.path!r}, which is not a file; name a JSONL file"

@@ -12,14 +12,22 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from analysis.ranges import COUNT, NATURAL, PART, PORT, SEED, Range
 from analysis.tracking.settings import TrackingConfig
+
+RECIPES = ("tiny_random", "tiny_base", "smollm2", "qwen_coder")
+
+
+def number(default: float | None, allowed: Range) -> Any:
+    """A key that takes the numbers of a range."""
+    return field(default=default, metadata={"range": allowed})
 
 
 @dataclass
 class ModelConfig:
     path: str | None = None
     recipe: str | None = None
-    seed: int = 0
+    seed: int = number(0, SEED)
 
 
 @dataclass
@@ -28,8 +36,8 @@ class DataConfig:
     options: dict[str, Any] = field(default_factory=dict)
     config: str | None = None
     split: str = "train"
-    size: int | None = None
-    seed: int = 0
+    size: int | None = number(None, COUNT)
+    seed: int = number(0, SEED)
     problem_column: str = "problem"
     answer_column: str = "answer"
     solution_column: str | None = "solution"
@@ -39,7 +47,7 @@ class DataConfig:
     suffix: str = ""
     completion: str = "<think>{solution}</think><answer>{answer}</answer>"
     short_completion: str = "<answer>{answer}</answer>"
-    worked_share: float = 1.0
+    worked_share: float = number(1.0, Range(0, 1))
 
 
 @dataclass
@@ -47,13 +55,13 @@ class PairsConfig:
     kind: str = "counterfactual"
     source: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    size: int = 16
-    seed: int = 1
+    size: int = number(16, COUNT)
+    seed: int = number(1, SEED)
     prefix: str = ""
     cut_solution_after: str | None = None
     clean_start: str = ""
     corrupted_start: str = ""
-    prefix_tokens: int = 16
+    prefix_tokens: int = number(16, COUNT)
     path: str | None = None
 
 
@@ -80,40 +88,41 @@ class EvaluationConfig:
     enabled: bool = True
     held_out: bool = True
     tasks: list[str] = field(default_factory=list)
-    task_size: int | None = None
+    task_size: int | None = number(None, COUNT)
     think: Any = None
     source: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    size: int = 100
-    seed: int = 2
-    samples: int = 1
-    temperature: float = 0.6
-    top_p: float = 0.95
-    max_new_tokens: int = 256
-    batch_size: int = 128
+    size: int = number(100, COUNT)
+    seed: int = number(2, SEED)
+    samples: int = number(1, COUNT)
+    temperature: float = number(0.6, NATURAL)
+    top_p: float = number(0.95, PART)
+    max_new_tokens: int = number(256, COUNT)
+    batch_size: int = number(128, COUNT)
 
 
 @dataclass
 class LoggerConfig:
     wandb_mode: str = "auto"
     wandb_project: str = "headlab"
-    max_head_curves: int = 200
+    max_head_curves: int = number(200, NATURAL)
 
 
 @dataclass
 class ResourcesConfig:
     kind: str = "local"
-    nodes: int = 1
-    gpus: int | None = None  # of each node, as are processes, cpus and threads of each process
-    processes: int | None = None
-    cpus: int | None = None
+    nodes: int = number(1, COUNT)
+    # of each node, as are processes and cpus; threads are those of each process
+    gpus: int | None = number(None, NATURAL)
+    processes: int | None = number(None, COUNT)
+    cpus: int | None = number(None, COUNT)
     time: str | None = None
     partition: str | None = None
     account: str | None = None
     sbatch: list[str] = field(default_factory=list)
     setup: list[str] = field(default_factory=list)
-    threads: int | None = None
-    port: int | None = None
+    threads: int | None = number(None, COUNT)
+    port: int | None = number(None, PORT)
     preflight: bool = True
     dry_run: bool = False
 
@@ -143,7 +152,7 @@ class StudyConfig:
     needs: dict[str, NeedConfig] = field(default_factory=dict)
     tokenizer: str = "model"
     tasks: list[str] = field(default_factory=list)
-    heads: int = 10
+    heads: int = number(10, COUNT)
     defaults: dict[str, Any] = field(default_factory=dict)
     steps: dict[str, StepConfig] = field(default_factory=dict)
 
@@ -152,7 +161,7 @@ class StudyConfig:
 class Config:
     name: str = "run"
     run_dir: str = "runs/${name}"
-    seed: int = 0
+    seed: int = number(0, SEED)
     resume: str = "never"
     debug: str | None = None
     model: ModelConfig = field(default_factory=ModelConfig)

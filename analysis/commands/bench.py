@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
 from analysis.files import to_json
+from analysis.ranges import COUNT, PART
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -75,13 +76,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 class Options:
     part: str = key("attribution or bootstrap", "attribution")
     shape: str = key("a named shape, or a local model's directory", "smollm2-135m")
-    batch: int = key("pairs in one pass", 4)
-    tokens: int = key("tokens of each pair", 64)
-    steps: int = key("points on the path", 5)
+    batch: int = key("pairs in one pass", 4, COUNT)
+    tokens: int = key("tokens of each pair", 64, COUNT)
+    steps: int = key("points on the path", 5, COUNT)
     kv: str = key("grouped or ungrouped", "grouped")
-    fraction: float = key("bootstrap: share of the edges in the circuit", 0.05)
-    resamples: int = key("bootstrap: resamples of the pairs", 1000)
-    repeats: int = key("timed runs of each side, after one that is not", 7)
+    fraction: float = key("bootstrap: share of the edges in the circuit", 0.05, PART)
+    resamples: int = key("bootstrap: resamples of the pairs", 1000, COUNT)
+    repeats: int = key("timed runs of each side, after one that is not", 7, COUNT)
     memory: bool = key("measure peak memory too (builds the model twice more)", True)
     time: bool = key("measure time", True)
 

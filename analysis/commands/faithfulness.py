@@ -25,6 +25,7 @@ from typing import Any
 from analysis.circuits.faithfulness_curve import FRACTIONS, Curve, circuits_of, curve, random_scores
 from analysis.cli import key
 from analysis.commands import measuring
+from analysis.ranges import SEED
 from analysis.reporting.text import number, text_table
 
 
@@ -32,7 +33,7 @@ from analysis.reporting.text import number, text_table
 class Options(measuring.Options):
     ablation: str = key("what the edges outside carry: patch, zero or mean", "patch")
     control: bool = key("run the circuits of a random ranking too", True)
-    seed: int = key("of the random ranking and the bootstrap", 0)
+    seed: int = key("of the random ranking and the bootstrap", 0, SEED)
 
 
 def table(curves: dict[str, Curve]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
 from analysis.models.loading import DTYPES, load_config, load_model, load_tokenizer
+from analysis.ranges import COUNT, NATURAL, PART
 
 if TYPE_CHECKING:
     from analysis.attribution.edge_scores import EdgeScores
@@ -32,18 +33,18 @@ class AttributionOptions:
         "EAP, EAP-IG-inputs, EAP-IG-activations, clean-corrupted, exact", "EAP-IG-inputs"
     )
     metric: str = key("kl, logit_diff or nll", "kl")
-    ig_steps: int = key("points on the path", 5)
+    ig_steps: int = key("points on the path", 5, COUNT)
     quadrature: str = key("left, right, midpoint or gauss-legendre", "left")
     kv: str = key("grouped, or ungrouped: a k and a v for every query head", "grouped")
-    batch_size: int = key("pairs in one pass; does not change the result", 8)
+    batch_size: int = key("pairs in one pass; does not change the result", 8, COUNT)
     dtype: str = key(" or ".join(DTYPES), "float32")
 
 
 @dataclass
 class CircuitOptions:
-    top_n: int | None = key("edges in the circuit; give one of these three", None)
-    fraction: float | None = key("share of all edges; default: all edges", None)
-    threshold: float | None = key("|score| from which on an edge is in", None)
+    top_n: int | None = key("edges in the circuit; give one of these three", None, COUNT)
+    fraction: float | None = key("share of all edges; default: all edges", None, PART)
+    threshold: float | None = key("|score| from which on an edge is in", None, NATURAL)
     greedy: bool = key("grow the circuit from the logits up", False)
     signed: bool = key("rank by score instead of |score|", False)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from analysis.cli import key
 from analysis.prompts.chat import on_off
+from analysis.ranges import COUNT, SEED
 
 POOL = 40  # problems drawn for each pair, of which partners are found
 
@@ -23,8 +24,8 @@ class Options:
     out: str = key("JSONL file to be written")
     source: str = key("arithmetic, reasoning_gym:TASK or jsonl:FILE", "arithmetic")
     options: Any = key("of a generator: 'options={terms: 3}'", None)
-    size: int = key("pairs", 32)
-    seed: int = key("of the problems", 1)
+    size: int = key("pairs", 32, COUNT)
+    seed: int = key("of the problems", 1, SEED)
     prefix: str = key("the answer's start that is given", "")
     cut_solution_after: str | None = key("give the solution up to this mark too", None)
     system_prompt: str | None = key("before the question", None)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from analysis.cli import key
 from analysis.heads.roles import Roles, head_roles, read_roles, write_roles
+from analysis.ranges import COUNT
 from analysis.reporting.roles import format_roles
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Options:
     run: str = key("directory of a run that was tracked")
     step: str = key("a recorded step, or last", "last")
-    batch_size: int = key("prompts in one pass; does not change the result", 8)
+    batch_size: int = key("prompts in one pass; does not change the result", 8, COUNT)
     redo: bool = key("measure again where the roles are written already", False)
 
 

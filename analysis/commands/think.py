@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
+from analysis.ranges import COUNT, SEED
 from analysis.tracking.settings import TrackingOptions
 
 if TYPE_CHECKING:
@@ -55,14 +56,14 @@ class Options:
     out: str = key("directory for the two runs and their comparison")
     source: str = key("arithmetic, reasoning_gym:TASK, jsonl:FILE or a benchmark", "arithmetic")
     options: Any = key("of a generator: 'options={terms: 3}'", None)
-    size: int = key("pairs", 32)
-    seed: int = key("of the problems", 1)
+    size: int = key("pairs", 32, COUNT)
+    seed: int = key("of the problems", 1, SEED)
     kind: str = key("counterfactual or answer_style: as in conf/pairs", "counterfactual")
     prefix: str = key("of counterfactual pairs: the answer's start that is given", "<answer>")
     cut_solution_after: str | None = key("of the same: give the solution up to this mark too", None)
     clean_start: str | None = key("of answer_style pairs; null: <think>Okay, so I ...", None)
     corrupted_start: str | None = key("the other style; null: To determine the ...", None)
-    prefix_tokens: int = key("tokens of the starts that are kept", 8)
+    prefix_tokens: int = key("tokens of the starts that are kept", 8, COUNT)
     system_prompt: str | None = key("before the question", None)
     suffix: str = key("after the question", "")
     tracking: TrackingOptions = field(default_factory=TrackingOptions)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.cli import key
+from analysis.ranges import COUNT, SEED, SHARE
 
 if TYPE_CHECKING:
     from analysis.comparison.definitions import Subject
@@ -28,7 +29,7 @@ class Options:
     g: str | None = key("as c", None)
     h: str | None = key("as c", None)
     out: str = key("directory for comparison.json and comparison.html", "comparison")
-    q: float = key("false-discovery rate of called heads", 0.05)
+    q: float = key("false-discovery rate of called heads", 0.05, SHARE)
     cross: bool = key("run each circuit in each model", True)
     model_a: str | None = key("model of a (directory, adapter or hub name), if not as above", None)
     model_b: str | None = key("as model_a", None)
@@ -40,8 +41,8 @@ class Options:
     model_h: str | None = key("as model_a", None)
     pairs: str | None = key("JSONL file of pairs for cross; default: those of the runs", None)
     metric: str = key("of cross where no record names one: kl, logit_diff or nll", "kl")
-    batch_size: int = key("pairs in one pass; does not change the result", 8)
-    seed: int = key("of the random circuits", 0)
+    batch_size: int = key("pairs in one pass; does not change the result", 8, COUNT)
+    seed: int = key("of the random circuits", 0, SEED)
     device: str = key("cpu, cuda, or auto: cuda if there is one", "auto")
     dtype: str = key("of the models: float32, float64 or bfloat16", "float32")
 
@@ -163,8 +164,4 @@ def check_options(options: Options) -> None:
         raise ValueError(f"unknown device {options.device!r}; known: auto, cpu, cuda")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but torch finds no GPU; give device=cpu")
-    if not 0 < options.q < 1:
-        raise ValueError(f"q, a false-discovery rate, must lie in (0, 1), not {options.q}")
-    if options.batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, not {options.batch_size}")
     metric_named(options.metric)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.cli import key
 from analysis.files import short_hash
 from analysis.prompts.chat import on_off
+from analysis.ranges import COUNT, NATURAL, PART, SEED
 
 if TYPE_CHECKING:
     from analysis.evaluation.parts import Evaluation
@@ -162,15 +163,15 @@ class Options:
         "jsonl:FILE"
     )
     options: Any = key("of a generator: 'options={terms: 3}'", None)
-    size: int | None = key("problems; null: all, or 100 of a generator", None)
-    n: int = key("samples of each problem", 4)
-    k: Any = key("pass@k and success within the first k: k=4 or k=[1,4]", 1)
+    size: int | None = key("problems; null: all, or 100 of a generator", None, COUNT)
+    n: int = key("samples of each problem", 4, COUNT)
+    k: Any = key("pass@k and success within the first k: k=4 or k=[1,4]", 1, COUNT)
     intervention: str = key(
         "none, or zero:, scale:FACTOR:, mean:, mean_by_position: or resample:, then HEADS "
         "(L3H2,L5H1, a circuit's file, RUN@STEP:emergent:10)",
         "none",
     )
-    controls: int = key("random sets of heads, matched in number and layers", 10)
+    controls: int = key("random sets of heads, matched in number and layers", 10, NATURAL)
     base: str | None = key(
         "model in which the same heads are changed too; null: what the run of model began with; "
         "none: no such control",
@@ -181,11 +182,11 @@ class Options:
     system_prompt: str | None = key("before the question", None)
     suffix: str | None = key("after the question; null: the paper's, none for generators", None)
     prefix: str = key("text that begins the answer", "")
-    temperature: float = key("0 is greedy", 0.6)
-    top_p: float = key("share of the probability that is drawn from", 0.95)
-    max_new_tokens: int = key("where an answer is cut off", 1024)
-    batch_size: int = key("answers decoded together", 16)
-    seed: int = key("of the problems and the random numbers", 0)
+    temperature: float = key("0 is greedy", 0.6, NATURAL)
+    top_p: float = key("share of the probability that is drawn from", 0.95, PART)
+    max_new_tokens: int = key("where an answer is cut off", 1024, COUNT)
+    batch_size: int = key("answers decoded together", 16, COUNT)
+    seed: int = key("of the problems and the random numbers", 0, SEED)
     dtype: str | None = key("float32, bfloat16 or float64; null: that of the files", None)
     backend: str = key("hf, or vllm (optional extra), which runs baked checkpoints", "hf")
     label: str | None = key("what this result stands for: TABLE/ROW/CONDITION", None)

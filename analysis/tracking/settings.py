@@ -17,11 +17,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from analysis.cli import key
+from analysis.ranges import COUNT, PART, POSITIVE, SEED, SHARE, Range
 
 
-def free(help: str, default: object) -> Any:
+def free(help: str, default: object, range: Range | None = None) -> Any:
     """A `key` that shapes no record."""
-    return field(default=default, metadata={"help": help, "free": True})
+    return field(default=default, metadata={"help": help, "range": range, "free": True})
 
 
 def free_keys(schema: type[CircuitKeys]) -> set[str]:
@@ -43,6 +44,7 @@ class CircuitKeys:
         "points on the integration path; circuit/completeness_gap tells whether they are enough "
         "(the EAP-IG package has 5, with quadrature=left)",
         6,
+        COUNT,
     )
     quadrature: str = key(
         "where the points lie: left, right, midpoint or gauss-legendre", "midpoint"
@@ -52,20 +54,26 @@ class CircuitKeys:
         "each query head, as in the EAP-IG package",
         "grouped",
     )
-    batch_size: int = free("pairs in one pass; changes memory and speed, not the result", 8)
-    top_n: int | None = key("size of the circuit: a number of edges; fraction is then null", None)
-    fraction: float | None = key("size of the circuit: a share of all edges", 0.05)
+    batch_size: int = free("pairs in one pass; changes memory and speed, not the result", 8, COUNT)
+    top_n: int | None = key(
+        "size of the circuit: a number of edges; fraction is then null", None, COUNT
+    )
+    fraction: float | None = key("size of the circuit: a share of all edges", 0.05, PART)
     faithful: float | None = key(
         "size of the circuit: the faithfulness that the smallest one has to reach, found anew at "
         "each checkpoint; fraction is then null",
         None,
+        SHARE,
     )
     tau: float | None = key(
         "of these edges keep those whose signed score is at least this, in units of the metric",
         None,
+        POSITIVE,
     )
-    resamples: int = key("bootstrap resamples of the pairs, for the intervals and calls", 1000)
-    seed: int = key("of the resamples", 0)
+    resamples: int = key(
+        "bootstrap resamples of the pairs, for the intervals and calls", 1000, Range(2)
+    )
+    seed: int = key("of the resamples", 0, SEED)
 
 
 @dataclass
@@ -121,9 +129,9 @@ class TrackingOptions(CircuitKeys):
         ValueError: fdr or hysteresis is out of range.
     """
 
-    fdr: float = free("false-discovery rate of the heads called emergent or pruned", 0.05)
+    fdr: float = free("false-discovery rate of the heads called emergent or pruned", 0.05, SHARE)
     hysteresis: int = free(
-        "checkpoints in a row that must call a head before it counts as settled", 2
+        "checkpoints in a row that must call a head before it counts as settled", 2, COUNT
     )
 
     def __post_init__(self) -> None:
@@ -164,5 +172,6 @@ class TrackingConfig(TrackingOptions, _Switch):
         "largest share of the wall-clock time that inline tracking may take; where it would take "
         "more, steps of the schedule are left out, which is said",
         None,
+        SHARE,
     )
     on_error: str = free("warn: log a failure and go on; raise: stop the run", "warn")

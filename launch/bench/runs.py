@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
 from analysis.files import to_json
+from analysis.ranges import COUNT
 from train.program import program
 
 if TYPE_CHECKING:
@@ -34,18 +35,18 @@ class Options:
         None,
     )
     sides: str = key("which of bare, off, inline, sidecar", ",".join(SIDES))
-    repeats: int = key("turns; in each, every side has a process of its own", 3)
-    steps: int = key("optimizer steps of each run", 24)
-    save_steps: int = key("steps from one save, tracked or not, to the next", 8)
-    batch: int = key("rows of a step; for GRPO, completions of one prompt", 8)
-    tokens: int = key("tokens of a row of SFT, and of a completion of GRPO at most", 64)
-    pairs: int = key("prompt pairs of tracking", 16)
-    threads: int = key("threads of torch in each process", 1)
+    repeats: int = key("turns; in each, every side has a process of its own", 3, COUNT)
+    steps: int = key("optimizer steps of each run", 24, COUNT)
+    save_steps: int = key("steps from one save, tracked or not, to the next", 8, COUNT)
+    batch: int = key("rows of a step; for GRPO, completions of one prompt", 8, COUNT)
+    tokens: int = key("tokens of a row of SFT, and of a completion of GRPO at most", 64, COUNT)
+    pairs: int = key("prompt pairs of tracking", 16, COUNT)
+    threads: int = key("threads of torch in each process", 1, COUNT)
     sidecar_device: str = key(
         "where the sidecar computes: cpu, cuda:1, ...; none: on no processor of this machine", "cpu"
     )
     logger: str = key("none, or wandb (offline) on all sides", "none")
-    attribution_pairs: int = key("on a GPU: pairs of the timed attribution", 64)
+    attribution_pairs: int = key("on a GPU: pairs of the timed attribution", 64, COUNT)
 
 
 def build_model(shape: str, directory: Path) -> Path:

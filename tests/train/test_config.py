@@ -149,7 +149,7 @@ MISTAKES = [
     (["tracking.fdr=1"], "tracking.fdr must lie in (0, 1), not 1.0"),
     (["tracking.hysteresis=0"], "tracking.hysteresis must be at least 1, not 0"),
     (["tracking.where=here"], "tracking.where is 'here'; choose one of: inline, checkpoint"),
-    (["tracking.budget=2"], "tracking.budget is a share of time in (0, 1), not 2.0"),
+    (["tracking.budget=2"], "tracking.budget must lie in (0, 1), not 2.0"),
     (["resume=yes"], "resume is 'yes'; choose one of: never, auto"),
     (["peft=lora", "peft.args.rank=4"], "peft.args.rank is not an argument of LoraConfig"),
     (["pairs=file", "pairs.path=none.jsonl"], "pairs.path is 'none.jsonl', which is not a file"),

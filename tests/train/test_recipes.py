@@ -282,7 +282,7 @@ def test_the_command_prints_the_directory_alone(tmp_path):
     [
         ([], 2, "missing: name=..."),
         (["qwen_coder"], 2, "'qwen_coder' is not key=value"),
-        (["name=qwen_codr"], 1, "no recipe 'qwen_codr'; did you mean qwen_coder?"),
+        (["name=qwen_codr"], 2, "name is 'qwen_codr'; did you mean qwen_coder?"),
         (["name=tiny_random", "sed=1"], 2, "unknown key 'sed'; did you mean seed?"),
     ],
 )

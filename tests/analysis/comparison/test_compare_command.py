@@ -140,7 +140,7 @@ def test_what_can_not_be_compared_is_refused(tmp_path):
     refused("model_c is given, but no c", f"a={one}", f"b={one}@0", "model_c=x")
     both = (f"a={one}", f"b={one}@0")
     refused("model_a: there is no directory ./x", *both, "model_a=./x", "cross=true")
-    refused("q, a false-discovery rate", f"a={one}", f"b={one}@0", "q=1.5")
+    refused(r"q must lie in \(0, 1\), not 1.5", f"a={one}", f"b={one}@0", "q=1.5")
     refused("unknown dtype 'float8'", f"a={one}", f"b={one}@0", "dtype=float8")
     for given, step in (
         (one, 40),
