@@ -225,18 +225,23 @@ def settings(cfg: DictConfig) -> list[str]:
 
     from trl import GRPOConfig, SFTConfig
 
+    from train.arguments import check_arguments, check_rewards, passed_on
     from train.build import construct, held_out_problems, peft_config, tracking_settings
     from train.rewards import find_rewards
 
     args = SFTConfig if cfg.train.kind == "sft" else GRPOConfig
     names: list[Any] = [(f.name, Any, None) for f in dataclasses.fields(args)]
     # only the names: whether the values are right may depend on the GPUs of a node
-    construct(dataclasses.make_dataclass(args.__name__, names), plain(cfg.train.args), "train.args")
+    given = plain(cfg.train.args)
+    check_arguments(cfg.train.kind, given, args)
+    given = passed_on(given, cfg.train.kind)
+    construct(dataclasses.make_dataclass(args.__name__, names), given, "train.args")
     peft_config(cfg)
     tracking_settings(cfg)
     held_out_problems(cfg)
     if cfg.train.kind == "grpo":
         find_rewards(list(cfg.train.rewards))
+        check_rewards(list(cfg.train.rewards), given.get("reward_weights"))
     return []
 
 

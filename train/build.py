@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig
 
+from analysis.mistakes import one_line
 from analysis.prompts.benchmarks import default_suffix, load_task, problems_for_pairs, slug
 from analysis.prompts.chat import Prompting, on_off
 from analysis.prompts.pair_building import answer_style_pairs, counterfactual_pairs
 from analysis.prompts.pairs import Pairs
 from analysis.prompts.problems import Problem, generate
+from analysis.ranges import check_number
 from analysis.tracking.settings import TrackingSettings
+from train.arguments import LORA_RANGES, check_arguments, passed_on
 from train.config import plain, tracking_config
 from train.data import is_generator, load_problems, prompting
 from train.sharding import check_config
@@ -38,21 +41,28 @@ T = TypeVar("T", bound="DataclassInstance")
 
 
 def construct(cls: type[T], values: dict[str, Any], key: str) -> T:
-    """`cls(**values)`, with a misspelt name answered by the nearest right one."""
+    """`cls(**values)`, with a misspelt name answered by the nearest right one.
+
+    Raises:
+        ValueError: a name is unknown, or the class refuses a value.
+    """
     known = [f.name for f in dataclasses.fields(cls)]
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"{key}.{name} is not an argument of {cls.__name__}{hint}")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except Exception as error:  # all that it does is to look at these values
+        raise ValueError(f"{key}: {one_line(error)}") from error
 
 
 def training_args(cfg: DictConfig) -> SFTConfig | GRPOConfig:
     """The SFTConfig or GRPOConfig of a run; without a GPU it computes in float32 on the CPU.
 
     Raises:
-        ValueError: an argument is misspelt, or its class refuses a value.
+        ValueError: an argument is misspelt, refused (train/arguments.py), or wrong for its class.
     """
     import torch
     from trl import GRPOConfig, SFTConfig
@@ -67,7 +77,9 @@ def training_args(cfg: DictConfig) -> SFTConfig | GRPOConfig:
     if config is not None:
         check_config(config)
         values["deepspeed"] = config
-    values |= plain(cfg.train.args)
+    given = plain(cfg.train.args)
+    check_arguments(cfg.train.kind, given, SFTConfig if cfg.train.kind == "sft" else GRPOConfig)
+    values |= passed_on(given, cfg.train.kind)
     values["model_init_kwargs"] = {
         "use_safetensors": True,
         **(values.get("model_init_kwargs") or {}),
@@ -179,7 +191,12 @@ def peft_config(cfg: DictConfig) -> PeftConfig | None:
         return None
     from peft import LoraConfig
 
-    return construct(LoraConfig, {"task_type": "CAUSAL_LM", **plain(cfg.peft.args)}, "peft.args")
+    values = {"task_type": "CAUSAL_LM", **plain(cfg.peft.args)}
+    if values["task_type"] != "CAUSAL_LM" or values.get("inference_mode"):
+        raise ValueError("peft.args: task_type is CAUSAL_LM and inference_mode false in a training")
+    for name, allowed in LORA_RANGES.items():
+        check_number(f"peft.args.{name}", values.get(name), allowed)
+    return construct(LoraConfig, values, "peft.args")
 
 
 def _pair_problems(cfg: DictConfig, wanted: int) -> list[Problem]:

@@ -18,6 +18,7 @@ from analysis.models.loading import load_tokenizer
 from analysis.prompts.pairs import Pairs
 from analysis.records.secrets import redact
 from analysis.tracking.settings import TrackingSettings
+from train.arguments import check_rewards
 from train.build import (
     Evaluation,
     build_pairs,
@@ -76,7 +77,10 @@ def prepare(cfg: DictConfig) -> Plan:
     check(cfg)
     run = Path(cfg.run_dir)
     tracking = tracking_settings(cfg)
-    rewards = find_rewards(list(cfg.train.rewards)) if cfg.train.kind == "grpo" else []
+    rewards = []
+    if cfg.train.kind == "grpo":
+        rewards = find_rewards(list(cfg.train.rewards))
+        check_rewards(list(cfg.train.rewards), cfg.train.args.get("reward_weights"))
     if cfg.deepspeed.config is not None:
         alone()
     args = training_args(cfg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -80,7 +81,7 @@ KNOWN = [
     (unsafe_pickle, "Weights only load failed"),
     (unknown_token, ""),
     (refused_value, "1 validation error for Stage"),
-    (lambda: open("/no/such"), "/no/such: No such file or directory"),
+    (lambda: Path("/no/such").read_text(), "/no/such: No such file or directory"),
     (lambda: json.loads("{"), "Expecting property name"),
     (lambda: bytes([255]).decode(), "'utf-8' codec can't decode"),
     (lambda: __import__("no_such_package"), "a package is missing: No module named"),
