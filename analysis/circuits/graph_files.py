@@ -10,19 +10,30 @@ JSON (written and read):
 `weights_only=True`: nothing in the file is executed.
 
 Our grouped graphs use the same format with edges `a0.h1->a3.kv0<k>`, and `n_kv_heads` in `cfg`.
+
+A file says of each edge whether it is in, or how much it counts, or both:
+
+    edge scores              they rank edges, and heads by the edges out of them
+    node scores              of circuits found node by node: `score` of a node (`nodes_scores`)
+                             ranks the heads, and the edges have none
+    membership only          nothing ranks the heads
+    scores only              every edge is flagged out, or none is flagged: no circuit yet
+
+What can't be understood is refused: circuits of neurons, a score that is no finite number (NaN of
+the node `input`, which the package writes, is none), keys that are missing, twice, or of a node or
+an edge that the file's own shape does not have.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from analysis.circuits.circuit import Circuit
+from analysis.circuits.circuit import Circuit, prune
+from analysis.circuits.graph_contents import GraphFile, read_content
 from analysis.files import atomic_write, to_json
-from analysis.models.graph import Graph
 
 
 def write_graph(path: str | Path, circuit: Circuit, scores: torch.Tensor, d_model: int) -> None:
@@ -61,64 +72,38 @@ def write_graph(path: str | Path, circuit: Circuit, scores: torch.Tensor, d_mode
         draft.write_text(to_json({"cfg": cfg, "nodes": flags, "edges": edges}), "utf-8")
 
 
-def read_graph(path: str | Path) -> tuple[Circuit, torch.Tensor]:
-    """Read a circuit and the scores [S, D] of all edges, float64, 0 where the file has none.
+def read_circuit(path: str | Path) -> GraphFile:
+    """A circuit that was found elsewhere, pruned.
 
     Raises:
-        ValueError: not a graph file, or one with nodes that its own `cfg` doesn't have; named.
+        ValueError: the file can't be read (see `read_graph`), or it holds no circuit.
     """
-    path = Path(path)
-    try:
-        if path.suffix == ".pt":
-            content = torch.load(path, weights_only=True, map_location="cpu")
-        else:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        cfg = content["cfg"]
-        n_layers, n_heads = int(cfg["n_layers"]), int(cfg["n_heads"])
-    except (KeyError, TypeError, ValueError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not an EAP-IG graph file: {error}") from error
-    except Exception as error:  # torch names its refusal of pickles in a class of its own
-        raise ValueError(f"{path} can't be read without executing it; refused") from error
-    if cfg.get("parallel_attn_mlp"):
-        raise ValueError(f"{path} is of a model with parallel attention and MLP: not supported")
-    grouped = "n_kv_heads" in cfg
-    kv = "grouped" if grouped else "ungrouped"
-    graph = Graph(n_layers, n_heads, int(cfg["n_kv_heads"]) if grouped else n_heads, kv)
-    read = _from_tensors if path.suffix == ".pt" else _from_edges
-    scores, inside = read(content, graph, path)
-    return Circuit(graph, inside[graph.edge_mask]), scores
+    found = read_content(Path(path))
+    graph, edges = found.circuit.graph, found.circuit.edges
+    if not found.flagged or not edges.any():
+        what = "flags every edge out" if found.flagged else "does not say which edges are in"
+        raise ValueError(
+            f"{path} {what}, so it holds no circuit yet: choose a size (apply_topn of the EAP-IG "
+            "package, or headlab.select_circuit) and write it again"
+        )
+    pruned = prune(graph, edges[None])[0]
+    if not pruned.any():
+        raise ValueError(f"{path}: no path of its edges leads from the input to the logits")
+    circuit = Circuit(graph, pruned)
+    return GraphFile(circuit, found.scores, found.node_scores, found.node_flags)
 
 
-def _from_tensors(
-    content: dict[str, Any], graph: Graph, path: Path
-) -> tuple[torch.Tensor, torch.Tensor]:
-    scores = content.get("edges_scores", content.get("edges"))
-    if scores is None:
-        raise ValueError(f"{path} has neither edges_scores nor edges")
-    for what, ours in (("src_nodes", graph.source_names), ("dst_nodes", graph.destination_names)):
-        if list(content[what]) != ours:
-            raise ValueError(f"{path}: its {what} are not those of {graph}")
-    if scores.shape != graph.edge_mask.shape:
-        raise ValueError(f"{path}: scores of shape {tuple(scores.shape)} for {graph}")
-    inside = content.get("edges_in_graph")
-    inside = graph.edge_mask if inside is None else inside.bool() & graph.edge_mask
-    return scores.double() * graph.edge_mask, inside
+def read_graph(path: str | Path) -> tuple[Circuit, torch.Tensor]:
+    """Read a circuit, as it is flagged, and the scores [S, D] of all edges, float64.
 
+    The scores are 0 where the file has none. Without flags all edges are in.
 
-def _from_edges(
-    content: dict[str, Any], graph: Graph, path: Path
-) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = {name: index for index, name in enumerate(graph.source_names)}
-    columns = {name: index for index, name in enumerate(graph.destination_names)}
+    Raises:
+        ValueError: not a graph file, or one that can't be understood (see the top); named.
+    """
+    found = read_content(Path(path))
+    graph = found.circuit.graph
     scores = torch.zeros(graph.edge_mask.shape, dtype=torch.float64)
-    inside = torch.zeros_like(graph.edge_mask)
-    for name, edge in content["edges"].items():
-        source, _, destination = name.partition("->")
-        if source not in rows or destination not in columns:
-            raise ValueError(f"{path}: edge {name!r} is not in {graph}")
-        at = rows[source], columns[destination]
-        if not graph.edge_mask[at]:
-            raise ValueError(f"{path}: edge {name!r} runs against the layers of {graph}")
-        scores[at] = float(edge.get("score") or 0.0)
-        inside[at] = bool(edge["in_graph"])
-    return scores, inside
+    if found.scores is not None:
+        scores[graph.edge_mask] = found.scores
+    return found.circuit, scores

@@ -71,7 +71,8 @@ def act(options: Options) -> None:
         evaluations = evaluate_circuits(
             model, pairs, circuits, how.metric, options.ablation, how.batch_size
         )
-        curves[name] = curve(circuits, evaluations, options.seed, pairs.n_distinct)
+        distinct = pairs.n_distinct(how.metric)
+        curves[name] = curve(circuits, evaluations, options.seed, distinct)
     content: dict[str, Any] = {"ablation": options.ablation, "fractions": FRACTIONS}
     content.update({name: vars(found) for name, found in curves.items()})
     write(options, scores, model.config.hidden_size)

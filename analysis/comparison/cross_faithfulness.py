@@ -195,7 +195,7 @@ def _column(
     weights = resample_weights(
         len(pairs), settings.get("resamples", RESAMPLES), settings.get("seed", 0)
     )
-    weights = resamples_of(weights, pairs.n_distinct).double()
+    weights = resamples_of(weights, pairs.n_distinct(metric)).double()
     values = [evaluation.resampled(weights) for evaluation in found]
     own = values[[subject.name for subject in subjects].index(name)]
 

@@ -33,6 +33,7 @@ from pathlib import Path
 
 import torch
 
+from analysis.circuits.graph_contents import GraphFile
 from analysis.heads.changes import jaccard
 from analysis.intervals import FEWEST, Estimate, bare
 from analysis.models.graph import Graph
@@ -47,8 +48,10 @@ class Subject:
     """One circuit that is compared.
 
     name: a to h, its key on the command line.  source: the run's directory, or the graph file.
-    edges: bool [E];  mean: mean scores float [E].
+    edges: bool [E];  mean: mean scores float [E], NaN where a file has none.
     record: None for a graph file.  base: the record of step 0 of the same run, if there is one.
+    file: what a graph file says.  shared: it has a k and a v edge for every query head, and the
+    circuit here is on a graph that shares them.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Subject:
     mean: torch.Tensor
     record: Record | None = None
     base: Record | None = None
+    file: GraphFile | None = None
+    shared: bool = False
 
     @property
     def can_be_resampled(self) -> bool:
@@ -155,7 +160,7 @@ def check_pair(a: Subject, b: Subject) -> None:
     elif a.graph != b.graph:
         raise ValueError(
             f"{a.name}={a.label} is a circuit of {a.graph} and {b.name}={b.label} of {b.graph}, so "
-            "they can't be compared; attribute both on one model with the same kv"
+            "they have no edges in common; attribute both on one model with the same kv"
         )
 
 

@@ -8,6 +8,7 @@ The only text from files in them are the labels of circuits, which are escaped.
 
 from __future__ import annotations
 
+import math
 from html import escape
 
 from plotly.graph_objects import Figure, Heatmap
@@ -35,8 +36,9 @@ def effect_map(c: Comparison) -> Figure:
         texts[index] = (
             f"{short_head_name(row.head)}: {row.change}{', called' * bool(row.called)}"
             f"<br>E {number(row.effect)}"
-            f"<br>importance {row.importance_a:.4f} → {row.importance_b:.4f}"
         )
+        if not math.isnan(row.effect.value):
+            texts[index] += f"<br>importance {row.importance_a:.4f} → {row.importance_b:.4f}"
         if has_interval(row.effect):
             texts[index] += f"<br>inclusion {row.inclusion_a:.2f} → {row.inclusion_b:.2f}"
         if row.called:

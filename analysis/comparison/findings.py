@@ -17,6 +17,12 @@ ONE_PAIR = (
     "intervals, no null and no calls."
 )
 
+NO_SCORES = "the file says which edges are in and gives no scores, so nothing ranks its heads."
+SHARED = (
+    "the file has a k and a v edge for every query head. Those into one shared head are taken as "
+    "one edge, which is in if any of them is; its score is their sum."
+)
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -39,6 +45,12 @@ class Findings:
             found.append(NO_INTERVALS)
         if any(s.record is not None and not s.can_be_resampled for s in self.subjects):
             found.append(ONE_PAIR)
+        found += [f"{s.name}: {SHARED}" for s in self.subjects if s.shared]
+        found += [
+            f"{s.name}: {NO_SCORES}"
+            for s in self.subjects
+            if s.file is not None and not s.file.has_scores
+        ]
         for c in self.comparisons:
             if c.bases is None or c.a.base is None or c.b.base is None:
                 continue

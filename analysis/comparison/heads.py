@@ -53,14 +53,38 @@ def compare_heads(a: Subject, b: Subject, q: float = FDR) -> HeadDifference:
     )
 
 
+def members(subject: Subject) -> torch.Tensor:
+    """Heads of a circuit, from its edges or a file's nodes: bool [L * H]."""
+    if subject.file is not None:
+        return subject.file.heads
+    return head_mask(subject.graph, subject.edges)
+
+
+def importance_of(subject: Subject) -> torch.Tensor:
+    """Share of each head in |mean score|, or in |score| of a file's nodes: float [L * H].
+
+    NaN where a file has no scores.
+    """
+    if subject.file is not None and subject.file.scores is None:
+        return subject.file.importance.float()
+    return head_importance(subject.graph, subject.mean[None], subject.edges)
+
+
+def _strengths(subject: Subject) -> torch.Tensor:
+    """Entry strengths from mean scores, or a file's node scores: float [1, L * H]."""
+    file, graph = subject.file, subject.graph
+    if file is not None and file.node_scores is not None:
+        return file.node_scores.abs().float()[None]
+    return head_strengths(graph, by_destination(graph, subject.mean.abs()[None]))
+
+
 def _bare_heads(a: Subject, b: Subject) -> HeadDifference:
-    found = bare_difference(*(head_mask(s.graph, s.edges) for s in (a, b)))
-    importance = torch.stack([head_importance(s.graph, s.mean[None], s.edges) for s in (a, b)])
-    strengths = [
-        head_strengths(s.graph, by_destination(s.graph, s.mean.abs()[None])) for s in (a, b)
-    ]
-    found.numbers["weighted overlap"] = bare(float(overlap(importance[0], importance[1])))
-    found.numbers["rank correlation"] = bare(float(spearman(*(s.numpy() for s in strengths))[0]))
+    found = bare_difference(*(members(s) for s in (a, b)))
+    importance = torch.stack([importance_of(s) for s in (a, b)])
+    if all(s.file is None or s.file.has_scores for s in (a, b)):
+        strengths = (_strengths(s).numpy() for s in (a, b))
+        found.numbers["weighted overlap"] = bare(float(overlap(importance[0], importance[1])))
+        found.numbers["rank correlation"] = bare(float(spearman(*strengths)[0]))
     nothing = torch.full_like(importance[0], math.nan)
     effects = torch.stack([effect(importance[0], importance[1]), nothing, nothing])
     return HeadDifference(

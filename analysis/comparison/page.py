@@ -96,16 +96,16 @@ def edges(c: Comparison, change: str) -> Edges:
     rows = [
         [
             edge.edge,
-            *(_share(inclusion) for inclusion in (edge.inclusion_a, edge.inclusion_b)),
-            *(f"{score:.3g}" for score in (edge.score_a, edge.score_b)),
+            *(_shown(inclusion) for inclusion in (edge.inclusion_a, edge.inclusion_b)),
+            *(_shown(score, ".3g") for score in (edge.score_a, edge.score_b)),
         ]
         for edge in found[:PAGE_EDGES]
     ]
     return Edges(change, len(found), Table(titles, rows))
 
 
-def _share(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
+def _shown(value: float, how: str = ".2f") -> str:
+    return "-" if math.isnan(value) else f"{value:{how}}"
 
 
 def _head_cells(row: HeadRow) -> list[str]:
@@ -113,12 +113,12 @@ def _head_cells(row: HeadRow) -> list[str]:
         short_head_name(row.head),
         row.change,
         "yes" if row.called else "-",
-        _share(row.inclusion_a),
-        _share(row.inclusion_b),
-        "-" if math.isnan(row.p_value) else f"{row.p_value:.2g}",
-        f"{row.importance_a:.4f}",
-        f"{row.importance_b:.4f}",
-        number(row.effect),
+        _shown(row.inclusion_a),
+        _shown(row.inclusion_b),
+        _shown(row.p_value, ".2g"),
+        _shown(row.importance_a, ".4f"),
+        _shown(row.importance_b, ".4f"),
+        "-" if math.isnan(row.effect.value) else number(row.effect),
     ]
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from analysis.circuits.circuit import head_importance, head_mask
 from analysis.comparison.definitions import Comparison, Profile, Subject, check_pair
 from analysis.comparison.edges import compare_edges
-from analysis.comparison.heads import compare_bases, compare_heads
+from analysis.comparison.heads import compare_bases, compare_heads, importance_of, members
 from analysis.heads.changes import FDR
 from analysis.intervals import bare, estimate, estimate_of_set
 
@@ -39,8 +38,8 @@ def profile(subject: Subject) -> Profile:
     graph = subject.graph
     size = (graph.n_layers, graph.n_heads)
     if subject.record is None:
-        heads = head_mask(graph, subject.edges).view(size).sum(1).tolist()
-        shares = head_importance(graph, subject.mean[None], subject.edges).view(size).mean(1)
+        heads = members(subject).view(size).sum(1).tolist()
+        shares = importance_of(subject).view(size).mean(1)
         return Profile([bare(float(n)) for n in heads], [bare(x) for x in shares.tolist()])
     found = subject.record.heads
     counts = found.inside.unflatten(1, size).sum(2).double()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from analysis.comparison.definitions import Comparison, Difference, Since, Subject
+from analysis.comparison.definitions import Comparison, Difference, HeadDifference, Since, Subject
 from analysis.comparison.findings import Findings
 from analysis.intervals import Estimate
 from analysis.models.graph import short_head_name
@@ -52,7 +52,7 @@ def head_list(c: Comparison) -> list[HeadRow]:
     heads, found = c.heads, []
     for name in ("gained", "lost", "shared"):
         indices = heads.masks[name].nonzero().flatten().tolist()
-        for index in sorted(indices, key=lambda i: -abs(float(heads.effect[0, i]))):
+        for index in sorted(indices, key=lambda i: -_clearness(heads, i)):
             called = bool(heads.called[name][index]) if name in heads.called else None
             found.append(
                 HeadRow(
@@ -70,13 +70,19 @@ def head_list(c: Comparison) -> list[HeadRow]:
     return found
 
 
+def _clearness(heads: HeadDifference, index: int) -> float:
+    """|effect| of a head; where nothing ranks the heads they stay in their order."""
+    effect = float(heads.effect[0, index])
+    return 0.0 if math.isnan(effect) else abs(effect)
+
+
 def edge_list(c: Comparison, name: str) -> list[EdgeRow]:
     """Edges of one set by name, the clearest change first."""
     d, means = c.edges, torch.stack([c.a.mean, c.b.mean])
     indices = d.masks[name].nonzero().flatten()
     kept, scores = d.inclusion[:, indices], means[:, indices]
     change = torch.nan_to_num((kept[1] - kept[0]).abs())
-    strength = scores.abs().amax(0) if len(indices) else change
+    strength = scores.nan_to_num(0.0).abs().amax(0) if len(indices) else change
     order = sorted(range(len(indices)), key=lambda i: (-float(change[i]), -float(strength[i])))
     rows = list(zip(indices.tolist(), *kept.tolist(), *scores.tolist(), strict=True))
     return [EdgeRow(c.a.graph.edge_name(rows[i][0]), *rows[i][1:]) for i in order]
@@ -120,7 +126,7 @@ def head_names(subject: Subject, mask: torch.Tensor) -> list[str]:
 def marked_heads(c: Comparison, name: str) -> list[str]:
     """Heads of one set with inclusion in a and b, the clearest change first; * marks the called."""
     mask, heads = c.heads.masks[name], c.heads
-    order = sorted(mask.nonzero().flatten().tolist(), key=lambda i: -abs(float(heads.effect[0, i])))
+    order = sorted(mask.nonzero().flatten().tolist(), key=lambda i: -_clearness(heads, i))
     names = [short_head_name(head) for head in c.a.graph.head_names]
     found = []
     for index in order:

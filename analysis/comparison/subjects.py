@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from analysis.cli import key
 from analysis.ranges import COUNT, SEED, SHARE
 
 if TYPE_CHECKING:
+    from analysis.circuits.graph_contents import GraphFile
     from analysis.comparison.definitions import Subject
 
 NAMES = "abcdefgh"
@@ -85,19 +87,13 @@ def read_subject(name: str, given: str) -> Subject:
     Raises:
         ValueError: it is missing or can't be read; for a missing step, with the steps there are.
     """
-    import torch
-
-    from analysis.circuits.circuit import prune
-    from analysis.circuits.graph_files import read_graph
+    from analysis.circuits.graph_files import read_circuit
     from analysis.comparison.definitions import Subject
     from analysis.records.record import read_record, record_dir, recorded_steps
 
     path, step = locate(given)
     if path.is_file():
-        circuit, scores = read_graph(path)
-        graph = circuit.graph
-        edges, mean = prune(graph, circuit.edges[None])[0], scores[graph.edge_mask].float()
-        return Subject(name, path.stem, path, graph, edges, torch.nan_to_num(mean))
+        return _of_file(name, path, read_circuit(path))
     known_steps = recorded_steps(path / "heads")
     steps = [n for n in known_steps if (record_dir(path, n) / "record.json").exists()]
     if not steps:
@@ -118,6 +114,37 @@ def read_subject(name: str, given: str) -> Subject:
         record,
         base,
     )
+
+
+def _of_file(name: str, path: Path, file: GraphFile, shared: bool = False) -> Subject:
+    import torch
+
+    from analysis.comparison.definitions import Subject
+
+    edges = file.circuit.edges
+    unknown = torch.full(edges.shape, math.nan)
+    mean = unknown if file.scores is None else file.scores.float()
+    return Subject(name, path.stem, path, file.circuit.graph, edges, mean, file=file, shared=shared)
+
+
+def on_one_graph(subjects: list[Subject]) -> list[Subject]:
+    """The same with files that know no shared heads brought to the graph of the others.
+
+    That is the graph of the records, or without any the one that shares most.
+    """
+    from analysis.circuits.shared_heads import can_share, share
+
+    files = [subject for subject in subjects if subject.file is not None]
+    records = [subject for subject in subjects if subject.file is None]
+    graph = (records or sorted(files, key=lambda file: file.graph.kv_width))[0].graph
+    found = []
+    for subject in subjects:
+        own, file = subject.graph, subject.file
+        if file is not None and own != graph and can_share(own, graph):
+            moved = own.kv_width != graph.kv_width
+            subject = _of_file(subject.name, subject.source, share(file, graph), moved)
+        found.append(subject)
+    return found
 
 
 def _run_name(run: Path) -> str:
@@ -146,6 +173,7 @@ def read_subjects(options: Options) -> list[Subject]:
             found.append(read_subject(name, text))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+    found = on_one_graph(found)
     for pair in combinations(found, 2):
         check_pair(*pair)
     return found

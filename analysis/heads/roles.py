@@ -70,7 +70,7 @@ def summarise(
     """Means over pairs with their intervals: per_pair [pairs, S, L * H], copying [L * H].
 
     A pair that does not define a score has no part in its mean. same: for each pair the index of
-    the first one equal to it (`Pairs.same`); a mean over copies of one pair has no interval.
+    the first one equal to it (`Pairs.same_prompts`); a mean over copies has no interval.
     """
     import torch
 
@@ -130,7 +130,7 @@ def head_roles(
     regions = find_regions(pairs, tokenizer)
     per_pair = pattern_scores(model, pairs, regions.each, batch_size)
     names = [short_head_name(name) for name in parts.graph.head_names]
-    sample = resamples, seed, pairs.same
+    sample = resamples, seed, pairs.same_prompts
     return summarise(per_pair, copying(model), names, regions.unit, *sample)
 
 

@@ -1,15 +1,17 @@
 """Sets of heads: as people name them, as files and runs hold them, and random ones to match.
 
     L3H2,L5H1        named (a3.h2 as well)
-    FILE             the heads of a circuit (graph.json of `headlab attribute`), or of a file
+    FILE             the heads of a circuit (graph.json of `headlab attribute`, a file of the EAP-IG
+                     package or of MIB; analysis/circuits/graph_files.py), or of a file
                      {"heads": ["L3H2", ...]}, the most important first
     RUN@STEP         the heads in the circuit of a tracked run at a step (a number, or `last`)
     RUN@STEP:SET     SET is in_circuit, emergent, retained, pruned (raw sets, against the base),
                      called_emergent or called_pruned
     ...:N            at most N of them, the most important: RUN@last:emergent:10, graph.json:5
 
-Importance is the head's share of |score| in the circuit (analysis/heads/changes.py); heads that
-have left the circuit are ranked by that in the base.
+Importance is the head's share of |score| in the circuit (analysis/heads/changes.py), or of |score|
+of the nodes where a file has that; heads that have left the circuit are ranked by that in the base.
+A file without scores ranks nothing, so FILE:N is refused for it.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ def parse_heads(text: str, graph: Graph) -> list[Head]:
     if re.match(r"^([Ll]\d+[Hh]\d+|a\d+\.h\d+)(,|$)", body):
         found = [graph.parse_head(part) for part in body.split(",")]
     elif Path(body).is_file():
-        found = _of_file(Path(body), graph)
+        found = _of_file(Path(body), graph, most)
     else:
         found = _of_run(body, graph)
     found = list(dict.fromkeys(found))
@@ -100,26 +102,39 @@ def _split_count(text: str) -> tuple[str, int | None]:
     return body, int(last)
 
 
-def _of_file(path: Path, graph: Graph) -> list[Head]:
-    import torch
+def _of_file(path: Path, graph: Graph, most: int | None) -> list[Head]:
+    from analysis.circuits.graph_files import read_circuit
 
-    from analysis.circuits.circuit import head_importance, prune
-    from analysis.circuits.graph_files import read_graph
-
-    if path.suffix == ".json":
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
-        if isinstance(content, dict) and isinstance(content.get("heads"), list):
-            return [graph.parse_head(str(name)) for name in content["heads"]]
-    circuit, scores = read_graph(path)
-    _check_shape(str(path), circuit.graph, graph)
-    edges = prune(circuit.graph, circuit.edges[None])[0]
-    mean = torch.nan_to_num(scores[circuit.graph.edge_mask])
-    importance = head_importance(circuit.graph, mean[None], edges).tolist()
-    inside = [circuit.graph.parse_head(name) for name in circuit.heads]
+    if (named := _listed(path)) is not None:
+        return [graph.parse_head(name) for name in named]
+    file = read_circuit(path)
+    _check_shape(str(path), file.circuit.graph, graph)
+    inside = [graph.parse_head(name) for name in graph.names_of(file.heads)]
+    if not file.has_scores:
+        if most is not None:
+            raise ValueError(
+                f"{path} says which edges are in and gives no scores, so none of its "
+                f"{len(inside)} heads is the most important; name the heads, or leave :{most} out"
+            )
+        return inside
+    importance = file.importance.tolist()
     return sorted(inside, key=lambda head: -importance[head[0] * graph.n_heads + head[1]])
+
+
+def _listed(path: Path) -> list[str] | None:
+    """The heads of a file {"heads": [...]}; None if it is another one."""
+    if path.suffix != ".json":
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or "heads" not in content:
+        return None
+    heads = content["heads"]
+    if not isinstance(heads, list) or not all(isinstance(name, str) for name in heads):
+        raise ValueError(f'{path}: its heads must be a list of names: {{"heads": ["L3H2", ...]}}')
+    return heads
 
 
 def _check_shape(what: str, found: Graph, graph: Graph) -> None:

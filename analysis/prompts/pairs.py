@@ -58,6 +58,11 @@ class Pair:
             raise ValueError(f"positions {list(self.positions)} name a token twice")
 
     @property
+    def read_at(self) -> tuple[int, ...]:
+        """`positions`, counted from the start."""
+        return tuple(position % len(self.clean_ids) for position in self.positions)
+
+    @property
     def labels(self) -> list[int | None]:
         """The clean token after each position; the target, if any, after the last token."""
         after = (*self.clean_ids[1:], self.target_id)
@@ -128,15 +133,24 @@ class Pairs(Sequence[Pair]):
         return short_hash(text)
 
     @property
-    def same(self) -> list[int]:
-        """For each pair the index of the first one that is equal to it."""
-        first: dict[Pair, int] = {}
-        return [first.setdefault(pair, index) for index, pair in enumerate(self)]
+    def same_prompts(self) -> list[int]:
+        """For each pair the index of the first one that reads the same clean prompt alike."""
+        first: dict[object, int] = {}
+        keys = [(pair.clean_ids, pair.read_at) for pair in self]
+        return [first.setdefault(key, index) for index, key in enumerate(keys)]
 
-    @property
-    def n_distinct(self) -> int:
-        """How many different pairs there are: copies can't be resampled."""
-        return len(set(self._pairs))
+    def n_distinct(self, metric: str) -> int:
+        """How many pairs differ in what a metric reads of them: copies can't be resampled.
+
+        The target counts for logit_diff and nll, the foil for logit_diff.
+        """
+
+        def read(pair: Pair) -> object:
+            target = None if metric == "kl" else pair.target_id
+            foil = pair.foil_id if metric == "logit_diff" else None
+            return pair.clean_ids, pair.corrupted_ids, pair.read_at, target, foil
+
+        return len(set(map(read, self)))
 
     def save(self, path: Path) -> None:
         """Write as JSONL of token ids."""

@@ -30,6 +30,7 @@ from analysis.heads.changes import Heads
 from analysis.heads.resampling import Resampled, resample_weights
 from analysis.intervals import Estimate, estimate, resamples_of
 from analysis.models.graph import Graph
+from analysis.prompts.pairs import Pairs
 
 SCHEMA = 2
 COMPARABLE = ("pairs_hash", "settings", "graph")  # what two records must share
@@ -219,22 +220,19 @@ def read_record(run: str | Path, step: int) -> Record | None:
         return None
     loaded: dict[str, Any] = _tensors(run, step, content, "heads")
     own: dict[str, Any] = {name: loaded.pop(name) for name in _TENSORS}
-    wanted = {f.name for f in fields(Record)} - set(own) - {"graph", "resampled"}
-    wanted -= {"digest", "n_distinct"}
-    values = {name: content[name] for name in wanted}
+    wanted = {f.name for f in fields(Record)} - set(own) - {"graph", "resampled", "digest"}
+    values: dict[str, Any] = {name: content.get(name) for name in wanted}
     values |= {name: math.nan for name in _NUMBERS if values[name] is None}
     values["digest"] = content["tensors"]["heads"]
-    values["n_distinct"] = content.get("n_distinct", _distinct_in_file(run, content["n_pairs"]))
+    if "n_distinct" not in content:
+        values["n_distinct"] = _distinct_in_file(run, values["settings"].get("metric", ""))
     return Record(**values, **own, graph=Graph(**content["graph"]), resampled=Resampled(**loaded))
 
 
-def _distinct_in_file(run: str | Path, n_pairs: int) -> int | None:
+def _distinct_in_file(run: str | Path, metric: str) -> int | None:
     """How many of a run's pairs differ, for records of versions that did not say it."""
     path = Path(run) / "pairs.jsonl"
-    if not path.is_file():
-        return None
-    lines = path.read_bytes().splitlines()
-    return len(set(lines)) if len(lines) == n_pairs else None
+    return Pairs.load(path).n_distinct(metric) if path.is_file() else None
 
 
 def read_scores(run: str | Path, step: int) -> torch.Tensor:

@@ -231,7 +231,7 @@ def _counts(points: Sequence[Point], names: Sequence[str]) -> list[str]:
     return [
         *(str(int(mask.sum())) for mask in union.values()),
         *(count(last.counts[state]) for state in union),
-        str(int(last.change.called["emergent"].sum())),
+        str(int(last.change.called["emergent"].sum())) if last.change.is_tested else "-",
         _named(last, union["in_circuit"], names),
     ]
 

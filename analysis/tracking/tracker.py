@@ -192,7 +192,9 @@ class HeadTracker:
             return
         per_pair = scores.unflatten(1, (len(PATTERN_SCORES), -1))
         sample = self.settings.resamples, self.settings.seed
-        roles = summarise(per_pair, copying(model), names, unit, *sample, same=self.pairs.same)
+        roles = summarise(
+            per_pair, copying(model), names, unit, *sample, same=self.pairs.same_prompts
+        )
         write_roles(self.run, step, self.pairs.hash, roles)
 
     def _write(
@@ -221,7 +223,7 @@ class HeadTracker:
             metric_clean=float(scores.metric_clean.mean()),
             metric_corrupted=float(scores.metric_corrupted.mean()),
             n_pairs=len(self.pairs),
-            n_distinct=self.pairs.n_distinct,
+            n_distinct=self.pairs.n_distinct(s.metric),
             circuit=found.edges,
             mean=per_pair.mean(0),
             evaluation=torch.stack([evaluation.circuit, evaluation.full, evaluation.empty]).float(),

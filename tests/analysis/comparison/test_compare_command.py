@@ -124,7 +124,7 @@ def test_what_can_not_be_compared_is_refused(tmp_path):
             act(options(tmp_path, *arguments))
 
     refused(r"a=one@40 and b=two@3: the records .* differ in pairs_hash", f"a={one}", f"b={two}")
-    file = write_file(tmp_path / "big.json", (), Graph(3, 4, 2))
+    file = write_file(tmp_path / "big.json", EARLY, Graph(3, 4, 2))
     refused("attribute both on one model with the same kv", f"a={one}", f"b={file}")
     refused("b: there is no .*missing; give a run, RUN@STEP", f"a={one}", f"b={tmp_path}/missing")
     refused("b: .* has no record of step 7; it has those of steps 0, 40", f"a={one}", f"b={one}@7")
@@ -181,3 +181,66 @@ def test_the_page_is_whole_and_escaped(tmp_path):
     assert "input-&gt;a1.h3&lt;q&gt;" in page
     assert not re.search(r'<(script|link|img)[^>]+(src|href)=["\']?http', page)
     assert [path.name for path in (tmp_path / "out").iterdir() if "partial" in path.name] == []
+
+
+UNGROUPED = Graph(2, 4, 4, "ungrouped")
+SPLIT = (*LATE[:3], "input->a1.h2<k>", "input->a1.h3<k>", "a1.h2->logits", "a1.h3->logits")
+
+
+def test_a_circuit_of_query_heads_against_a_run_that_shares_heads(tmp_path, capsys):
+    """As the EAP-IG package writes it: an edge for each query head, where the run has one."""
+    torch.manual_seed(3)
+    joined = ("input->a1.kv1<k>", "a1.h2->logits", "a1.h3->logits")
+    run = write_run(tmp_path / "run", "run", {8: plant((*LATE[:3], *joined))}, 6)
+    file = write_file(tmp_path / "theirs.json", SPLIT, UNGROUPED)
+    ours = write_file(tmp_path / "ours.json", (*LATE[:3], *joined), GRAPH)
+    act(options(tmp_path, f"a={run}", f"b={file}", f"c={ours}"))
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    for pair in found["comparisons"]:
+        assert pair["heads"]["numbers"]["jaccard"]["value"] == 1
+        assert pair["edges"]["numbers"]["jaccard"]["value"] == 1
+        assert {edge["edge"] for edge in pair["edges"]["shared"]} == {*LATE[:3], *joined}
+    [edge] = [e for e in found["comparisons"][0]["edges"]["shared"] if "kv1" in e["edge"]]
+    assert edge["score_b"] == pytest.approx(0.7 + 0.6)
+    assert len([text for text in found["warnings"] if "taken as one edge" in text]) == 1
+    assert "b: the file has a k and a v edge" in " ".join(capsys.readouterr().out.split())
+    # a run that has an edge for each query head, and its own exported file
+    each = Graph(2, 4, 2, "ungrouped")
+    write_graph(tmp_path / "each.json", *_circuit_and_scores(each, SPLIT), 32)
+    act(options(tmp_path, f"a={tmp_path / 'each.json'}", f"b={file}"))
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["comparisons"][0]["edges"]["numbers"]["jaccard"]["value"] == 1
+
+
+def _circuit_and_scores(graph, edges):
+    chosen = torch.tensor([graph.edge_name(i) in edges for i in range(graph.n_edges)])
+    return Circuit(graph, chosen), torch.ones(graph.edge_mask.shape)
+
+
+@pytest.mark.parametrize("kind", ["nodes", "membership"])
+def test_files_without_scores_of_edges(tmp_path, capsys, kind):
+    torch.manual_seed(4)
+    run = write_run(tmp_path / "run", "run", {8: plant(LATE)}, len(LATE))
+    file = write_file(tmp_path / "file.json", (*EARLY, "input->a1.h1<q>", "a1.h1->logits"))
+    content = json.loads(file.read_text())
+    for edge in content["edges"].values():
+        edge["score"] = 0.0
+    if kind == "nodes":
+        for name, node in content["nodes"].items():
+            node["score"] = {"a0.h0": -3.0, "a1.h1": 1.0}.get(name, 0.0)
+    file.write_text(json.dumps(content))
+    act(options(tmp_path, f"a={run}", f"b={file}"))
+    text = " ".join(capsys.readouterr().out.split())
+    [pair] = json.loads((tmp_path / "out" / "comparison.json").read_text())["comparisons"]
+    members = {head["head"]: head for head in pair["heads"]["members"]}
+    assert {name: head["change"] for name, head in members.items()} == {
+        "a0.h0": "shared",
+        "a1.h1": "gained",
+        "a1.h3": "lost",
+    }
+    shares = [members[name]["importance_b"] for name in ("a0.h0", "a1.h1", "a1.h3")]
+    assert shares == ([0.75, 0.25, 0.0] if kind == "nodes" else [None] * 3)
+    assert ("weighted_overlap" in pair["heads"]["numbers"]) == (kind == "nodes")
+    assert ("nothing ranks its heads" in text) == (kind == "membership")
+    assert not re.search(r"\bnan\b", text)
+    assert {edge["score_b"] for edge in pair["edges"]["shared"]} == {None}
