@@ -169,7 +169,7 @@ def _conclude(watched: Watched, options: Options) -> None:
         publisher = Publisher.start(run, mode)
     _show(watched, options, publisher)
     if publisher is not None:
-        publisher.mirror.finish()
+        publisher.conclude()
     print(format_table(Run.read(run, watched.known)))
     print(f"report: {run / 'report.html'}")
 

@@ -33,6 +33,7 @@ from train.sharding import whole_weights
 
 if TYPE_CHECKING:
     from transformers import (
+        PreTrainedModel,
         PreTrainedTokenizerBase,
         Trainer,
         TrainerControl,
@@ -287,3 +288,35 @@ class PresentCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.present()
+
+
+class MirrorCallback(TrainerCallback):
+    """On the main process: W&B gets the trainer's configuration and what it logs.
+
+    It takes the place of transformers' WandbCallback, which calls W&B in this process.
+    """
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.publisher = publisher
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        assert model is not None, "a trainer hands over its model"
+        parameters = {"model/num_parameters": model.num_parameters()}
+        self.publisher.configure({**model.config.to_dict(), **args.to_dict(), **parameters})
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.publisher.training(state.global_step, logs or {})

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from train.callbacks import PresentCallback
 
+STOPPED = 10.0  # seconds that W&B has to end in when the run does not end as it should
 SIGNALS = {"sft": "loss", "grpo": "reward"}  # what a training is followed by
 LOCK_VARIABLE = "HEADLAB_LOCK"  # token of the launcher's lock, which passes to the main process
 
@@ -67,7 +68,12 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[Tr
 
     What shows the run is the main process's; the others only keep pace.
     """
-    from train.callbacks import EvaluationCallback, HeadTrackingCallback, PresentCallback
+    from train.callbacks import (
+        EvaluationCallback,
+        HeadTrackingCallback,
+        MirrorCallback,
+        PresentCallback,
+    )
     from train.interrupt import Interrupt
     from train.keeper import Keeper, LocalMetrics
 
@@ -117,6 +123,8 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[Tr
     # last, what shows their records
     if distributed.rank() == 0 and (tracker is not None or plan.evaluations):
         found.append(PresentCallback(plan.run, publisher, pages=where != "sidecar"))
+    if publisher is not None:
+        found.append(MirrorCallback(publisher))
     return found
 
 
@@ -141,9 +149,14 @@ def execute(plan: Plan, setup: Setup) -> None:
         heir_of = os.environ.get(LOCK_VARIABLE)
         with Lock.take(plan.run / "locks" / "run", f"the run {plan.run}", heir_of=heir_of):
             publisher = _open(plan)
-            _execute(plan, setup, publisher)
+            try:
+                _execute(plan, setup, publisher)
+            except BaseException:
+                if publisher is not None:
+                    publisher.conclude(STOPPED, exit_code=1)
+                raise
             if publisher is not None:
-                publisher.mirror.finish()
+                publisher.conclude()
 
 
 def _open(plan: Plan) -> Publisher | None:
@@ -166,7 +179,6 @@ def _open(plan: Plan) -> Publisher | None:
     publisher = Publisher.start(plan.run, logger.wandb_mode)
     if publisher is not None:
         publisher.mirror.announce()
-        plan.args.report_to = ["wandb"]
     return publisher
 
 
@@ -190,8 +202,6 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
     else:
         _train(plan, setup, callbacks)
     if any(isinstance(callback, Interrupt) and callback.stopping for callback in callbacks):
-        if publisher is not None:
-            publisher.mirror.finish()
         if distributed.rank() == 0:
             print(f"{plan.run} is stopped; resume=auto goes on with it", flush=True)
         raise SystemExit(128 + signal.SIGTERM)

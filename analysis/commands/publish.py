@@ -3,9 +3,9 @@
     headlab publish run=runs/my-run
 
 A training run does this itself after each checkpoint. The command is for what was left out: a run
-that was offline, a W&B that failed, checkpoints tracked afterwards. It uploads the offline files of
-the run that were never uploaded (as `wandb sync` does; they hold the trainer's own curves too),
-then logs every checkpoint that is missing.
+that was offline, a W&B that failed or lost its server, checkpoints tracked afterwards. It logs each
+checkpoint, evaluation and log of the trainer that W&B's server has not got, and none twice; offline
+files that `wandb sync` has uploaded count.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis.cli import key
+
+PATIENCE = 1800.0  # seconds for W&B to take what is missing, while its server answers
 
 
 @dataclass
@@ -23,33 +25,36 @@ class Options:
 
 
 def act(options: Options) -> None:
-    """Upload offline files, then log what is missing."""
-    from analysis.reporting.publish import Publisher, adopt_offline, missing, upload_offline
-    from analysis.reporting.wandb_mirror import has_account
+    """Log what is missing."""
+    from analysis.reporting.publish import Publisher, missing
+    from analysis.reporting.wandb_given import Given
+    from analysis.reporting.wandb_mirror import has_account, server, silent_server
     from analysis.trajectories.run import Run
 
     if options.mode not in ("online", "offline"):
         raise ValueError(f"mode is {options.mode!r}; choose online or offline")
     run = Run.read(options.run)
-    if options.mode == "online":
-        if not has_account():
-            raise ValueError(
-                "there is no W&B account on this machine; run `wandb login`, or set WANDB_API_KEY, "
-                "or write an offline run with mode=offline"
-            )
-        for directory in upload_offline(run.path):
-            print(f"uploaded {directory}")
-        if list(run.path.glob("wandb/offline-run-*")):
-            adopt_offline(run.path)
-    if not missing(run, options.mode):
+    if options.mode == "online" and not has_account():
+        raise ValueError(
+            "there is no W&B account on this machine; run `wandb login`, or set WANDB_API_KEY, "
+            "or write an offline run with mode=offline"
+        )
+    if not missing(run, options.mode, Given.read(run.path)):
         print("nothing is missing")
         return
-    publisher = Publisher.start(run.path, options.mode, options.project)
-    if publisher is None:
-        raise ValueError("W&B could not be started (see above); the local records are complete")
+    reason = silent_server() if options.mode == "online" else None
+    if reason is not None:
+        raise ValueError(f"W&B at {server()} can't be reached: {reason}")
+    publisher = Publisher.start(run.path, options.mode, options.project, strict=True)
+    assert publisher is not None, "strict"
     steps = publisher.update(run)
-    where = publisher.mirror.directory
-    publisher.mirror.finish()
+    if left := publisher.finish(PATIENCE):
+        raise ValueError(
+            f"W&B ({publisher.mirror.reason}) may not have {len(left)} of {len(steps)} rows; the "
+            "local records are complete: start this again"
+        )
     if not steps:
-        raise ValueError("W&B took nothing (see above); the local records are complete")
+        print("nothing is missing")
+        return
+    where = publisher.mirror.files
     print(f"logged {len(steps)} rows, steps {min(steps)} to {max(steps)}, to {where}")

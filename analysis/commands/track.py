@@ -183,6 +183,6 @@ def act(options: Options) -> None:
     if not todo:
         present(run, publisher, known=known)
     if publisher is not None:
-        publisher.mirror.finish()
+        publisher.conclude()
     print(format_table(Run.read(run, known)))
     print(f"report: {run / 'report.html'}")

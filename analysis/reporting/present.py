@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.reporting.publish import warned
 from analysis.trajectories.run import Run
 from analysis.trajectories.trajectory import write_trajectory
 
@@ -47,7 +48,8 @@ def present(
     try:
         run = Run.read(path, known)
         if publisher is not None:
-            publisher.update(run)
+            with warned():
+                publisher.update(run)
         if pages:
             write_pages(run)
     except Exception:

@@ -1,33 +1,40 @@
 """Mirror to W&B what the local files of a run hold and W&B has not got yet.
 
-RUN/wandb-published.json says what W&B was given, by the content of the record, so that a record
-that was replaced is logged again, and nothing else twice.
+A row is known by a name and by the content of what it shows, so that a record that was replaced is
+logged again, and nothing else twice. wandb_given.py says which ones W&B has.
 
-Every row carries `heads/step`, the step metric of all groups, so late rows land at their step.
+Every row carries the step that it is shown over (`heads/step`, or `train/global_step`), so late
+rows land at their step.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import logging
 import math
-import subprocess
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.files import short_hash, write_json
+from analysis.files import short_hash
 from analysis.records.run_file import MAX_HEAD_CURVES, RunFile, configuration
+from analysis.records.training_log import read_metrics
+from analysis.reporting.wandb_files import MARK
+from analysis.reporting.wandb_given import Given
+from analysis.reporting.wandb_mirror import FINISH, WandbMirror
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from analysis.intervals import Estimate
-    from analysis.reporting.wandb_mirror import WandbMirror
     from analysis.trajectories.run import Run
     from analysis.trajectories.trajectory import Point
 
-FILE = "wandb-published.json"
+TRIES = 3  # how often W&B is started again in a run
 log = logging.getLogger(__name__)
 
 ENDS = {"": "pass_at_1", "/lo": "low", "/hi": "high"}
@@ -89,40 +96,57 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
 
 @dataclass(frozen=True)
 class Entry:
-    """One row for W&B: of the first `count` points, or, if that is None, of given values."""
+    """One row for W&B: of the first `count` points, or, if that is None, of given values.
+
+    axis: the step metric, in which `step` is said.
+    """
 
     step: int
     name: str
     digest: str
     count: int | None
     values: dict[str, Any] = field(default_factory=dict)
+    axis: str = "heads/step"
 
 
-def published(run: Path) -> dict[str, dict[str, str]]:
-    """What W&B was given of a run, by mode (online, offline): name of the entry -> its digest."""
-    path = run / FILE
-    try:
-        found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except json.JSONDecodeError:
-        log.warning("%s is damaged; everything is given to W&B again", path)
-        return {}
+# of a training as a whole, which the trainer logs at its end
+TOTALS = (
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+    "train_loss",
+    "total_flos",
+)
+
+
+def training_rows(step: int, logged: Mapping[str, Any]) -> list[Entry]:
+    """The rows of what a trainer logged at a step: `train/*`, `eval/*`, by transformers' names.
+
+    How long something took is shown, and makes no other row of one that is otherwise the same.
+    """
+    kinds: dict[str, dict[str, Any]] = {}
+    for name, value in logged.items():
+        if name in TOTALS or not isinstance(value, int | float):
+            continue
+        kind = "eval" if name.startswith("eval_") else "train"
+        kinds.setdefault(kind, {})[f"{kind}/{name.removeprefix('eval_')}"] = value
+    found = []
+    for kind, values in kinds.items():
+        lasting = {k: v for k, v in values.items() if "time" not in k and "per_second" not in k}
+        digest = short_hash(json.dumps(lasting, sort_keys=True))
+        name = f"{'train' if kind == 'train' else 'train-eval'}/{step}"
+        found.append(Entry(step, name, digest, None, values, "train/global_step"))
     return found
 
 
-def adopt_offline(run: Path) -> None:
-    """Count what offline runs were given as given online: they have been uploaded."""
-    everything = published(run)
-    everything["online"] = {**everything.get("online", {}), **everything.get("offline", {})}
-    write_json(run / FILE, everything)
+def missing(run: Run, mode: str, given: Given | None = None) -> list[Entry]:
+    """What W&B has not got of a run in a mode (online or offline), by step.
 
-
-def missing(run: Run, mode: str) -> list[Entry]:
-    """What W&B has not got of a run in a mode (online or offline), by step."""
+    Online, what a session that did not finish has given counts as missing.
+    """
     from analysis.records.record import record_dir
 
-    done = published(run.path).get(mode, {})
+    done = (given or Given.read(run.path)).of(mode)
     found = []
     for count, point in enumerate(run.points, start=1):
         content = (record_dir(run.path, point.step) / "record.json").read_bytes()
@@ -137,76 +161,178 @@ def missing(run: Run, mode: str) -> list[Entry]:
                 if score[what] is not None
             }
             found.append(Entry(row.step, f"eval/{task}/{row.step}", digest, None, values))
+    for step, logged in read_metrics(run.path).items():
+        found += training_rows(step, logged)
     kept = [entry for entry in found if done.get(entry.name) != entry.digest]
     return sorted(kept, key=lambda entry: entry.step)
 
 
 class Publisher:
-    """Gives W&B what it is missing of a run. It writes no record, so it can lose none."""
+    """Gives W&B what it is missing of a run. It writes no record, so it can lose none.
 
-    def __init__(self, mirror: WandbMirror) -> None:
+    It is never waited for but at its start and its end, and then not for long. A W&B that fails is
+    started again, a few times.
+    """
+
+    def __init__(self, path: Path, mirror: WandbMirror, project: str) -> None:
+        self.path = path
         self.mirror = mirror
+        self.project = project
+        self.tries = 0
+        self.sent: dict[str, str] = {}  # in this session
+        self.logged: tuple[int, dict[str, Any]] = (0, {})  # by the trainer at the last step
+        self.given = Given.read(path)
+        if mirror.mode == "online":
+            self.given.settle(mirror.starting_step)
+            self.given.write(path)
 
     @classmethod
-    def start(cls, run: Path, mode: str, project: str | None = None) -> Publisher | None:
+    def start(
+        cls, run: Path, mode: str, project: str | None = None, strict: bool = False
+    ) -> Publisher | None:
         """That of a run that has its run.json; None if W&B is switched off, or does not start.
 
-        mode: auto, online, offline or disabled. project: another one than the run names.
-        """
-        from analysis.reporting.wandb_mirror import WandbMirror
+        mode: auto, online, offline or disabled. project: another one than the run names. strict:
+        offline is no way out of a server that can't be reached.
 
+        Raises:
+            ValueError: strict, and W&B does not start.
+        """
         file = RunFile.read(run)
         project = project or file.wandb_project
-        mirror = WandbMirror.start(run, file.name, project, mode, configuration(run))
-        return None if mirror is None else cls(mirror)
+        how = (run, file.name, project, mode, configuration(run))
+        mirror = WandbMirror.begin(*how) if strict else WandbMirror.start(*how)
+        return None if mirror is None else cls(run, mirror, project)
 
     def update(self, run: Run) -> list[int]:
-        """Log every checkpoint and evaluation that W&B has not got; the steps logged."""
-        logged = []
-        everything = published(run.path)
-        done = everything.setdefault(self.mirror.mode, {})
-        for entry in missing(run, self.mirror.mode):
-            values = entry.values
-            if entry.count is not None:
+        """Log every checkpoint, evaluation and log of the trainer that is missing; their steps."""
+        if not self._works():
+            return []
+        entries = self._new(missing(run, self.mirror.mode, self.given))
+        for entry in entries:
+            if entry.count is None:
+                self._send(entry, entry.values)
+            else:
                 so_far = run.points[: entry.count]
-                most = run.file.max_head_curves
-                values = {**head_values(so_far, most), **media(so_far, run.path)}
-            if self.mirror.log(entry.step, values):
-                done[entry.name] = entry.digest
-                logged.append(entry.step)
-        if logged:
-            write_json(run.path / FILE, everything)
-        return logged
+                self._send(entry, head_values(so_far, run.file.max_head_curves), so_far)
+        return [entry.step for entry in entries]
+
+    def training(self, step: int, logged: Mapping[str, Any]) -> None:
+        """Log what the trainer has just logged; never raises."""
+        with warned():
+            if not self._works():
+                return
+            if totals := {name: logged[name] for name in TOTALS if name in logged}:
+                self.mirror.summarise(totals)
+            before, values = self.logged
+            self.logged = step, {**(values if before == step else {}), **logged}
+            for entry in self._new(training_rows(*self.logged)):
+                self._send(entry, entry.values)
+
+    def configure(self, values: Mapping[str, Any]) -> None:
+        """Add to what W&B shows as the run's configuration; never raises."""
+        with warned():
+            self.mirror.configure(values)
+
+    def finish(self, limit: float = FINISH, exit_code: int = 0) -> list[str]:
+        """End the session and count what W&B has; the names of the rows that it may not have.
+
+        limit: seconds that it may take; see `WandbMirror.finish`.
+        """
+        whole = self.mirror.finish(limit, exit_code)
+        self.given = Given.read(self.path)
+        if whole:
+            self.given.finished(self.mirror.files)
+        self.given.write(self.path)
+        return self._left(self.mirror.mode)
+
+    def conclude(self, limit: float = FINISH, exit_code: int = 0) -> None:
+        """`finish`, once more if rows were lost on the way, and with a word on what is left.
+
+        Never raises.
+        """
+        from analysis.trajectories.run import Run
+
+        with warned():
+            left = self.finish(limit, exit_code)
+            if self._left("offline") and self._works():
+                self.update(Run.read(self.path))
+                left = self.finish(limit, exit_code)
+            if left:
+                log.warning(
+                    "W&B (%s) may not have %d of the rows that it was given; headlab publish "
+                    "run=%s gives it what is missing",
+                    self.mirror.reason,
+                    len(left),
+                    self.path,
+                )
+
+    def _left(self, mode: str) -> list[str]:
+        done = self.given.of(mode)
+        return [name for name, digest in self.sent.items() if done.get(name) != digest]
+
+    def _new(self, entries: list[Entry]) -> list[Entry]:
+        done = {**self.given.of(self.mirror.mode), **self.sent}
+        return [entry for entry in entries if done.get(entry.name) != entry.digest]
+
+    def _send(self, entry: Entry, values: Mapping[str, Any], points: Sequence[Point] = ()) -> None:
+        row = {entry.axis: entry.step, MARK: f"{entry.name} {entry.digest}", **values}
+        self.mirror.log(row, *(media(points, self.path) if points else ()))
+        self.sent[entry.name] = entry.digest
+
+    def _works(self) -> bool:
+        """Whether W&B takes rows; one that has failed is started again, until `TRIES`."""
+        if self.mirror.is_alive:
+            return True
+        if self.tries >= TRIES:
+            return False
+        self.tries += 1
+        self.finish()
+        again = Publisher.start(self.path, self.mirror.mode, self.project)
+        what = "and is started again"
+        if again is None or self.tries >= TRIES:
+            what = f"for the last time; headlab publish run={self.path} gives it what it misses"
+        log.warning("W&B ended (%s) %s", self.mirror.reason, what)
+        if again is not None:
+            self.mirror, self.given, self.sent = again.mirror, again.given, {}
+        return again is not None
 
 
-def media(points: Sequence[Point], run: Path) -> dict[str, Any]:
-    """The map of heads, the cohort chart and the table of heads at the last of some points."""
+@contextmanager
+def warned() -> Iterator[None]:
+    """Inside, what fails is logged: W&B is a mirror, and the local records are the truth."""
     try:
-        import wandb
+        yield
+    except Exception as error:
+        log.warning("W&B misses something (%s); the local records are complete", error)
 
-        from analysis.heads.roles import read_roles
-        from analysis.reporting.pictures import cohort_picture, head_map_picture
-        from analysis.reporting.tables import HEAD_TITLES, head_rows
 
+def media(
+    points: Sequence[Point], run: Path
+) -> tuple[dict[str, str], dict[str, tuple[list[str], list[Any]]]]:
+    """Pictures (PNG in base64) and tables at the last of some points.
+
+    They are the map of heads and the cohort chart; the table of heads.
+    """
+    from analysis.heads.roles import read_roles
+    from analysis.reporting.pictures import cohort_picture, head_map_picture
+    from analysis.reporting.tables import HEAD_TITLES, head_rows
+
+    try:
         rows = head_rows(points, read_roles(run, points[-1].step))
-        return {
-            "heads/map": wandb.Image(head_map_picture(points[-1])),
-            "heads/cohorts": wandb.Image(cohort_picture(points)),
-            "heads/table": wandb.Table(columns=list(HEAD_TITLES), data=rows),
+        pictures = {
+            "heads/map": _png(head_map_picture(points[-1])),
+            "heads/cohorts": _png(cohort_picture(points)),
         }
-    except Exception as error:  # the mirror may fail soft, whatever W&B raises
-        log.warning("W&B did not take the pictures of step %d: %s", points[-1].step, error)
-        return {}
+        return pictures, {"heads/table": (list(HEAD_TITLES), [list(row) for row in rows])}
+    except Exception as error:  # the row matters more, whatever goes wrong in a picture
+        log.warning("W&B gets no pictures of step %d: %s", points[-1].step, error)
+        return {}, {}
 
 
-def upload_offline(run: Path) -> Iterable[Path]:
-    """Upload the offline files of a run that W&B has never got, oldest first; those uploaded."""
-    for directory in sorted(run.glob("wandb/offline-run-*")):
-        if list(directory.glob("*.wandb.synced")) or not list(directory.glob("*.wandb")):
-            continue
-        command = [sys.executable, "-P", "-m", "wandb", "sync", str(directory)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            detail = (done.stderr or done.stdout).strip().splitlines()[-1:]
-            raise ValueError(f"wandb sync {directory} failed: {' '.join(detail)}")
-        yield directory
+def _png(picture: np.ndarray) -> str:
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "PNG")
+    return base64.b64encode(content.getvalue()).decode()

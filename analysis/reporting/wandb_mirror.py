@@ -1,34 +1,55 @@
 """The Weights & Biases mirror of what the local files already hold.
 
 A run is offline unless there is an account (WANDB_API_KEY, or an entry in ~/.netrc) or WANDB_MODE
-says otherwise. The mirror may fail: it says so once, and the run goes on. Values are logged with
-their own step metric and never with `step=`, because W&B drops rows whose step goes backwards.
+says otherwise. Values are logged with their own step metric and never with `step=`, because W&B
+drops rows whose step goes backwards.
+
+W&B works in a process of its own (wandb_worker.py), so that nothing of it can raise or hang in the
+run: what is given to it is queued, and each wait has an end. Where its server can't be reached, it
+starts offline.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import netrc
 import os
+import queue
 import re
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
+from urllib.request import urlopen
 
 from analysis.records.secrets import redact
 
 log = logging.getLogger(__name__)
+
+START = 30.0  # seconds that W&B has to start in
+FINISH = 120.0  # and to give its server what is left at the end of a run
+ANSWER = 5.0  # that its server has to answer in, before W&B is given these times
+WORKER = Path(__file__).with_name("wandb_worker.py")
+
+
+def server() -> str:
+    """The address of W&B's server."""
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
 
 
 def has_account() -> bool:
     """Whether W&B credentials are configured on this machine."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     try:
-        return netrc.netrc().authenticators(host or "") is not None
+        return netrc.netrc().authenticators(urlparse(server()).hostname or "") is not None
     except (OSError, netrc.NetrcParseError):
         return False
 
@@ -41,22 +62,37 @@ def resolve_mode(mode: str) -> str:
     return ("online" if has_account() else "offline") if asked == "auto" else asked
 
 
-class WandbRun(Protocol):
-    """What is used of a run of W&B."""
-
-    @property
-    def dir(self) -> str: ...
-    @property
-    def offline(self) -> bool: ...
-    def log(self, data: dict[str, Any]) -> object: ...
-    def finish(self) -> object: ...
+def silent_server() -> str | None:
+    """Why W&B's server does not answer; None if it does, be it that it asks for a key."""
+    try:
+        with urlopen(server(), timeout=ANSWER):
+            return None
+    except HTTPError as error:
+        return f"HTTP status {error.code}" if error.code >= 500 else None
+    except URLError as error:
+        # what W&B itself can check with other certificates is left to it
+        return None if "CERTIFICATE" in str(error.reason) else str(error.reason)
+    except (OSError, ValueError) as error:
+        return str(error) or type(error).__name__
 
 
 class WandbMirror:
-    """A W&B run: every call is safe whether or not W&B works."""
+    """A W&B run, in a process of its own; no call raises, whether or not W&B works.
 
-    def __init__(self, run: WandbRun) -> None:
-        self._run = run
+    mode: online or offline. files: where W&B keeps this session. starting_step: how many rows the
+    W&B run had before this session, of an online one.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.mode = ""
+        self.files = Path()
+        self.starting_step = 0
+        self.reason = "its process ended"  # why it failed, if it did
+        self._process = process
+        self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        for work in (self._write, self._read):
+            threading.Thread(target=work, name="wandb mirror", daemon=True).start()
 
     @classmethod
     def start(
@@ -64,68 +100,156 @@ class WandbMirror:
     ) -> WandbMirror | None:
         """Start (or, for a resumed run, continue) the W&B run of a run directory.
 
-        None if the mode is `disabled`, or, with a warning, if W&B does not start.
+        Offline where it should be online and its server does not answer or refuses it, with a
+        warning. None if the mode is `disabled`, or, with a warning, if W&B does not start at all.
         """
         mode = resolve_mode(mode)
         if mode == "disabled":
             return None
-        os.environ.setdefault(
-            "WANDB_SILENT", "true"
-        )  # else it warns at each save that it is offline
-        try:
-            import wandb
-
-            directory.mkdir(parents=True, exist_ok=True)
-            run = wandb.init(
-                dir=directory,
-                project=project,
-                name=name,
-                id=run_id(directory, name),
-                resume="allow",
-                mode=mode,  # type: ignore[arg-type]
-                config=redact(config),
-                settings=wandb.Settings(console="off", silent=True),
+        reason = silent_server() if mode == "online" else None
+        if reason is None:
+            try:
+                return cls.begin(directory, name, project, mode, config)
+            except ValueError as error:
+                reason = str(error)
+        if mode == "online":
+            log.warning(
+                "W&B at %s: %s. It is kept offline; headlab publish run=%s uploads it later",
+                server(),
+                reason,
+                directory,
             )
-            run.define_metric("heads/step", hidden=True)
-            for group in ("heads/*", "head/*", "circuit/*", "eval/*"):
-                run.define_metric(group, step_metric="heads/step")
-        except Exception as error:  # the mirror may fail soft, whatever W&B raises
-            log.warning("W&B is off for this run: %s. The local records are complete.", error)
-            return None
-        return cls(run)
+            with suppress(ValueError):
+                return cls.begin(directory, name, project, "offline", config)
+        log.warning("W&B is off for this run: %s. The local records are complete.", reason)
+        return None
+
+    @classmethod
+    def begin(
+        cls, directory: Path, name: str, project: str, mode: str, config: Mapping[str, Any]
+    ) -> WandbMirror:
+        """`start` in just this mode.
+
+        Raises:
+            ValueError: W&B does not start; why.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        how = {
+            "directory": str(directory.absolute()),
+            "project": project,
+            "name": name,
+            "id": run_id(directory, name),
+            "mode": mode,
+            "config": redact(config),
+            "pid": os.getpid(),
+            "program": sys.argv[0],
+            "patience": START,
+        }
+        mirror = cls(
+            subprocess.Popen(
+                [sys.executable, "-P", str(WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+                env={**os.environ, "WANDB_SILENT": "true"},
+            )
+        )
+        mirror._say(how)
+        started = mirror._wait_for("started", START)
+        if started is None:
+            mirror.end()
+            raise ValueError(mirror.reason)
+        mirror.mode = "offline" if started["offline"] else "online"
+        mirror.files = Path(started["files"]).parent
+        mirror.starting_step = started["starting_step"]
+        return mirror
 
     @property
-    def directory(self) -> Path:
-        """Where W&B keeps this run, to be given to `wandb sync`."""
-        return Path(self._run.dir).parent
-
-    @property
-    def mode(self) -> str:
-        """`online` or `offline`."""
-        return "offline" if self._run.offline else "online"
+    def is_alive(self) -> bool:
+        """Whether W&B takes rows still."""
+        return self._process.poll() is None
 
     def announce(self) -> None:
         """Print where the run is and what to type to watch or upload it."""
-        print(f"W&B run: {self.directory}")
-        print(f"  watch it in a terminal:  wandb leet {self.directory}")
+        print(f"W&B run: {self.files}")
+        print(f"  watch it in a terminal:  wandb leet {self.files}")
         if self.mode == "offline":
-            print(f"  upload it later:         wandb sync {self.directory}", flush=True)
+            print(f"  upload it later:         wandb sync {self.files}", flush=True)
 
-    def log(self, step: int, values: Mapping[str, Any]) -> bool:
-        """Log values at a checkpoint's step; whether W&B took them."""
-        try:
-            self._run.log({"heads/step": step, **values})
-        except Exception as error:  # the mirror may fail soft, whatever W&B raises
-            log.warning("W&B did not take the values of step %d: %s", step, error)
-            return False
-        return True
+    def log(
+        self,
+        values: Mapping[str, Any],
+        pictures: Mapping[str, str] | None = None,
+        tables: Mapping[str, tuple[list[str], list[Any]]] | None = None,
+    ) -> None:
+        """Give W&B a row; pictures are PNG in base64, tables titles and rows."""
+        self._say({"row": dict(values), "pictures": pictures or {}, "tables": tables or {}})
 
-    def finish(self) -> None:
-        """Give W&B what is left in its buffers."""
+    def configure(self, values: Mapping[str, Any]) -> None:
+        """Add to what W&B shows as the run's configuration."""
+        self._say({"config": redact(values)})
+
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        """Set values of the run as a whole."""
+        self._say({"summary": dict(values)})
+
+    def finish(self, limit: float = FINISH, exit_code: int = 0) -> bool:
+        """Give W&B what is left, in `limit` seconds at most; whether it has taken all there was.
+
+        It ends early where its server does not answer.
+        """
+        self._say({"finish": exit_code})
+        self._messages.put(None)
+        until = time.monotonic() + limit
+        finished = None
+        while finished is None and self.is_alive and (left := until - time.monotonic()) > 0:
+            finished = self._wait_for("finished", min(left, ANSWER))
+            if finished is None and self.mode == "online" and (silent := silent_server()):
+                self.reason = silent
+                break
+        self.end()
+        return finished is not None or self._wait_for("finished", 1.0) is not None
+
+    def end(self) -> None:
+        """End the process of W&B, whatever it is doing; W&B's second one follows it."""
+        self._process.kill()
+        self._process.wait()
+
+    def _wait_for(self, what: str, limit: float) -> Any:
+        """What a reply with this name says; None if none comes in time, or W&B has failed."""
         try:
-            self._run.finish()
-        except Exception as error:  # the mirror may fail soft, whatever W&B raises
-            log.warning("W&B did not finish: %s", error)
+            reply = self._replies.get(timeout=max(limit, 0.0))
+        except queue.Empty:
+            self.reason = f"it has not {what} in time"
+            return None
+        if reply is None:
+            self._replies.put(None)
+            return None
+        if "failed" in reply:
+            self.reason = reply["failed"]
+        return reply.get(what)
+
+    def _say(self, message: Mapping[str, Any]) -> None:
+        unknown = str if "row" not in message else None  # a configuration may hold anything
+        self._messages.put(json.dumps(message, default=unknown) + "\n")
+
+    def _write(self) -> None:
+        lines = self._process.stdin
+        assert lines is not None
+        with suppress(OSError, ValueError), lines:  # a process that ended takes nothing
+            while (message := self._messages.get()) is not None:
+                lines.write(message)
+                lines.flush()
+
+    def _read(self) -> None:
+        lines = self._process.stdout
+        assert lines is not None
+        with suppress(OSError, ValueError), lines:
+            for line in lines:
+                self._replies.put(json.loads(line))
+        self._replies.put(None)
 
 
 def run_id(directory: Path, name: str) -> str:

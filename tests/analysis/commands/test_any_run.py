@@ -11,6 +11,7 @@ from analysis.commands import run as command
 from analysis.records.record import write_record
 from analysis.records.run_file import RunFile
 from analysis.reporting.wandb_mirror import WandbMirror
+from tests.support.mirrors import FakeMirror
 from tests.support.planted import World, make_record
 
 BASE, MOVED = World(4, changed=10, factor=100.0, noise=0.02).scores(8)
@@ -43,27 +44,18 @@ def test_report_comparison_and_paper(bare: Path, capsys: pytest.CaptureFixture[s
 
 def test_publish(bare: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
     given: list[Any] = []
-
-    class Wandb:
-        offline = True
-        dir = str(bare / "wandb" / "run" / "files")
-
-        def log(self, values: dict[str, Any]) -> None:
-            given.append(values["heads/step"])
-
-        def finish(self) -> None:
-            given.append("finished")
-
-    monkeypatch.setattr(WandbMirror, "start", lambda *a: given.append(a) or WandbMirror(Wandb()))
+    fake = FakeMirror(bare)
+    monkeypatch.setattr(WandbMirror, "begin", lambda *a: given.extend(a) or fake)
     command("publish", [f"run={bare}", "mode=offline"])
-    (_, name, project, mode, config), *steps = given
+    _, name, project, mode, config = given
     assert (name, project, mode, config["kind"]) == (
         "made-elsewhere",
         "headlab",
         "offline",
         "other",
     )
-    assert steps == [0, 10, "finished"]
+    assert [row["heads/step"] for row in fake.rows] == [0, 10]
+    assert "logged 2 rows, steps 0 to 10" in capsys.readouterr().out
     command("publish", [f"run={bare}", "mode=offline"])
     assert capsys.readouterr().out.endswith("nothing is missing\n")
 

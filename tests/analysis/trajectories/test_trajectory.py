@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from analysis.trajectories.trajectory import (
     trajectory,
     write_trajectory,
 )
+from tests.support.mirrors import FakeMirror
 from tests.support.planted import GRAPH, N_HEADS, World, make_record
 
 WORLD = World(4, changed=10, factor=100.0, noise=0.02)
@@ -176,21 +176,6 @@ def test_head_rows_say_where_each_head_came_from() -> None:
     assert {row[3] for row in rows if row[1] == "retained"} == {"0"}
 
 
-class FakeRun:
-    """Takes what W&B would be given."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.offline = True
-        self.dir = ""
-
-    def log(self, values: dict[str, Any]) -> None:
-        self.rows.append(values)
-
-    def finish(self) -> None:
-        pass
-
-
 def test_logged_names() -> None:
     points = trajectory(some_records("bm"))
     values = head_values(points)
@@ -222,8 +207,8 @@ def test_head_curves_are_capped_and_stay() -> None:
 def test_only_what_is_missing_is_published(tmp_path: Path) -> None:
     records = some_records("bmm")
     run = run_with(tmp_path / "r", [records[0], records[2]])
-    fake = FakeRun()
-    publisher = Publisher(WandbMirror(fake))
+    fake = FakeMirror(run)
+    publisher = Publisher(run, fake, "p")
     write_evaluation(run, 0, {"pass_at_1": 0.5, "low": 0.4, "high": 0.6})
     assert publisher.update(Run.read(run)) == [0, 0, 20]
     assert publisher.update(Run.read(run)) == []
@@ -231,28 +216,33 @@ def test_only_what_is_missing_is_published(tmp_path: Path) -> None:
     assert publisher.update(Run.read(run)) == [10]
     assert fake.rows[-1]["heads/step"] == 10
     write_record(run, make_record(20, BASE, 40), torch.zeros(8, 1))  # one measured again
-    again = Publisher(WandbMirror(fake))  # in another process
+    assert publisher.finish() == []
+    other = FakeMirror(run)
+    again = Publisher(run, other, "p")  # in another process
     assert again.update(Run.read(run)) == [20]
-    assert fake.rows[-1]["heads/emergent"] == 0
-    assert [row["heads/step"] for row in fake.rows] == [0, 0, 20, 10, 20]
-    assert sum("eval/held_out/pass@1" in row for row in fake.rows) == 1
-    for row in fake.rows:
+    assert other.rows[-1]["heads/emergent"] == 0
+    rows = fake.rows + other.rows
+    assert [row["heads/step"] for row in rows] == [0, 0, 20, 10, 20]
+    assert sum("eval/held_out/pass@1" in row for row in rows) == 1
+    for row in rows:
         pictures = {"heads/map", "heads/cohorts", "heads/table"}
         assert pictures <= row.keys() or "eval/held_out/pass@1" in row
-    (run / "wandb-published.json").write_text("{")  # damaged: everything again, nothing lost
-    assert len(again.update(Run.read(run))) == 4
+    again.finish()
+    (run / "wandb-published.json").write_text("{")  # damaged: W&B's own files count
+    assert Publisher(run, FakeMirror(run), "p").update(Run.read(run)) == []
 
 
 def test_scores_of_benchmarks_are_published(tmp_path: Path) -> None:
     """Each task has its own curves, at the checkpoint's step; one measured again goes again."""
     run = run_with(tmp_path / "r", some_records("b"))
-    fake = FakeRun()
-    publisher = Publisher(WandbMirror(fake))
+    fake = FakeMirror(run)
+    publisher = Publisher(run, fake, "p")
     publisher.update(Run.read(run))
     write_evaluation(run, 20, {"pass_at_1": 0.5, "low": 0.4, "high": 0.6}, "math500")
     write_evaluation(run, 20, {"pass_at_1": 0.1, "low": 0.0, "high": 0.2}, "aime24-think-off")
     assert publisher.update(Run.read(run)) == [20, 20]
-    assert fake.rows[-2:] == [
+    last = [{k: v for k, v in row.items() if k != "headlab/row"} for row in fake.rows[-2:]]
+    assert last == [
         {
             "heads/step": 20,
             **{
@@ -274,63 +264,72 @@ def test_scores_of_benchmarks_are_published(tmp_path: Path) -> None:
     assert fake.rows[-1]["eval/math500/pass@1"] == 0.6
 
 
-def test_an_uploaded_offline_run_is_not_logged_again(tmp_path: Path, monkeypatch: Any) -> None:
-    """Online: offline files go up as `wandb sync` does it, then only what they did not hold."""
-    from analysis.cli import parse
-    from analysis.commands import publish as command
-    from analysis.reporting import publish
+def test_an_uploaded_offline_run_is_not_logged_again(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    """Online: what `wandb sync` has uploaded is there, and only the rest is logged."""
+    from analysis.commands import run as command
+    from analysis.reporting import wandb_mirror
 
     records = some_records("bmm")
     run = run_with(tmp_path / "r", records[:2])
-    Publisher(WandbMirror(FakeRun())).update(Run.read(run))  # an offline run
-    offline = run / "wandb" / "offline-run-1-x"
-    offline.mkdir(parents=True)
-    (offline / "run-x.wandb").write_bytes(b"")
+    offline = FakeMirror(run)
+    publisher = Publisher(run, offline, "p")
+    publisher.update(Run.read(run))
+    publisher.finish()
+    (offline.files / "run-id.wandb.synced").touch()
     write_record(run, records[2], torch.zeros(8, 1))
-    synced = []
-
-    def sync(command: list[str], **kwargs: Any) -> Any:
-        synced.append(command[-1])
-        (offline / "run-x.wandb.synced").write_bytes(b"")
-        return subprocess.CompletedProcess(command, 0)
-
-    fake = FakeRun()
-    fake.offline, fake.dir = False, str(run / "wandb" / "run-1-x" / "files")
-    monkeypatch.setattr(publish.subprocess, "run", sync)
-    monkeypatch.setattr(WandbMirror, "start", lambda *a: WandbMirror(fake))
+    fake = FakeMirror(run, "online", server=2)
+    monkeypatch.setattr(WandbMirror, "begin", lambda *a: fake)
+    monkeypatch.setattr(wandb_mirror, "silent_server", lambda: None)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    options = parse(command.Options, [f"run={run}"])
-    command.act(options)
-    assert synced == [str(offline)]
+    command("publish", [f"run={run}"])
+    command("publish", [f"run={run}"])
     assert [row["heads/step"] for row in fake.rows] == [20]
-    command.act(options)
-    assert len(synced) == len(fake.rows) == 1
+    assert capsys.readouterr().out.endswith("nothing is missing\n")
+
+
+def test_a_server_that_is_away_or_goes_is_said(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    """By publish, which claims nothing that the server has not said; and then it is completed."""
+    from analysis.commands import run as command
+    from analysis.reporting import wandb_mirror
+
+    run = run_with(tmp_path / "r", some_records("bmm"))
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setattr(wandb_mirror, "silent_server", lambda: "nobody there")
+    with pytest.raises(SystemExit):
+        command("publish", [f"run={run}"])
+    assert "can't be reached: nobody there" in capsys.readouterr().err
+    sessions = [FakeMirror(run, "online", whole=False), FakeMirror(run, "online", server=1)]
+    monkeypatch.setattr(WandbMirror, "begin", lambda *a: sessions[0])
+    monkeypatch.setattr(wandb_mirror, "silent_server", lambda: None)
+    with pytest.raises(SystemExit):
+        command("publish", [f"run={run}"])
+    assert "may not have 3 of 3 rows" in capsys.readouterr().err
+    monkeypatch.setattr(WandbMirror, "begin", lambda *a: sessions[1])
+    command("publish", [f"run={run}"])
+    assert "logged 2 rows, steps 10 to 20" in capsys.readouterr().out
 
 
 def test_a_wandb_that_always_fails_stops_nothing(tmp_path: Path, monkeypatch: Any) -> None:
-    import wandb
-
     def broken(*args: Any, **kwargs: Any) -> None:
-        raise OSError("no W&B today")
+        raise ValueError("no W&B today")
 
-    monkeypatch.setattr(wandb, "init", broken)
-    assert WandbMirror.start(tmp_path, "x", "p", "offline", {}) is None
+    monkeypatch.setattr(WandbMirror, "begin", broken)
     RunFile("x", "track").write(tmp_path)
     assert Publisher.start(tmp_path, "offline") is None
-
-    class Broken:
-        offline = True
-        log = finish = broken
-
     run = run_with(tmp_path / "r", some_records("bm"))
-    failing = Publisher(WandbMirror(Broken()))
+    failing = Publisher(run, FakeMirror(run), "p")
+    monkeypatch.setattr(failing.mirror, "log", broken)
+    monkeypatch.setattr(failing.mirror, "finish", broken)
     present(run, failing)
-    failing.mirror.finish()
+    failing.conclude()
     assert (run / "trajectory.json").exists()
     assert (run / "report.html").exists()
     assert not (run / "wandb-published.json").exists()
-    fake = FakeRun()
-    later = Publisher(WandbMirror(fake))  # it works again: everything is made up
+    later = Publisher(run, FakeMirror(run), "p")  # it works again: everything is made up
     assert later.update(Run.read(run)) == [0, 10]
 
 

@@ -1,0 +1,136 @@
+"""The process in which W&B works for a run. wandb_mirror.py starts it and may end it at any time.
+
+W&B keeps threads, a second process and functions that Python calls at its exit, and any of them
+may hang or raise when its server or its second process is gone. Here that can harm nobody.
+
+It speaks JSON, a line a message. It hears how to start, then any number of
+{"row": VALUES, "pictures": {KEY: PNG in base64}, "tables": {KEY: [TITLES, ROWS]}}, {"config": ...}
+and {"summary": ...}, then {"finish": EXIT CODE}. It says {"started": ...}, {"finished": true}, or
+{"failed": REASON} and ends.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+ORPHANED = 30.0  # seconds to finish in once the process that started this one has gone
+STEPS = {  # what a group of values is shown over
+    "heads/*": "heads/step",
+    "head/*": "heads/step",
+    "circuit/*": "heads/step",
+    "eval/*": "heads/step",
+    "train/*": "train/global_step",
+}
+HIDDEN = ("heads/step", "headlab/row")
+
+
+def start(how: dict[str, Any]) -> Run:
+    """The W&B run; `how` is what `WandbMirror.start` sends."""
+    import wandb
+
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        init_timeout=how["patience"],
+        x_stats_pid=how["pid"],
+        program=how["program"],
+    )
+    run = wandb.init(
+        dir=how["directory"],
+        project=how["project"],
+        name=how["name"],
+        id=how["id"],
+        resume="allow",
+        mode=how["mode"],
+        config=how["config"],
+        settings=settings,
+    )
+    for name in HIDDEN:
+        run.define_metric(name, hidden=True)
+    for group, step in STEPS.items():
+        run.define_metric(group, step_metric=step)
+    return run
+
+
+def log(run: Run, message: dict[str, Any]) -> None:
+    """Log a row; without its tables, or without tables and pictures, if W&B refuses these."""
+    import wandb
+    from PIL import Image
+
+    row = message["row"]
+    pictures = {
+        key: wandb.Image(Image.open(io.BytesIO(base64.b64decode(png))))
+        for key, png in message.get("pictures", {}).items()
+    }
+    for dropped in ("nothing", "tables", "pictures"):
+        tables = (message.get("tables") or {}) if dropped == "nothing" else {}
+        shown = pictures if dropped != "pictures" else {}
+        try:
+            made = {key: wandb.Table(titles, rows) for key, (titles, rows) in tables.items()}
+            run.log({**row, **shown, **made})
+            return
+        except Exception:
+            if not tables and not shown:
+                raise
+
+
+def serve(lines: TextIO, replies: TextIO) -> None:
+    """Do what the lines ask for, until one says that the run has ended, or there are no more."""
+    import wandb
+
+    def say(**reply: object) -> None:
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+    run = start(json.loads(lines.readline()))
+    step = run.starting_step
+    say(started={"files": run.dir, "offline": run.offline, "starting_step": step})
+    code = 1
+    for line in lines:
+        message = json.loads(line)
+        if "finish" in message:
+            code = message["finish"]
+            break
+        if "row" in message:
+            with suppress(TypeError, ValueError):  # this row is not W&B's, others are
+                log(run, message)
+        elif "config" in message:
+            run.config.update(message["config"], allow_val_change=True)
+        else:
+            run.summary.update(message["summary"])
+    else:
+        threading.Timer(ORPHANED, os._exit, [1]).start()
+    run.finish(exit_code=code)
+    wandb.teardown(code)  # its file is whole when its second process has ended
+    say(finished=True)
+
+
+def main() -> None:
+    """Serve standard input; never ends by itself in any function that W&B left for the exit."""
+    for name in (signal.SIGTERM, signal.SIGINT):  # a cluster sends them to every process of a run
+        signal.signal(name, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what W&B prints is no reply
+    try:
+        serve(sys.stdin, replies)
+    except BaseException as error:
+        reason = str(error).strip() or type(error).__name__
+        replies.write(json.dumps({"failed": reason.splitlines()[0]}) + "\n")
+        replies.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
