@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import logging
 import os
 import random
@@ -18,6 +19,7 @@ from omegaconf import DictConfig
 
 from analysis.mistakes import one_line
 from analysis.prompts.benchmarks import default_suffix, load_task, problems_for_pairs, slug
+from analysis.prompts.benchmarks import load_task, problems_for_pairs, slug
 from analysis.prompts.chat import Prompting, on_off
 from analysis.prompts.pair_building import answer_style_pairs, counterfactual_pairs
 from analysis.prompts.pairs import Pairs
@@ -25,8 +27,9 @@ from analysis.prompts.problems import Problem, generate
 from analysis.ranges import check_number
 from analysis.tracking.settings import TrackingSettings
 from train.arguments import LORA_RANGES, check_arguments, passed_on
+from train.asking import asks, suffix_of
 from train.config import plain, tracking_config
-from train.data import is_generator, load_problems, prompting
+from train.data import is_generator, load_problems
 from train.sharding import check_config
 
 if TYPE_CHECKING:
@@ -136,13 +139,12 @@ def evaluations(cfg: DictConfig) -> list[Evaluation]:
     e = cfg.evaluation
     if not e.enabled:
         return []
-    ask = dataclasses.replace(prompting(cfg.data), think=on_off("evaluation.think", e.think))
+    ask = dataclasses.replace(asks(cfg), think=on_off("evaluation.think", e.think))
     found = [Evaluation(None, held_out_problems(cfg), ask)] if e.held_out else []
     for task in e.tasks:
         problems = load_task(task, e.task_size, e.seed, {})
-        found.append(
-            Evaluation(slug(task), problems, dataclasses.replace(ask, suffix=default_suffix(task)))
-        )
+        asked = dataclasses.replace(ask, suffix=suffix_of(task, ask))
+        found.append(Evaluation(slug(task), problems, asked))
     return found
 
 
@@ -219,9 +221,31 @@ def build_pairs(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
     p = cfg.pairs
     if p.kind == "file":
         return Pairs.load(Path(p.path), tokenizer)
-    ask = prompting(cfg.data)
+    ask = asks(cfg)
     problems = _pair_problems(cfg, p.size if p.kind == "answer_style" else 50 * p.size)
     if p.kind == "answer_style":
         starts = (p.clean_start, p.corrupted_start)
         return answer_style_pairs(tokenizer, problems, ask, *starts, p.prefix_tokens)
     return counterfactual_pairs(tokenizer, problems, ask, p.size, p.prefix, p.cut_solution_after)
+
+
+def run_pairs(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
+    """The pairs of a run: of one that goes on, those it has saved, which its records are of.
+
+    Its configuration is the same by then (`check_same_run`). A file of pairs is read again.
+
+    Raises:
+        ValueError: they can't be made, or the saved ones were changed.
+    """
+    run = Path(cfg.run_dir)
+    saved, about = run / "pairs.jsonl", run / "pairs.json"
+    goes_on = (run / "config.yaml").exists() and saved.exists() and about.exists()
+    if not goes_on or cfg.pairs.kind == "file":
+        return build_pairs(cfg, tokenizer)
+    pairs = Pairs.load(saved)
+    if pairs.hash != json.loads(about.read_text(encoding="utf-8"))["hash"]:
+        raise ValueError(
+            f"{saved} was changed since the run was started: its hash is {pairs.hash}, not that in "
+            f"{about.name}; restore it, or start a run under another name"
+        )
+    return pairs

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 import yaml
 from omegaconf import DictConfig
 
-from analysis.models.loading import load_tokenizer
+from analysis.prompts.chat import Prompting
 from analysis.prompts.pairs import Pairs
 from analysis.records.secrets import redact
 from analysis.tracking.settings import TrackingSettings
 from train.arguments import check_rewards
+from train.asking import asks, check_same_prompting, prompting_of, run_tokenizer
 from train.build import (
     Evaluation,
-    build_pairs,
     check_model,
     evaluations,
     peft_config,
+    run_pairs,
     tracking_settings,
     training_args,
 )
@@ -33,6 +34,8 @@ from train.config import check, check_same_run, plain
 from train.data import grpo_dataset, sft_dataset
 from train.recipes.registry import build_recipe
 from train.rewards import find_rewards
+from train.rollouts import ask_alike
+from train.rows import fit_rows
 from train.sharding import alone
 
 if TYPE_CHECKING:
@@ -64,6 +67,8 @@ class Setup:
 
     model_path: str
     tokenizer: PreTrainedTokenizerBase
+    ask: Prompting
+    dataset: Dataset  # the plan's, as the chat template lets it be rendered
     pairs: Pairs | None
 
 
@@ -113,16 +118,23 @@ def assemble(plan: Plan) -> Setup:
     """Find or build the model, read its tokenizer, and make the pairs; no weights are loaded yet.
 
     Raises:
-        ValueError: the model can't be had, or the pairs can't be made of the problems.
+        ValueError: the model can't be had, its chat template does not write the rows of the data,
+            or the pairs can't be made of the problems.
     """
     import torch
     from accelerate import PartialState
+    from trl import GRPOConfig
 
     cfg = plan.cfg
     if cfg.resources.threads is not None:
         torch.set_num_threads(cfg.resources.threads)
     with PartialState().main_process_first():
         model_path = cfg.model.path or str(build_recipe(cfg.model.recipe, cfg.model.seed))
-    tokenizer = load_tokenizer(model_path)
-    pairs = build_pairs(cfg, tokenizer) if plan.tracking is not None else None
-    return Setup(model_path, tokenizer, pairs)
+    tokenizer = run_tokenizer(model_path, plan.args)
+    check_same_prompting(plan.run, prompting_of(cfg, tokenizer))
+    ask = asks(cfg)
+    if isinstance(plan.args, GRPOConfig):
+        ask_alike(plan.args, tokenizer, ask)
+    dataset = fit_rows(plan.dataset, tokenizer, ask, plan.args)
+    pairs = run_pairs(cfg, tokenizer) if plan.tracking is not None else None
+    return Setup(model_path, tokenizer, ask, dataset, pairs)

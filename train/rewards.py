@@ -4,8 +4,10 @@
     format      1 if the completion is <think>...</think><answer>...</answer> and nothing else
     tag_count   0.25 for each of the four tags that stands in the completion exactly once
 
-The last two follow open-r1's rewards of these names. Weights are TRL's `reward_weights`. A
-completion that the verifier can't read scores 0 and is counted under `verify/REASON`.
+Of a completion whose prompt holds its beginning, such as a `<think>` that the chat template opens,
+all of it counts: the column `turn` says what that is (analysis/prompts/turns.py). The last two
+follow open-r1's rewards of these names. Weights are TRL's `reward_weights`. A completion that the
+verifier can't read scores 0 and is counted under `verify/REASON`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from analysis.evaluation.verify import judge
+from analysis.prompts.turns import Turn
 
 _FORMAT = re.compile(
     r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?answer>).)*</answer>\s*", re.DOTALL
@@ -32,13 +35,21 @@ def text_of(completion: str | list[dict[str, str]]) -> str:
     return completion if isinstance(completion, str) else "".join(m["content"] for m in completion)
 
 
+def answered(completions: list[Any], turns: list[dict[str, str]] | None) -> list[tuple[Turn, str]]:
+    """Each completion's text, and how its prompt begins and its last token ends it."""
+    given = [Turn(**turn) for turn in turns] if turns is not None else [Turn()] * len(completions)
+    return [(turn, text_of(c)) for turn, c in zip(given, completions, strict=True)]
+
+
 def accuracy(
     completions: list[Any],
     answer: list[str],
+    turn: list[dict[str, str]] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
     **columns: Any,
 ) -> list[float]:
-    verdicts = [judge(text_of(c), gold) for c, gold in zip(completions, answer, strict=True)]
+    texts = [begun.judged(text) for begun, text in answered(completions, turn)]
+    verdicts = [judge(text, gold) for text, gold in zip(texts, answer, strict=True)]
     if log_metric is not None:
         counts = Counter(verdict.failure for verdict in verdicts)
         for reason in ("no_answer", "too_long", "unparseable", "timeout"):
@@ -46,17 +57,23 @@ def accuracy(
     return [float(verdict.correct) for verdict in verdicts]
 
 
-def format(completions: list[Any], **columns: Any) -> list[float]:
-    return [float(_FORMAT.fullmatch(text_of(c)) is not None) for c in completions]
+def format(
+    completions: list[Any], turn: list[dict[str, str]] | None = None, **columns: Any
+) -> list[float]:
+    wholes = [begun.whole(text) for begun, text in answered(completions, turn)]
+    return [float(_FORMAT.fullmatch(text) is not None) for text in wholes]
 
 
-def tag_count(completions: list[Any], **columns: Any) -> list[float]:
+def tag_count(
+    completions: list[Any], turn: list[dict[str, str]] | None = None, **columns: Any
+) -> list[float]:
     """0.25 for each of the four tags that stands in a completion exactly once.
 
     >>> tag_count(["<think>2 + 2</think>4", "4"])
     [0.5, 0]
     """
-    return [sum(0.25 for tag in _TAGS if text_of(c).count(tag) == 1) for c in completions]
+    wholes = [begun.whole(text) for begun, text in answered(completions, turn)]
+    return [sum(0.25 for tag in _TAGS if text.count(tag) == 1) for text in wholes]
 
 
 REWARDS: dict[str, Callable[..., list[float]]] = {

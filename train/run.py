@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from analysis.evaluation.sampling import Sampling
 from analysis.files import atomic_write
+from analysis.prompts.template import stopped_clock
 from analysis.records.checkpoints import Base
 from analysis.records.locks import Held, Lock
 from analysis.records.run_file import RunFile
@@ -26,12 +27,14 @@ from analysis.records.secrets import redact
 from analysis.reporting.publish import Publisher
 from analysis.tracking import distributed
 from analysis.tracking.tracker import HeadTracker
+from train.asking import prompting_of
 from train.build import generation_cycle
 from train.checkpoints import is_finished, is_interrupted, step_of
 from train.compat import unsharded_loading, with_orders_of_passed_epochs
 from train.config import load_resolved, plain
 from train.disk import DiskFull, explained_if_full
 from train.plan import Plan, Setup, assemble, prepare
+from train.rollouts import end_alike
 from train.schedule import Schedule
 from train.sharding import NotInForce, set_up
 
@@ -52,7 +55,7 @@ def _trainer(plan: Plan, setup: Setup) -> SFTTrainer | GRPOTrainer:
     shared: dict[str, Any] = {
         "model": setup.model_path,
         "args": plan.args,
-        "train_dataset": plan.dataset,
+        "train_dataset": setup.dataset,
         "processing_class": setup.tokenizer,
         "peft_config": plan.peft,
     }
@@ -60,6 +63,7 @@ def _trainer(plan: Plan, setup: Setup) -> SFTTrainer | GRPOTrainer:
         return SFTTrainer(**shared)
     trainer = GRPOTrainer(**shared | {"reward_funcs": plan.rewards})
     with_orders_of_passed_epochs(trainer)
+    end_alike(trainer, setup.tokenizer, setup.ask)
     return trainer
 
 
@@ -148,7 +152,7 @@ def execute(plan: Plan, setup: Setup) -> None:
             return
         heir_of = os.environ.get(LOCK_VARIABLE)
         with Lock.take(plan.run / "locks" / "run", f"the run {plan.run}", heir_of=heir_of):
-            publisher = _open(plan)
+            publisher = _open(plan, setup)
             try:
                 _execute(plan, setup, publisher)
             except BaseException:
@@ -159,7 +163,7 @@ def execute(plan: Plan, setup: Setup) -> None:
                 publisher.conclude()
 
 
-def _open(plan: Plan) -> Publisher | None:
+def _open(plan: Plan, setup: Setup) -> Publisher | None:
     """Write down what the run is and was told, and start what gives it to W&B."""
     cfg = plan.cfg
     with atomic_write(plan.run / "config.yaml") as draft:
@@ -175,6 +179,7 @@ def _open(plan: Plan) -> Publisher | None:
         wandb_project=logger.wandb_project,
         max_head_curves=logger.max_head_curves,
         seed=cfg.seed,
+        prompting=prompting_of(cfg, setup.tokenizer),
     ).write(plan.run)
     publisher = Publisher.start(plan.run, logger.wandb_mode)
     if publisher is not None:
@@ -200,7 +205,8 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
     if plan.checkpoint is not None and is_finished(plan.checkpoint, plan.args):
         _catch_up(plan, plan.checkpoint, setup, callbacks)
     else:
-        _train(plan, setup, callbacks)
+        with stopped_clock(setup.ask.day):  # the trainer renders the rows
+            _train(plan, setup, callbacks)
     if any(isinstance(callback, Interrupt) and callback.stopping for callback in callbacks):
         if distributed.rank() == 0:
             print(f"{plan.run} is stopped; resume=auto goes on with it", flush=True)

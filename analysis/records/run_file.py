@@ -35,6 +35,8 @@ class RunFile:
     wandb_project, max_head_curves: where W&B has it, and how many heads get a curve there.
     seed: of the training. base, dtype: of checkpoints tracked afterwards, the model of step 0, and
     the type its weights were measured in; a trainer says these in RUN/base.json.
+    prompting: how a training asks, the fields of analysis/prompts/chat.py's `Prompting`; `suffixes`
+    of the tasks it is evaluated on; `template`, a hash of its chat template.
 
     Raises:
         ValueError: fdr, hysteresis or max_head_curves is out of range.
@@ -51,6 +53,7 @@ class RunFile:
     seed: int | None = None
     base: str | None = None
     dtype: str | None = None
+    prompting: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.fdr < 1:
@@ -88,6 +91,7 @@ class RunFile:
                 f"{path} has schema {schema} and this version reads {SCHEMA}; use the version that "
                 f"wrote it, or {_MEND}"
             )
+        content.setdefault("prompting", None)  # trainings did not always say it
         if differ := sorted({field.name for field in fields(cls)} ^ set(content)):
             what = "an unknown key" if differ[0] in content else "no key"
             raise ValueError(f"{path} has {what} {differ[0]!r}; {_MEND}")

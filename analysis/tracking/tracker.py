@@ -22,7 +22,7 @@ from analysis.attribution.eap import attribute
 from analysis.attribution.edge_scores import EdgeScores
 from analysis.circuits.circuit import Circuit, edge_budget
 from analysis.circuits.faithfulness import CircuitEvaluation, evaluate_circuit
-from analysis.files import write_json
+from analysis.files import atomic_write, write_json
 from analysis.heads.attention import PATTERN_SCORES, copying, pattern_scores
 from analysis.heads.resampling import Selection, resample_heads, select
 from analysis.heads.roles import summarise, write_roles
@@ -62,7 +62,8 @@ def freeze_pairs(run: str | Path, pairs: Pairs) -> Pairs:
             )
         return saved
     run.mkdir(parents=True, exist_ok=True)
-    pairs.save(path)
+    with atomic_write(path) as draft:  # other ranks may look
+        pairs.save(draft)
     write_json(run / "pairs.json", {"hash": pairs.hash, "pairs": len(pairs)})
     return pairs
 
