@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from analysis.prompts.row_files import check_file, file_of
 from launch.processes import local_node, visible_gpus
 from launch.space import checkpoint_bytes, checkpoints_kept
 from train.compat import vllm_for_trl
@@ -121,10 +122,13 @@ def port(cfg: DictConfig) -> list[str]:
 
 def data(cfg: DictConfig) -> list[str]:
     """That the files of problems are there."""
-    for key, source in (("data", cfg.data.source), ("evaluation", cfg.evaluation.source)):
-        kind, _, name = (source or "").partition(":")
-        if kind in ("jsonl", "parquet") and not Path(name).is_file():
-            raise ValueError(f"data: {key}.source names the file {name!r}, which does not exist")
+    for key in ("data", "evaluation", "pairs"):
+        file = file_of(cfg[key].source or "")
+        if file is not None:
+            try:
+                check_file(file)
+            except ValueError as error:
+                raise ValueError(f"data: {key}.source: {error}") from error
     return []
 
 

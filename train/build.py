@@ -24,12 +24,14 @@ from analysis.prompts.chat import Prompting, on_off
 from analysis.prompts.pair_building import answer_style_pairs, counterfactual_pairs
 from analysis.prompts.pairs import Pairs
 from analysis.prompts.problems import Problem, generate
+from analysis.prompts.row_files import file_of
 from analysis.ranges import check_number
 from analysis.tracking.settings import TrackingSettings
 from train.arguments import LORA_RANGES, check_arguments, passed_on
 from train.asking import asks, suffix_of
 from train.config import plain, tracking_config
 from train.data import is_generator, load_problems
+from train.data import columns_of, held_out_part, is_generator, is_same, load_problems, prompting
 from train.sharding import check_config
 
 if TYPE_CHECKING:
@@ -142,23 +144,47 @@ def evaluations(cfg: DictConfig) -> list[Evaluation]:
     ask = dataclasses.replace(asks(cfg), think=on_off("evaluation.think", e.think))
     found = [Evaluation(None, held_out_problems(cfg), ask)] if e.held_out else []
     for task in e.tasks:
-        problems = load_task(task, e.task_size, e.seed, {})
+        if slug(task) in [other.task for other in found]:
+            raise ValueError(f"evaluation.tasks has two tasks of the name {slug(task)}; rename one")
+        problems = load_task(task, e.task_size, e.seed, {}, columns_of(cfg.data))
         asked = dataclasses.replace(ask, suffix=suffix_of(task, ask))
         found.append(Evaluation(slug(task), problems, asked))
     return found
 
 
 def held_out_problems(cfg: DictConfig) -> list[Problem]:
-    """The held-out part of the training's generator, or of the one that evaluation.source names."""
-    e = cfg.evaluation
-    source, options = (e.source, e.options) if e.source else (cfg.data.source, cfg.data.options)
-    if source.partition(":")[0] in ("hub", "parquet"):
+    """The held-out part of the training's problems, or the problems that evaluation.source names.
+
+    Another file is taken whole, in its order; what is more than evaluation.size is left out.
+
+    Raises:
+        ValueError: there are none.
+    """
+    e, data = cfg.evaluation, cfg.data
+    if e.source and not is_same(e.source, data.source):
+        if file_of(e.source) is not None:
+            return load_task(e.source, None, e.seed, plain(e.options), columns_of(data))[: e.size]
+        return generate(e.source, e.size, e.seed, "held_out", plain(e.options), distinct=True)
+    if is_generator(data.source):
+        options = plain(e.options if e.source else data.options)
+        return generate(data.source, e.size, e.seed, "held_out", options, distinct=True)
+    mend = (
+        "set evaluation.source to another file (file:FILE) or a generator, "
+        "or evaluation.held_out=false"
+    )
+    try:
+        problems = load_problems(data, needs_solution=False, part="held_out")
+    except ValueError as error:
+        if data.messages_column is None:
+            raise
+        raise ValueError(f"{error}. Conversations have no held-out answers: {mend}") from error
+    if not problems:
         raise ValueError(
-            f"evaluation has no held-out part of {source}; set evaluation.source to jsonl:FILE or "
-            "a generator, or evaluation.held_out=false (with evaluation.tasks), or "
-            "evaluation.enabled=false"
+            f"{data.source} has no row in its held-out part (every {data.held_out_every}th, by the "
+            f"hash of its question), so there is nothing to evaluate on; {mend}, or "
+            "data.held_out_every=2"
         )
-    return generate(source, e.size, e.seed, "held_out", plain(options), distinct=True)
+    return random.Random(e.seed).sample(problems, min(e.size, len(problems)))
 
 
 def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> None:
@@ -204,15 +230,29 @@ def peft_config(cfg: DictConfig) -> PeftConfig | None:
 def _pair_problems(cfg: DictConfig, wanted: int) -> list[Problem]:
     """Problems for pairs: of their own source (generator, file or benchmark), else of the data.
 
-    Of a generator they are of its held-out part.
+    Of the data they are of the held-out part.
+
+    Raises:
+        ValueError: there are none.
     """
     p, data = cfg.pairs, cfg.data
-    if p.source is not None:
-        return problems_for_pairs(p.source, wanted, p.seed, plain(p.options))
-    if is_generator(data.source):
-        return generate(data.source, wanted, p.seed, "held_out", plain(data.options))
     templates = p.clean_start + p.corrupted_start + p.prefix
-    problems = load_problems(data, p.cut_solution_after is not None or "{solution}" in templates)
+    needs_solution = p.cut_solution_after is not None or "{solution}" in templates
+    if p.source is not None and not is_same(p.source, data.source):
+        columns = columns_of(data)
+        return problems_for_pairs(
+            p.source, wanted, p.seed, plain(p.options), columns, needs_solution
+        )
+    if is_generator(data.source):
+        options = plain(p.options if p.source else data.options)
+        return generate(data.source, wanted, p.seed, "held_out", options)
+    problems = held_out_part(data, needs_solution)
+    if not problems:
+        raise ValueError(
+            f"{data.source} has no row in its held-out part (every {data.held_out_every}th, by the "
+            "hash of its question), of which pairs are made; set pairs.source (a file or a "
+            "generator), tracking=none, or data.held_out_every=2"
+        )
     return random.Random(p.seed).sample(problems, min(wanted, len(problems)))
 
 

@@ -1,27 +1,40 @@
 """Problems from a generator, a file or the hub, as the data sets that TRL's trainers take.
 
-data.source is `arithmetic`, `reasoning_gym:TASK`, `jsonl:FILE`, `parquet:FILE` or `hub:NAME`.
-SFT rows are conversational `prompt` and `completion` (or `messages`, where the source has such a
-column and data.messages_column names it); GRPO rows are `prompt` and `answer`.
+data.source is `arithmetic`, `reasoning_gym:TASK`, `file:FILE` (JSONL, JSON, CSV or Parquet; see
+analysis/prompts/row_files.py) or `hub:NAME`. SFT rows are conversational `prompt` and `completion`
+(or `messages`, where the source has such a column and data.messages_column names it); GRPO rows are
+`prompt` and `answer`.
+
+A file or a data set of the hub has a held-out part, as a generator has: the rows whose question,
+without its white space, has a CRC divisible by data.held_out_every. It is kept from training where
+the run draws from it, for its held-out evaluation or its pairs.
 """
 
 from __future__ import annotations
 
+import logging
 import random
-import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from analysis.prompts.chat import Prompting, fill
-from analysis.prompts.problems import Problem, generate
+from analysis.prompts.columns import Columns, problems_of
+from analysis.prompts.conversations import messages_of
+from analysis.prompts.problems import Problem, generate, is_held_out, spaceless
+from analysis.prompts.row_files import check_file, file_of, read_rows
+from analysis.prompts.values import Row, native, typed_row
 from train.config import plain
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FILE_FORMATS = {"jsonl": "json", "parquet": "parquet"}
+log = logging.getLogger(__name__)
+
+Part = Literal["train", "held_out", "all"]
+T = TypeVar("T")
 
 
 def prompting(data: DictConfig) -> Prompting:
@@ -30,58 +43,145 @@ def prompting(data: DictConfig) -> Prompting:
 
 
 def is_generator(source: str) -> bool:
-    """Whether a source has no end, so that a size must be given and a part can be held out."""
-    return source.partition(":")[0] not in (*FILE_FORMATS, "hub")
+    """Whether a source has no end, so that a size must be given."""
+    return file_of(source) is None and not source.startswith("hub:")
 
 
-def load_rows(data: DictConfig) -> Dataset:
-    """The raw rows of a file or a hub data set.
+def columns_of(data: DictConfig) -> Columns:
+    """The columns of a data set's problems.
 
     Raises:
-        ValueError: the source can't be found or read.
+        ValueError: data.answer_pattern is no regular expression with a group.
+    """
+    return Columns(
+        data.problem_column,
+        data.answer_column,
+        data.solution_column,
+        data.answer_pattern,
+        data.system_prompt,
+        prefix="data.",
+    )
+
+
+def draws_held_out(cfg: DictConfig) -> bool:
+    """Whether a run draws problems from the held-out part of its training data."""
+    e, p = cfg.evaluation, cfg.pairs
+    evaluated = e.enabled and e.held_out and is_same(e.source, cfg.data.source)
+    paired = cfg.tracking.enabled and p.kind != "file" and is_same(p.source, cfg.data.source)
+    return bool(evaluated or paired)
+
+
+def is_same(source: str | None, of_data: str) -> bool:
+    """Whether a source is that of the data: not given, or the same words, or the same file."""
+    if source is None or source == of_data:
+        return True
+    a, b = file_of(source), file_of(of_data)
+    return a is not None and b is not None and a.resolve() == b.resolve()
+
+
+def load_rows(data: DictConfig) -> Callable[[], Iterator[Row]]:
+    """What reads the rows of a file or a hub data set, from the first, as often as it is called.
+
+    Raises:
+        ValueError: the source can't be found.
+    """
+    file = file_of(data.source)
+    if file is None:
+        hub = hub_rows(data)
+        return lambda: _typed_rows(hub, data.source)
+    check_file(file)
+    return lambda: read_rows(data.source)
+
+
+def hub_rows(data: DictConfig) -> Dataset:
+    """A data set of the hub.
+
+    Raises:
+        ValueError: it can't be loaded.
     """
     from datasets import load_dataset
 
-    kind, _, name = data.source.partition(":")
-    if kind in FILE_FORMATS:
-        if not Path(name).is_file():
-            raise ValueError(f"data.source names the file {name!r}, which does not exist")
-        return load_dataset(FILE_FORMATS[kind], data_files=name, split="train")
     try:
-        return load_dataset(name, data.config, split=data.split)
+        return load_dataset(data.source.partition(":")[2], data.config, split=data.split)
     except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"data.source {data.source!r} (config {data.config}, split {data.split}) can't be "
-            f"loaded from the hub: {error}"
+            f"loaded from the hub: {reason}"
         ) from error
 
 
-def _require(column: str | None, key: str, columns: list[str]) -> None:
-    if column is not None and column not in columns:
-        raise ValueError(
-            f"the data has no column {column!r} (data.{key}); its columns are: "
-            f"{', '.join(columns)}. Set data.{key} to one of them"
-        )
+def _typed_rows(rows: Dataset, source: str) -> Iterator[Row]:
+    kinds = {name: getattr(feature, "dtype", None) for name, feature in rows.features.items()}
+    narrow = [name for name, kind in kinds.items() if kind in ("float16", "float32")]
+    if not len(rows):
+        raise ValueError(f"{source} holds no rows")
+    for number, row in enumerate(rows, start=1):
+        yield typed_row(row, narrow, f"{source}, row {number}")
 
 
-def _problem(row: dict[str, Any], data: DictConfig) -> Problem:
-    answer = str(row[data.answer_column])
-    if data.answer_pattern is not None:
-        found = re.search(data.answer_pattern, answer)
-        if not found:
+class Split:
+    """A part of the rows of a file, and how many rows are in it and outside."""
+
+    def __init__(self, data: DictConfig, part: Part) -> None:
+        self._data = data
+        self._part = part
+        self._inside = self._outside = 0
+
+    def kept(self, rows: Iterable[T], question: Callable[[T], str]) -> Iterator[T]:
+        """Those rows that belong to the part; counted anew each time."""
+        self._inside = self._outside = 0
+        every = self._data.held_out_every
+        for row in rows:
+            held_out = is_held_out(spaceless(question(row)), every)
+            if self._part == "all" or held_out == (self._part == "held_out"):
+                self._inside += 1
+                yield row
+            else:
+                self._outside += 1
+
+    def report(self, used: int) -> None:
+        """Say how many rows are trained on.
+
+        Raises:
+            ValueError: none is left.
+        """
+        source, every = self._data.source, self._data.held_out_every
+        there = self._inside + self._outside
+        if not used:
             raise ValueError(
-                f"data.answer_pattern {data.answer_pattern!r} is not in {answer[-80:]!r}"
+                f"{source} has {there} rows, and all of them are in its held-out part (every "
+                f"{every}th, by the hash of its question); give more rows, or evaluation.source "
+                "and pairs.source of their own, with which nothing is held out"
             )
-        answer = found.group(1).strip()
-    solution = row[data.solution_column] if data.solution_column else None
-    return Problem(str(row[data.problem_column]), answer, solution)
+        outside = f", {self._outside} of them held out" if self._part == "train" else ""
+        log.info("%s: %d rows%s; %d to train on", source, there, outside, used)
 
 
-def load_problems(data: DictConfig, needs_solution: bool) -> list[Problem]:
-    """The training problems of a source.
+def drawn(read: Callable[[], Iterable[T]], size: int | None, seed: int) -> list[T]:
+    """All, or `size` drawn at random, in the order in which they are drawn.
+
+    What is not drawn is not kept: it is read once to be counted and once to be drawn from. The
+    order is that of `datasets.Dataset.shuffle(seed).select(range(size))`.
+    """
+    if size is None:
+        return list(read())
+    import numpy as np
+
+    count = sum(1 for _ in read())
+    order = np.random.default_rng(seed).permutation(count)[:size].tolist()
+    rank = {index: position for position, index in enumerate(order)}
+    found = [(rank[index], row) for index, row in enumerate(read()) if index in rank]
+    return [row for _, row in sorted(found, key=lambda pair: pair[0])]
+
+
+def load_problems(data: DictConfig, needs_solution: bool, part: Part) -> list[Problem]:
+    """The problems of a part of a source: data.size of the training part, all of the held-out one.
+
+    Of a file's held-out part each question once. A generator's are its training part.
 
     Raises:
-        ValueError: the size is missing or a column is.
+        ValueError: the size is missing, the source can't be read, or a row is no problem.
     """
     if is_generator(data.source):
         if data.size is None:
@@ -89,36 +189,86 @@ def load_problems(data: DictConfig, needs_solution: bool) -> list[Problem]:
                 f"data.source {data.source} is a generator and has no end; set data.size"
             )
         return generate(data.source, data.size, data.seed, "train", plain(data.options))
-    rows = load_rows(data)
-    columns = rows.column_names
-    _require(data.problem_column, "problem_column", columns)
-    _require(data.answer_column, "answer_column", columns)
-    _require(data.solution_column if needs_solution else None, "solution_column", columns)
-    if not needs_solution:
-        data = OmegaConf.merge(data, {"solution_column": None})  # type: ignore[assignment]
-    if data.size is not None:
-        rows = rows.shuffle(seed=data.seed).select(range(min(data.size, len(rows))))
-    return [_problem(row, data) for row in rows]
+    read, columns, split = load_rows(data), columns_of(data), Split(data, part)
+
+    def problems() -> Iterator[Problem]:
+        return split.kept(problems_of(read(), columns, needs_solution), lambda p: p.question)
+
+    if part == "held_out":
+        return list({spaceless(p.question): p for p in problems()}.values())
+    found = drawn(problems, data.size, data.seed)
+    split.report(len(found))
+    return found
 
 
-def sft_dataset(data: DictConfig) -> Dataset:
+@dataclass(frozen=True)
+class Talk:
+    """A conversation of a data set: the index of its row and the question it is split by.
+
+    `is_plain`: the row's value is what a chat template takes, as it stands.
+    """
+
+    index: int
+    question: str
+    messages: list[dict[str, Any]]
+    is_plain: bool
+
+
+def conversations(rows: Iterable[Row], data: DictConfig) -> Iterator[Talk]:
+    """The conversations of data.messages_column of each row.
+
+    The question is that of data.problem_column where the rows have it, else the first message of
+    the user.
+
+    Raises:
+        ValueError: naming the row, if it is no conversation with something to learn.
+    """
+    columns, name = columns_of(data), data.messages_column
+    for index, row in enumerate(rows):
+        if name not in row.values:
+            raise ValueError(
+                f"{row.place}: no column {name!r} (data.messages_column); it has: "
+                f"{', '.join(row.values)}. Set data.messages_column to one of them"
+            )
+        messages = messages_of(row.values[name], row.place, name)
+        spoken = {m["role"] for m in messages if m["content"].strip()}
+        for role in ("user", "assistant"):
+            if role not in spoken:
+                raise ValueError(f"{row.place}: {name} has no message of the {role} with text")
+        first = next(m["content"] for m in messages if m["role"] == "user")
+        question = columns.question_of(row) or first
+        yield Talk(index, question, messages, native(row.values[name]) == messages)
+
+
+def held_out_part(data: DictConfig, needs_solution: bool) -> list[Problem]:
+    """The problems of a file's held-out part, each question once.
+
+    Conversations without a column of problems are ones too: what the user asks first, answered by
+    the reply.
+    """
+    read = load_rows(data)
+    if data.messages_column is None or columns_of(data).question_of(next(read())) is not None:
+        return load_problems(data, needs_solution, "held_out")
+    found: dict[str, Problem] = {}
+    talks = conversations(read(), data)
+    for talk in Split(data, "held_out").kept(talks, lambda talk: talk.question):
+        reply = next(m["content"] for m in talk.messages if m["role"] == "assistant")
+        asked = next(m["content"] for m in talk.messages if m["role"] == "user")
+        found.setdefault(spaceless(asked), Problem(asked, reply))
+    return list(found.values())
+
+
+def sft_dataset(data: DictConfig, part: Part = "all") -> Dataset:
     """Conversations to imitate: worked solutions, or short answers for 1 - worked_share of them."""
     from datasets import Dataset
 
     if data.messages_column is not None:
-        rows = load_rows(data)
-        _require(data.messages_column, "messages_column", rows.column_names)
-        rows = rows.select_columns([data.messages_column])
-        if data.size is not None:
-            rows = rows.shuffle(seed=data.seed).select(range(min(data.size, len(rows))))
-        return rows.rename_columns(
-            {} if data.messages_column == "messages" else {data.messages_column: "messages"}
-        )
+        return _messages(data, part)
     ask = prompting(data)
-    drawn = random.Random(data.seed)
+    random_numbers = random.Random(data.seed)
     converted = []
-    for problem in load_problems(data, needs_solution="{solution}" in data.completion):
-        worked = drawn.random() < data.worked_share
+    for problem in load_problems(data, "{solution}" in data.completion, part):
+        worked = random_numbers.random() < data.worked_share
         completion = fill(data.completion if worked else data.short_completion, problem)
         converted.append(
             {
@@ -129,12 +279,35 @@ def sft_dataset(data: DictConfig) -> Dataset:
     return Dataset.from_list(converted)
 
 
-def grpo_dataset(data: DictConfig) -> Dataset:
+def _messages(data: DictConfig, part: Part) -> Dataset:
+    """The conversations of a source; those of the hub stay on disk if they need no change."""
+    from datasets import Dataset
+
+    name, hub = data.messages_column, None if file_of(data.source) else hub_rows(data)
+    split = Split(data, part)
+
+    def talks() -> Iterator[Talk]:
+        rows = read_rows(data.source) if hub is None else _typed_rows(hub, data.source)
+        return split.kept(conversations(rows, data), lambda talk: talk.question)
+
+    if hub is not None:
+        seen = [(talk.index, talk.is_plain) for talk in talks()]
+        if all(is_plain for _, is_plain in seen):
+            chosen = drawn(lambda: (index for index, _ in seen), data.size, data.seed)
+            split.report(len(chosen))
+            rows = hub.select_columns([name]).select(chosen)
+            return rows.rename_columns({} if name == "messages" else {name: "messages"})
+    found = drawn(talks, data.size, data.seed)
+    split.report(len(found))
+    return Dataset.from_list([{"messages": talk.messages} for talk in found])
+
+
+def grpo_dataset(data: DictConfig, part: Part = "all") -> Dataset:
     """Questions with their gold answers, which the rewards read as the column `answer`."""
     from datasets import Dataset
 
     ask = prompting(data)
-    problems = load_problems(data, needs_solution=False)
+    problems = load_problems(data, needs_solution=False, part=part)
     return Dataset.from_list(
         [{"prompt": ask.messages(p.question), "answer": p.answer} for p in problems]
     )

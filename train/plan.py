@@ -31,7 +31,7 @@ from train.build import (
 )
 from train.checkpoints import check_processes, last_complete
 from train.config import check, check_same_run, plain
-from train.data import grpo_dataset, sft_dataset
+from train.data import draws_held_out, grpo_dataset, sft_dataset
 from train.recipes.registry import build_recipe
 from train.rewards import find_rewards
 from train.rollouts import ask_alike
@@ -104,7 +104,9 @@ def prepare(cfg: DictConfig) -> Plan:
         cfg=cfg,
         run=run,
         args=args,
-        dataset=(sft_dataset if cfg.train.kind == "sft" else grpo_dataset)(cfg.data),
+        dataset=(sft_dataset if cfg.train.kind == "sft" else grpo_dataset)(
+            cfg.data, "train" if draws_held_out(cfg) else "all"
+        ),
         rewards=rewards,
         peft=peft_config(cfg),
         tracking=tracking,

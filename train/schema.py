@@ -43,6 +43,7 @@ class DataConfig:
     solution_column: str | None = "solution"
     messages_column: str | None = None
     answer_pattern: str | None = None
+    held_out_every: int = number(5, Range(2))
     system_prompt: str | None = None
     suffix: str = ""
     completion: str = "<think>{solution}</think><answer>{answer}</answer>"

@@ -22,8 +22,12 @@ POOL = 40  # problems drawn for each pair, of which partners are found
 class Options:
     model: str = key("directory or hub name; its tokenizer and chat template are used")
     out: str = key("JSONL file to be written")
-    source: str = key("arithmetic, reasoning_gym:TASK or jsonl:FILE", "arithmetic")
+    source: str = key("arithmetic, reasoning_gym:TASK, file:FILE or a benchmark", "arithmetic")
     options: Any = key("of a generator: 'options={terms: 3}'", None)
+    problem_column: str = key("of a file", "problem")
+    answer_column: str = key("of a file", "answer")
+    solution_column: str | None = key("of a file", "solution")
+    answer_pattern: str | None = key("of a file: its first group is the answer", None)
     size: int = key("pairs", 32, COUNT)
     seed: int = key("of the problems", 1, SEED)
     prefix: str = key("the answer's start that is given", "")
@@ -39,9 +43,10 @@ def act(options: Options) -> None:
 
     from analysis.files import atomic_write
     from analysis.models.loading import load_tokenizer
+    from analysis.prompts.benchmarks import problems_for_pairs
     from analysis.prompts.chat import Prompting
+    from analysis.prompts.columns import Columns
     from analysis.prompts.pair_building import counterfactual_pairs
-    from analysis.prompts.problems import generate
     from analysis.records.checkpoints import find_model
 
     o = options
@@ -49,7 +54,12 @@ def act(options: Options) -> None:
         raise ValueError(f"options is {o.options!r}; write 'options={{terms: 3}}'")
     named = find_model(o.model)
     tokenizer = load_tokenizer(named.path, named.base)
-    problems = generate(o.source, POOL * o.size, o.seed, "held_out", o.options)
+    columns = Columns(
+        o.problem_column, o.answer_column, o.solution_column, o.answer_pattern, o.system_prompt
+    )
+    problems = problems_for_pairs(
+        o.source, POOL * o.size, o.seed, o.options, columns, o.cut_solution_after is not None
+    )
     prompting = Prompting(o.system_prompt, o.suffix, think=on_off("think", o.think))
     pairs = counterfactual_pairs(
         tokenizer, problems, prompting, o.size, o.prefix, o.cut_solution_after

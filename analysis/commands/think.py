@@ -54,8 +54,12 @@ CORRUPTED_START = "To determine the answer, we need to work through the given pr
 class Options:
     model: str = key("directory or hub name of a model or adapter, or RUN@STEP (RUN@last)")
     out: str = key("directory for the two runs and their comparison")
-    source: str = key("arithmetic, reasoning_gym:TASK, jsonl:FILE or a benchmark", "arithmetic")
+    source: str = key("arithmetic, reasoning_gym:TASK, file:FILE or a benchmark", "arithmetic")
     options: Any = key("of a generator: 'options={terms: 3}'", None)
+    problem_column: str = key("of a file", "problem")
+    answer_column: str = key("of a file", "answer")
+    solution_column: str | None = key("of a file", "solution")
+    answer_pattern: str | None = key("of a file: its first group is the answer", None)
     size: int = key("pairs", 32, COUNT)
     seed: int = key("of the problems", 1, SEED)
     kind: str = key("counterfactual or answer_style: as in conf/pairs", "counterfactual")
@@ -79,6 +83,7 @@ def build_pairs(options: Options, tokenizer: PreTrainedTokenizerBase) -> dict[st
     from analysis.comparison.thinking import MODES
     from analysis.prompts.benchmarks import problems_for_pairs
     from analysis.prompts.chat import Prompting
+    from analysis.prompts.columns import Columns
     from analysis.prompts.pair_building import (
         answer_style_pairs,
         common_counterfactual_pairs,
@@ -93,7 +98,12 @@ def build_pairs(options: Options, tokenizer: PreTrainedTokenizerBase) -> dict[st
         raise ValueError(f"options is {o.options!r}; write 'options={{terms: 3}}'")
     ask = [Prompting(o.system_prompt, o.suffix, think=mode) for mode in MODES]
     wanted = o.size if o.kind == "answer_style" else POOL * o.size
-    problems = problems_for_pairs(o.source, wanted, o.seed, o.options)
+    columns = Columns(
+        o.problem_column, o.answer_column, o.solution_column, o.answer_pattern, o.system_prompt
+    )
+    templates = f"{o.prefix}{o.clean_start}{o.corrupted_start}"
+    solutions = o.cut_solution_after is not None or "{solution}" in templates
+    problems = problems_for_pairs(o.source, wanted, o.seed, o.options, columns, solutions)
     if o.kind == "counterfactual":
         found = common_counterfactual_pairs(
             tokenizer, problems, ask, o.size, o.prefix, o.cut_solution_after
@@ -202,6 +212,9 @@ def next_steps(options: Options, modes: Modes) -> str:
     heads = f"{Path(o.out) / 'heads' / 'think-off-only.json'}:{min(count, TRIED)}"
     words = [f"model={o.model}", f"task={o.source}", "think=off"]
     words += [f"options={json.dumps(o.options)}"] if o.options else []
+    for name, standard in (("problem_column", "problem"), ("answer_column", "answer")):
+        words += [f"{name}={getattr(o, name)}"] if getattr(o, name) != standard else []
+    words += [f"answer_pattern={json.dumps(o.answer_pattern)}"] if o.answer_pattern else []
     words += [f"system_prompt={o.system_prompt}"] if o.system_prompt else []
     words += [f"suffix={o.suffix}"] if o.suffix else []
     commands = [

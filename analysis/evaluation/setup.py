@@ -80,6 +80,7 @@ def prepare(options: Options) -> Evaluation:
     from analysis.models.loading import load_config
     from analysis.prompts.benchmarks import default_suffix, load_task, slug
     from analysis.prompts.chat import Prompting
+    from analysis.prompts.columns import Columns
     from analysis.records.checkpoints import find_model
 
     o = options
@@ -101,6 +102,9 @@ def prepare(options: Options) -> Evaluation:
     # what is asked and how: thinking is part of a task's name, since it is another measurement
     task = slug(o.task) + (f"-think-{think}" if think else "")
     suffix = default_suffix(o.task) if o.suffix is None else o.suffix
+    columns = Columns(
+        o.problem_column, o.answer_column, pattern=o.answer_pattern, system=o.system_prompt
+    )
     sampling = Sampling(o.n, o.temperature, o.top_p, o.max_new_tokens, o.batch_size)
     return Evaluation(
         model,
@@ -108,7 +112,7 @@ def prepare(options: Options) -> Evaluation:
         Questions(
             o.task,
             task,
-            load_task(o.task, o.size, o.seed, dict(o.options or {})),
+            load_task(o.task, o.size, o.seed, dict(o.options or {}), columns),
             Prompting(o.system_prompt, suffix, think=think, prefix=o.prefix),
         ),
         Drawing(sampling, o.seed, o.backend, o.dtype or model.dtype),
@@ -160,9 +164,12 @@ class Options:
     model: str = key("directory or hub name of a model or adapter, or RUN@STEP (RUN@last)")
     task: str = key(
         "aime24, aime25, amc23, amc, math500, gsm8k, gpqa, arithmetic, reasoning_gym:TASK or "
-        "jsonl:FILE"
+        "file:FILE"
     )
     options: Any = key("of a generator: 'options={terms: 3}'", None)
+    problem_column: str = key("of a file", "problem")
+    answer_column: str = key("of a file", "answer")
+    answer_pattern: str | None = key("of a file: its first group is the answer", None)
     size: int | None = key("problems; null: all, or 100 of a generator", None, COUNT)
     n: int = key("samples of each problem", 4, COUNT)
     k: Any = key("pass@k and success within the first k: k=4 or k=[1,4]", 1, COUNT)

@@ -8,11 +8,12 @@
                              agreement, so a hub account is needed)
     triviaqa                 17,944 questions (TriviaQA, validation, without context); meant for
                              prompt pairs, as an answer here may have other spellings
-    jsonl:FILE               `problem` and `answer` a line
+    file:FILE                columns `problem` and `answer` (analysis/prompts/columns.py) of JSONL,
+                             JSON, CSV or Parquet; jsonl:, json:, csv: and parquet: name the format
     reasoning_gym:TASK, arithmetic     generated, held-out problems (analysis/prompts/problems.py)
 
 Benchmarks come from the hub through `datasets`, which keeps them; offline they are read from there.
-A local copy of one is a jsonl:FILE. Gold answers of MATH-500 are taken from the last box of the
+A local copy of one is a file:FILE. Gold answers of MATH-500 are taken from the last box of the
 solution, where there is one. The choices of GPQA are put in an order that follows from the question
 alone, and the gold answer is the letter.
 """
@@ -22,11 +23,16 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
+from analysis.prompts.columns import Columns, problems_of
+from analysis.prompts.conversations import check_text
 from analysis.prompts.problems import Problem, generate
+from analysis.prompts.row_files import file_of, read_rows, stem
+from analysis.prompts.values import Row, typed
 
 # arXiv 2509.25758
 SUFFIX = "\nLet's think step by step and output the final answer within \\boxed{}."
@@ -39,83 +45,85 @@ class Benchmark:
 
     name: str
     split: str
-    problem: Callable[[dict[str, Any]], Problem]
+    problem: Callable[[Row], Problem]
     config: str | None = None
 
 
-def _plain(
-    question: str = "problem", answer: str = "answer"
-) -> Callable[[dict[str, Any]], Problem]:
-    return lambda row: Problem(str(row[question]), str(row[answer]))
-
-
-def _math(row: dict[str, Any]) -> Problem:
+def _math(row: Row) -> Problem:
     from analysis.prompts.answers import last_boxed
 
-    return Problem(str(row["problem"]), last_boxed(str(row.get("solution") or "")) or row["answer"])
+    problem, solution = Columns().problem_of(row), row.values.get("solution")
+    boxed = last_boxed(solution) if isinstance(solution, str) else None
+    return replace(problem, answer=boxed) if boxed else problem
 
 
-def _amc(row: dict[str, Any]) -> Problem:
+def _amc(row: Row) -> Problem:
     """Answers are written as 142.0."""
-    number = float(row["answer"])
-    return Problem(str(row["problem"]), str(int(number) if number.is_integer() else number))
+    problem = Columns().problem_of(row)
+    return replace(problem, answer=problem.answer.removesuffix(".0"))
 
 
-def _gsm8k(row: dict[str, Any]) -> Problem:
-    return Problem(str(row["question"]), str(row["answer"]).rpartition("####")[2].strip())
-
-
-def _gpqa(row: dict[str, Any]) -> Problem:
-    right = str(row["Correct Answer"]).strip()
-    choices = [right, *(str(row[f"Incorrect Answer {i}"]).strip() for i in (1, 2, 3))]
-    question = str(row["Question"]).strip()
+def _gpqa(row: Row) -> Problem:
+    names = ("Question", "Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3)))
+    texts = [check_text(row.values.get(name), row.place, name).strip() for name in names]
+    question, right, *_ = texts
+    choices = texts[1:]
     random.Random(zlib.crc32(question.encode())).shuffle(choices)
     lines = [f"({letter}) {choice}" for letter, choice in zip("ABCD", choices, strict=True)]
     text = f"{question}\n\n" + "\n".join(lines) + "\n\nAnswer with the letter of the right choice."
     return Problem(text, "ABCD"[choices.index(right)])
 
 
-def _triviaqa(row: dict[str, Any]) -> Problem:
-    return Problem(str(row["question"]), str(row["answer"]["value"]))
-
+_GSM8K = Columns("question", pattern=r"####\s*(.+)")
+_TRIVIAQA = Columns("question", "answer.value")
 
 BENCHMARKS = {
-    "aime24": Benchmark("HuggingFaceH4/aime_2024", "train", _plain()),
-    "aime25": Benchmark("math-ai/aime25", "test", _plain()),
-    "amc23": Benchmark("math-ai/amc23", "test", _plain("question")),
+    "aime24": Benchmark("HuggingFaceH4/aime_2024", "train", Columns().problem_of),
+    "aime25": Benchmark("math-ai/aime25", "test", Columns().problem_of),
+    "amc23": Benchmark("math-ai/amc23", "test", Columns("question").problem_of),
     "amc": Benchmark("AI-MO/aimo-validation-amc", "train", _amc),
     "math500": Benchmark("HuggingFaceH4/MATH-500", "test", _math),
-    "gsm8k": Benchmark("openai/gsm8k", "test", _gsm8k, config="main"),
+    "gsm8k": Benchmark("openai/gsm8k", "test", _GSM8K.problem_of, config="main"),
     "gpqa": Benchmark("Idavidrein/gpqa", "train", _gpqa, config="gpqa_diamond"),
-    "triviaqa": Benchmark("mandarjoshi/trivia_qa", "validation", _triviaqa, config="rc.nocontext"),
+    "triviaqa": Benchmark(
+        "mandarjoshi/trivia_qa", "validation", _TRIVIAQA.problem_of, config="rc.nocontext"
+    ),
 }
 
 
 def slug(task: str) -> str:
     """A task as the name of a directory and of a metric: `reasoning_gym-chain_sum`."""
-    kind, _, rest = task.partition(":")
-    name = rest.rpartition("/")[2].removesuffix(".jsonl") if kind == "jsonl" else task
-    return re.sub(r"[^\w.-]", "-", name)
+    return re.sub(r"[^\w.-]", "-", task if file_of(task) is None else stem(task))
 
 
 def default_suffix(task: str) -> str:
     """The paper's for benchmarks and files, none for generators."""
-    return SUFFIX if task in BENCHMARKS or task.startswith("jsonl:") else ""
+    return SUFFIX if task in BENCHMARKS or file_of(task) is not None else ""
 
 
 def check_task(task: str) -> None:
     """Raise ValueError unless a text is a benchmark, a generator or a file."""
     kind, _, name = task.partition(":")
-    if task in (*BENCHMARKS, "arithmetic") or (kind in ("jsonl", "reasoning_gym") and name):
+    if task in (*BENCHMARKS, "arithmetic") or file_of(task) is not None:
+        return
+    if kind == "reasoning_gym" and name:
         return
     raise ValueError(
         f"unknown task {task!r}; choose one of {', '.join(BENCHMARKS)}, arithmetic, "
-        "reasoning_gym:TASK or jsonl:FILE"
+        "reasoning_gym:TASK or file:FILE"
     )
 
 
-def load_task(task: str, size: int | None, seed: int, options: dict[str, Any]) -> list[Problem]:
+def load_task(
+    task: str,
+    size: int | None,
+    seed: int,
+    options: dict[str, Any],
+    columns: Columns | None = None,
+) -> list[Problem]:
     """The first `size` problems of a task (None: all, or GENERATED of a generator).
+
+    `columns` are those of a file; where it lacks them, or without, the standard ones are meant.
 
     Raises:
         ValueError: there is no such task, it can't be loaded, or it has fewer problems.
@@ -123,50 +131,59 @@ def load_task(task: str, size: int | None, seed: int, options: dict[str, Any]) -
     check_task(task)
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
-    if task in BENCHMARKS:
-        if options:
-            raise ValueError(f"{task} takes no options; they are for generators")
-        problems = _from_hub(task)
-    elif task.startswith("jsonl:"):
-        try:
-            problems = generate(task, 10**9)
-        except OSError as error:
-            raise ValueError(f"{task} can't be read: {error.strerror}") from error
-    else:
+    if task not in BENCHMARKS and file_of(task) is None:
         return generate(task, size or GENERATED, seed, "held_out", options, distinct=True)
+    if options:
+        raise ValueError(f"{task} takes no options; they are for generators")
+    found = _from_hub(task) if task in BENCHMARKS else _from_file(task, columns or Columns())
+    problems = list(islice(found, size))
     if size is not None and len(problems) < size:
         raise ValueError(f"{task} has {len(problems)} problems, fewer than size={size}")
     if not problems:
         raise ValueError(f"{task} holds no problems")
-    return problems[:size]
+    return problems
 
 
 def problems_for_pairs(
-    source: str, size: int, seed: int, options: dict[str, Any] | None
+    source: str,
+    size: int,
+    seed: int,
+    options: dict[str, Any] | None,
+    columns: Columns | None = None,
+    solutions: bool = False,
 ) -> list[Problem]:
-    """Problems that pairs are made of: drawn from a benchmark, else as `generate` gives them.
+    """Problems that pairs are made of: drawn from a benchmark, else the first ones.
 
-    A benchmark that has fewer gives all it has.
+    Of a file with `solutions`, if these are needed. A benchmark or file that has fewer gives all.
 
     Raises:
         ValueError: the source is unknown or can't be loaded.
     """
+    if options and (source in BENCHMARKS or file_of(source) is not None):
+        raise ValueError(f"{source} takes no options; they are for generators")
+    if file_of(source) is not None:
+        return list(islice(_from_file(source, columns or Columns(), solutions), size))
     if source not in BENCHMARKS:
         return generate(source, size, seed, "held_out", options)
     problems = load_task(source, None, seed, options or {})
     return random.Random(seed).sample(problems, min(size, len(problems)))
 
 
-def _from_hub(task: str) -> list[Problem]:
+def _from_file(source: str, columns: Columns, solutions: bool = False) -> Iterator[Problem]:
+    return problems_of(read_rows(source), columns, solutions, other=True)
+
+
+def _from_hub(task: str) -> Iterator[Problem]:
     from datasets import load_dataset
 
     benchmark = BENCHMARKS[task]
     try:
         rows = load_dataset(benchmark.name, benchmark.config, split=benchmark.split)
-        return [benchmark.problem(row) for row in rows]
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{task} can't be loaded from the hub ({benchmark.name}): {reason}; with a local copy "
-            "of fields problem and answer: task=jsonl:FILE"
+            "of columns problem and answer: task=file:FILE"
         ) from error
+    for number, row in enumerate(rows, start=1):
+        yield benchmark.problem(Row(typed(row), f"{benchmark.name}, row {number}"))

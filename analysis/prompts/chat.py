@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,7 @@ class Prompting:
 
 
 def fill(template: str, problem: Problem) -> str:
-    """Put a problem's solution and answer into `{solution}` and `{answer}`.
+    """Put a problem's solution and answer into `{solution}` and `{answer}`, each as it stands.
 
     >>> fill("<think>{solution}</think>{answer}", Problem("7+5=?", "12", "7+5=12"))
     '<think>7+5=12</think>12'
@@ -123,8 +124,8 @@ def fill(template: str, problem: Problem) -> str:
             f"the template {template!r} asks for a solution, but the problem {problem.question!r} "
             "has none; use a template with {answer} alone, or a source with solutions"
         )
-    with_solution = template.replace("{solution}", problem.solution or "")
-    return with_solution.replace("{answer}", problem.answer)
+    given = {"{solution}": problem.solution or "", "{answer}": problem.answer}
+    return re.sub(r"\{(?:solution|answer)\}", lambda found: given[found[0]], template)
 
 
 def on_off(name: str, value: object) -> str | None:

@@ -1,22 +1,20 @@
-"""Problems with checkable answers, from a generator or a file, split into disjoint parts.
+"""Problems with checkable answers, and those of generators, split into disjoint parts.
 
     arithmetic               sums, with solutions worked by columns (our own)
     reasoning_gym:TASK       any of the procedural tasks of the reasoning-gym package
-    jsonl:FILE               one JSON object a line with `problem` and `answer` (and `solution`)
 
 A generated problem belongs to the held-out part iff the CRC of its text is 0 modulo
 `HELD_OUT_EVERY`. The split is a property of the text alone, so it is the same in every run, for
-every seed, and no problem can be in both parts.
+every seed, and no problem can be in both parts. The problems of a file are split in the same way,
+by their text without its white space (`spaceless`). Files: analysis/prompts/columns.py.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 Split = Literal["train", "held_out"]
@@ -37,9 +35,18 @@ class Problem:
     alternatives: tuple[str, ...] = ()
 
 
-def is_held_out(question: str) -> bool:
-    """Whether a generated problem belongs to the held-out part (see the module's docstring)."""
-    return zlib.crc32(question.encode()) % HELD_OUT_EVERY == 0
+def is_held_out(question: str, every: int = HELD_OUT_EVERY) -> bool:
+    """Whether a problem belongs to the held-out part (see the module's docstring)."""
+    return zlib.crc32(question.encode()) % every == 0
+
+
+def spaceless(question: str) -> str:
+    """A question without white space: what two rows that ask the same have in common.
+
+    >>> spaceless("11 + 13 =\\n?")
+    '11+13=?'
+    """
+    return "".join(question.split())
 
 
 def _addition(a: int, b: int) -> str:
@@ -104,28 +111,8 @@ def _stream(source: str, seed: int, options: dict[str, Any]) -> Iterator[Problem
     if kind == "reasoning_gym" and name:
         return _reasoning_gym(name, seed, options)
     raise ValueError(
-        f"unknown problem generator {source!r}; write arithmetic, reasoning_gym:TASK or jsonl:FILE"
+        f"unknown source of problems {source!r}; write arithmetic, reasoning_gym:TASK or file:FILE"
     )
-
-
-def read_problems(path: Path) -> list[Problem]:
-    """Read a JSONL file of problems; errors name the line and the missing field."""
-    problems = []
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
-            missing = {"problem", "answer"} - set(row)
-            if missing:
-                raise ValueError(
-                    f"{path}, line {number}: no field {sorted(missing)}; it has {sorted(row)}"
-                )
-            problems.append(Problem(str(row["problem"]), str(row["answer"]), row.get("solution")))
-    return problems
 
 
 def generate(
@@ -140,14 +127,11 @@ def generate(
     """`size` problems of one split of a source, the same for the same arguments.
 
     Args:
-        source: `arithmetic`, `reasoning_gym:TASK` or `jsonl:FILE` (a file has no splits: its first
-            `size` problems are taken).
+        source: `arithmetic` or `reasoning_gym:TASK`.
         options: the generator's own parameters, for example `{"terms": 4}`.
         keep: problems for which it is false are passed over.
         distinct: no question twice; a ValueError says so if the generator runs out of new ones.
     """
-    if source.startswith("jsonl:"):
-        return [p for p in read_problems(Path(source.removeprefix("jsonl:"))) if keep(p)][:size]
     problems: list[Problem] = []
     seen: set[str] = set()
     wasted = 0

@@ -140,9 +140,9 @@ MISTAKES = [
     (["train.args.learning_rat=1"], "is not an argument of SFTConfig; did you mean learning_rate?"),
     (["model=hub", "model.path=no/such-model"], "model.path 'no/such-model' is neither"),
     (["model=hub"], "give exactly one of model.path"),
-    (["data=file", "data.source=jsonl:none.jsonl"], "'none.jsonl', which does not exist"),
+    (["data=file", "data.source=jsonl:none.jsonl"], "there is no file 'none.jsonl'"),
     (["data.source=reasoning_gym:nosuch"], "reasoning_gym has no task 'nosuch'"),
-    (["data.source=algebra"], "unknown problem generator 'algebra'"),
+    (["data.source=algebra"], "unknown source of problems 'algebra'"),
     (["data.options.term=3"], "arithmetic has no option"),
     (["tracking.method=EAP"], "EAP with kl scores every edge 0"),
     (["tracking.top_n=10"], "exactly one size of the circuit"),
@@ -176,10 +176,12 @@ def test_unknown_reward_is_named(compose, tmp_path):
 
 
 def test_a_missing_column_is_one_line(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
+    (tmp_path / "rows.jsonl").write_text('{"asked": "1+1?", "answer": "2"}\n')
     done = run_cli("train.grpo", "data=file", "data.source=jsonl:rows.jsonl", cwd=tmp_path)
     assert done.returncode == 2
-    expected = "no column 'problem' (data.problem_column); its columns are: question, answer"
+    expected = (
+        "rows.jsonl, line 1: no column 'problem' (data.problem_column); it has: asked, answer"
+    )
     assert expected in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()

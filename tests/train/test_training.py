@@ -237,19 +237,26 @@ def test_problems_that_make_no_pairs_are_one_clear_error(tiny_dir, tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert "20 problems gave only 0 counterfactual pairs of 16" in done.stderr.splitlines()[-1]
+    assert "problems gave only 0 counterfactual pairs of 16" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_local_file_with_its_own_columns_is_trained_and_tracked(compose, tiny_dir, tmp_path):
-    rows = [{"q": f"{i}+{i}=?", "a": str(2 * i), "s": f"{i}+{i}={2 * i}"} for i in range(1, 40)]
+    rows = [{"q": f"{i}+{i}=?", "a": str(2 * i), "s": f"{i}+{i}={2 * i}"} for i in range(1, 60)]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     columns = ["data.problem_column=q", "data.answer_column=a", "data.solution_column=s"]
     arguments = [
         word for word in small("sft", tiny_dir, tmp_path / "r") if word != "data=arithmetic"
     ]
-    more = ["data=file", f"data.source=jsonl:{path}", *columns, "evaluation=none", "data.size=20"]
+    more = [
+        "data=file",
+        f"data.source=jsonl:{path}",
+        *columns,
+        "evaluation=none",
+        "data.size=20",
+        "data.held_out_every=2",
+    ]
     run(prepare(compose("sft", *arguments, *more)))
     assert [record.step for record in read_records(tmp_path / "r")] == [0, 2, 4]

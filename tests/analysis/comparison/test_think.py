@@ -138,7 +138,7 @@ def test_a_problem_that_one_mode_can_not_use_is_left_out_of_both():
         (["options=3"], "write 'options={terms: 3}'"),
         (["dtype=int8"], "unknown dtype 'int8'"),
         (["model=/no/such/place"], "there is no directory /no/such/place"),
-        (["source=chess"], "unknown problem generator 'chess'"),
+        (["source=chess"], "unknown source of problems 'chess'"),
         (["tracking.method=EAP"], "EAP with kl scores every edge 0"),
         (["cut_solution_after=never"], "gave only 0 counterfactual pairs of 6"),
     ],

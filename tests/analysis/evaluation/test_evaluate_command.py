@@ -119,7 +119,7 @@ def test_answers_beyond_the_context(copier, tmp_path, caplog):
 
 MISTAKES = [
     (["task=aime"], "unknown task 'aime'; choose one of aime24, aime25"),
-    (["task=jsonl:none.jsonl"], "jsonl:none.jsonl can't be read: No such file"),
+    (["task=jsonl:none.jsonl"], "there is no file 'none.jsonl'"),
     (["model=/no/such/place"], "there is no directory /no/such/place"),
     (["k=[5]"], "k=5 needs as many samples of each problem at least; n is 4"),
     (["think=maybe"], "think is 'maybe'; choose on or off, or leave it out"),

@@ -13,6 +13,7 @@ from analysis.prompts.benchmarks import (
     slug,
 )
 from analysis.prompts.problems import Problem
+from analysis.prompts.values import Row
 
 ROWS = {
     "aime24": ({"problem": "p", "answer": "204"}, "204"),
@@ -29,7 +30,7 @@ ROWS = {
 @pytest.mark.parametrize("task", ROWS)
 def test_rows_of_benchmarks(task):
     row, answer = ROWS[task]
-    problem = BENCHMARKS[task].problem(row)
+    problem = BENCHMARKS[task].problem(Row(row, "row 1"))
     assert (problem.question, problem.answer) == ("p", answer)
     assert default_suffix(task) == SUFFIX
 
@@ -39,9 +40,9 @@ def test_choices_of_gpqa_are_in_an_order_of_their_own():
     for number in range(40):
         row = {"Question": f"q{number}", "Correct Answer": "yes "}
         row |= {f"Incorrect Answer {i}": f"no{i}" for i in (1, 2, 3)}
-        problem = BENCHMARKS["gpqa"].problem(row)
+        problem = BENCHMARKS["gpqa"].problem(Row(row, "row 1"))
         assert f"({problem.answer}) yes" in problem.question
-        assert BENCHMARKS["gpqa"].problem(row) == problem
+        assert BENCHMARKS["gpqa"].problem(Row(row, "row 1")) == problem
         orders.add(problem.answer)
     assert orders == set("ABCD")
 

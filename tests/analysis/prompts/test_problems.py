@@ -50,16 +50,6 @@ def test_reasoning_gym_problems():
         assert int(a) + (int(b) if sign == "+" else -int(b)) == int(problem.answer)
 
 
-def test_problem_files(tmp_path):
-    path = tmp_path / "p.jsonl"
-    path.write_text('{"problem": "1+1", "answer": 2}\n\n{"problem": "x"}\n')
-    with pytest.raises(ValueError, match=r"line 3: no field \['answer'\]"):
-        generate(f"jsonl:{path}", 1)
-    path.write_text('{"problem": "1+1", "answer": 2}\n{oops\n')
-    with pytest.raises(ValueError, match="line 2: not valid JSON"):
-        generate(f"jsonl:{path}", 1)
-
-
 def test_templates_without_solution_are_refused():
     with pytest.raises(ValueError, match="has none"):
         fill("<think>{solution}</think>", Problem("1+1", "2"))
