@@ -9,10 +9,15 @@ goes on from the last complete checkpoint. Secrets are not in the script: the jo
 environment.
 
 How a stop reaches the run: Slurm sends SIGUSR1 to the script only (`B:`) before the time is up.
-The script then has Slurm send SIGTERM to the processes of the step, and queues the job again when
-they have saved and ended. It does not signal srun, which on SIGTERM kills its tasks without delay.
-A cancelled or preempted job gets SIGTERM everywhere; the script sits it out, since its end would
-end the step.
+The script makes a file that the ranks look for at each step, and that nothing else heeds: a signal
+to the step would reach W&B and whatever else the run has started. The file's name holds the job and
+its start, so that none is left for the next start. When the run has saved and ended, the script
+queues the job again. A cancelled or preempted job gets SIGTERM everywhere; where Slurm gives it
+time to end (GraceTime), the script sits the signal out, since its end would end the step, and
+queues a preempted job again, which Slurm itself does only with jobs that it has to kill.
+
+A job goes into the queue again only while Slurm still runs it (not when it was cancelled meanwhile)
+and, from the second start on, only if this start has saved a checkpoint.
 """
 
 from __future__ import annotations
@@ -44,10 +49,15 @@ nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || exit 1
 first=${{nodes%%$'\\n'*}}
 port={port}
 
-again=
+export HEADLAB_STOP={run}/stop-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}
+rm -f -- {run}/stop-*
+saved() {{ ls -d -- {run}/checkpoint-*/headlab.json 2> /dev/null; }}
+before=$(saved)
+
+warned=
 told=
-# time is nearly up: let the run save, then queue it again
-trap 'told=yes; again=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
+# time is nearly up: ask the run to stop
+trap 'told=yes; warned=yes; : > "$HEADLAB_STOP"' USR1
 # cancelled or preempted: Slurm tells the run itself
 trap 'told=yes' TERM
 
@@ -60,6 +70,21 @@ while :; do
   status=$?
   [ -n "$told" ] || break  # else it was the signal that ended `wait`
 done
+# bash 5.2 loses the status where a signal and the end of the step meet
+[ "$status" -ge 0 ] || status=143
+rm -f -- "$HEADLAB_STOP"
+[ "$status" -ne 0 ] || exit 0
+
+# as Slurm has the job: still running, out of time, or cancelled meanwhile; and whether preempted
+job=$(scontrol show job -o "$SLURM_JOB_ID")
+again=
+[[ $job == *JobState=RUNNING* || $job == *Reason=TimeLimit* ]] && again=$warned
+if [[ $again && ${{SLURM_RESTART_COUNT:-0}} -gt 0 && $(saved) == "$before" ]]; then
+  echo "error: this start had no time to save a step, so the job is not queued again;" \\
+    "give it more time (resources.time)" >&2
+  again=
+fi
+[[ $job == *JobState=RUNNING* && $job =~ PreemptTime=[0-9] ]] && again=yes
 [ -z "$again" ] || scontrol requeue "$SLURM_JOB_ID"
 exit "$status"
 """
@@ -102,6 +127,7 @@ def render(cfg: DictConfig, config_file: Path, outer: Mapping[str, str] | None =
     return SCRIPT.format(
         options="\n".join(f"#SBATCH {_quote(word)}" for word in options(cfg, config_file.parent)),
         directory=shlex.quote(str(Path.cwd())),
+        run=shlex.quote(str(config_file.parent.absolute())),
         exports="\n".join(f"export {key}={shlex.quote(text)}" for key, text in given.items()),
         setup="\n".join(r.setup),
         port=r.port or "$((10000 + SLURM_JOB_ID % 20000))",

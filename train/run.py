@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import warnings
 from dataclasses import asdict
@@ -80,6 +79,7 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[Tr
     )
     from train.interrupt import Interrupt
     from train.keeper import Keeper, LocalMetrics
+    from train.save_first import SaveFirst
 
     cfg = plan.cfg
     where = cfg.tracking.where
@@ -103,6 +103,7 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[Tr
         LocalMetrics(plan.run),
         interrupt,
         Keeper(plan.run, setup.model_path, deepspeed, plan.keep, may_go, interrupt),
+        SaveFirst(interrupt),
     ]
     # what looks at the checkpoints, from the step where this run starts
     start: int | None = 0
@@ -146,7 +147,9 @@ def execute(plan: Plan, setup: Setup) -> None:
     """
     from accelerate import PartialState
 
-    with explained_if_full(plan.run):
+    from train.interrupt import restored_signals
+
+    with restored_signals(), explained_if_full(plan.run):
         if not PartialState().is_main_process:
             _execute(plan, setup, None)
             return
@@ -191,7 +194,7 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
     """Train, or observe what is left to observe, and conclude.
 
     Raises:
-        SystemExit: the run was stopped by SIGTERM, and saved.
+        Stopped: the run was asked to stop, and saved.
     """
     import datasets
     import transformers
@@ -207,10 +210,12 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
     else:
         with stopped_clock(setup.ask.day):  # the trainer renders the rows
             _train(plan, setup, callbacks)
-    if any(isinstance(callback, Interrupt) and callback.stopping for callback in callbacks):
+    interrupt = next(callback for callback in callbacks if isinstance(callback, Interrupt))
+    if interrupt.stopping:
         if distributed.rank() == 0:
             print(f"{plan.run} is stopped; resume=auto goes on with it", flush=True)
-        raise SystemExit(128 + signal.SIGTERM)
+        distributed.wait_for_all()  # torchrun ends the others when the first has ended
+        raise interrupt.stopped()
     for callback in callbacks:
         if isinstance(callback, PresentCallback):
             _conclude(plan, callback)
@@ -221,6 +226,9 @@ def _train(plan: Plan, setup: Setup, callbacks: list[TrainerCallback]) -> None:
     from transformers.trainer_utils import set_seed
 
     from train.callbacks import Progress
+    from train.interrupt import make_workers_deaf
+    from train.keeper import LocalMetrics
+    from train.save_first import SaveFirst
 
     if plan.args.deepspeed is not None:
         set_up(plan.args.use_cpu)
@@ -231,7 +239,13 @@ def _train(plan: Plan, setup: Setup, callbacks: list[TrainerCallback]) -> None:
     for callback in [*([] if plan.args.disable_tqdm else [Progress()]), *callbacks]:
         if hasattr(callback, "trainer"):
             callback.trainer = trainer
-        trainer.add_callback(callback)
+        if isinstance(callback, SaveFirst):
+            callback.guard(trainer)
+        if isinstance(callback, LocalMetrics):  # before those of the trainer's that may fail
+            trainer.callback_handler.callbacks.insert(0, callback)
+        else:
+            trainer.add_callback(callback)
+    make_workers_deaf(trainer)
     trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
 
 
@@ -289,8 +303,13 @@ def run_or_exit(cfg: DictConfig) -> None:
     except ValueError as error:
         print(f"{error_prefix}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    from train.interrupt import Stopped
+
     try:
         execute(plan, setup)
+    except Stopped as stop:
+        stop.pass_on()
+        raise
     except (Held, NotInForce, DiskFull) as error:
         print(f"{error_prefix}: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, DiskFull) else 2) from None

@@ -18,7 +18,7 @@ from launch.preflight import preflight
 from launch.slurm import render
 from tests.support.launches import SMALL, is_over, variables, wait_for
 from tests.support.slurm_fakes import JOB
-from train.checkpoints import is_complete
+from train.checkpoints import is_complete, step_of
 from train.program import program
 
 
@@ -64,12 +64,12 @@ def test_what_sbatch_refuses_is_an_error(launch):
     assert "invalid partition specified: nosuch" in done.stderr
 
 
-def run_script(script: str, fakes: Path, directory: Path) -> subprocess.Popen[str]:
+def run_script(script: str, fakes: Path, directory: Path, **more: str) -> subprocess.Popen[str]:
     job = {"SLURM_JOB_ID": JOB, "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2"}
     return subprocess.Popen(
         ["bash", "-c", script],
         cwd=directory,
-        env={**variables(fakes), **job},
+        env={**variables(fakes), **job, **more},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -102,35 +102,64 @@ def test_the_words_of_a_script_survive_its_quoting(compose, fakes, tmp_path, mon
     assert sorted(output.splitlines()) == sorted([str(directory), "/h f$x 1"] * 2)
 
 
+RUNNING, PREEMPTED, CANCELLED = (
+    f"JobId={JOB} JobState=RUNNING Reason=None PreemptTime=None",
+    f"JobId={JOB} JobState=RUNNING Reason=None PreemptTime=2026-01-01T00:00:00",
+    f"JobId={JOB} JobState=COMPLETING Reason=None PreemptTime=None",
+)
+REQUEUED = [f"scontrol requeue {JOB}"]
+
+
 @pytest.mark.parametrize(
-    ("number", "asked"),
+    ("number", "state", "starts", "saves", "status", "asked"),
     [
-        (signal.SIGUSR1, [f"scancel --signal=TERM {JOB}", f"scontrol requeue {JOB}"]),
-        (signal.SIGTERM, []),
+        (signal.SIGUSR1, RUNNING, "0", True, 143, REQUEUED),  # time is nearly up
+        (signal.SIGUSR1, RUNNING, "0", False, 143, REQUEUED),  # the first start may take long
+        (signal.SIGUSR1, RUNNING, "1", True, 143, REQUEUED),
+        (signal.SIGUSR1, RUNNING, "1", False, 143, []),  # nothing comes of starting again
+        (signal.SIGUSR1, CANCELLED, "0", True, 143, []),  # cancelled while it saved
+        (signal.SIGUSR1, RUNNING, "0", True, 0, []),  # it was done in time
+        (signal.SIGTERM, CANCELLED, "0", True, 143, []),
+        (signal.SIGTERM, RUNNING, "0", True, 143, []),  # a user's scancel --signal=TERM --full
+        (signal.SIGTERM, PREEMPTED, "3", False, 143, REQUEUED),
+        (None, PREEMPTED, "0", True, 143, REQUEUED),  # Slurm tells the step alone
+        (None, RUNNING, "0", True, 143, []),  # a user's scancel --signal=TERM
     ],
 )
-def test_a_job_that_is_told_to_stop_lets_its_run_save(compose, fakes, tmp_path, number, asked):
-    """Before its time is up (USR1) it is queued again; where it was cancelled (TERM) it is not."""
-    cfg = compose("sft", "resources=slurm", "resources.gpus=0", f"run_dir={tmp_path}/r")
+def test_a_job_that_is_told_to_stop(
+    compose, fakes, tmp_path, number, state, starts, saves, status, asked
+):
+    """Its run saves; it is queued again where that leads on, and only there."""
+    run = tmp_path / "it's $r"
+    old = run / "checkpoint-1" / "headlab.json"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    (run / "stop-7-0").touch()  # of an earlier job, and not meant for this one
+    cfg = compose("sft", "resources=slurm", "resources.gpus=0")
     python = fakes / "python"
-    saving = "trap 'sleep 0.5; echo saved; exit 143' TERM"
-    python.write_text(f"#!/bin/bash\n{saving}\necho ready\nwhile :; do sleep 0.05; done\n")
-    python.chmod(0o755)
-    script = render(cfg, tmp_path / "r" / "launch.yaml").replace(
-        sys.executable, shlex.quote(str(python))
+    new = run / "checkpoint-2"
+    saving = f"mkdir {shlex.quote(str(new))}; touch {shlex.quote(str(new))}/headlab.json"
+    ending = f"{saving if saves else ':'}; exit {status}"
+    python.write_text(
+        f"#!/bin/bash\ntrap {shlex.quote(ending)} TERM\necho ready\n"
+        f'while [ ! -e "$HEADLAB_STOP" ]; do sleep 0.02; done\n{ending}\n'
     )
-    job = run_script(script, fakes, tmp_path)
+    python.chmod(0o755)
+    script = render(cfg, run / "launch.yaml").replace(sys.executable, shlex.quote(str(python)))
+    (fakes / "state").write_text(state)
+    job = run_script(script, fakes, tmp_path, SLURM_RESTART_COUNT=starts)
     assert job.stdout is not None
     assert job.stdout.readline() == "ready\n"
-    job.send_signal(number)
-    if number == signal.SIGTERM:  # of a cancelled job Slurm tells the step itself
-        for pid in (fakes / "step").read_text().split():
-            os.kill(int(pid), signal.SIGTERM)
+    if number != signal.SIGUSR1:  # Slurm tells the step
+        subprocess.run([fakes / "scancel", "--signal=TERM", JOB], check=True)
+    if number is not None:
+        job.send_signal(number)
     output, _ = job.communicate(timeout=20)
-    assert job.returncode == 143
-    assert "saved" in output
-    found = fakes / "asked"
-    assert (found.read_text().splitlines() if found.exists() else []) == asked
+    assert job.returncode == status, output
+    said = (fakes / "asked").read_text() if (fakes / "asked").exists() else ""
+    assert [line for line in said.splitlines() if line.startswith("scontrol")] == asked
+    assert ("give it more time" in output) == (starts == "1" and not saves)
+    assert not list(run.glob("stop-*"))
 
 
 @pytest.mark.distributed
@@ -157,11 +186,30 @@ def test_a_job_trains_and_tracks(launch, fakes, nodes):
         assert not path.is_file() or b"planted-secret" not in path.read_bytes()
 
 
+SHOWN = ["logger=wandb", "train.args.dataloader_num_workers=2", "tracking=none", "data.size=1200"]
+
+
+def test_a_signal_to_every_process_of_a_job_loses_no_checkpoint(launch, fakes):
+    """On a step that is logged, with W&B, which ends on it, and with workers."""
+    long = ["train.args.max_steps=3000", "train.args.save_steps=3000"]
+    done = launch(*SMALL, *SHOWN, *long, "resources=slurm", "name=mine")
+    assert done.returncode == 0, done.stderr
+    run = launch.directory / "runs" / "mine"
+    batch = int((fakes / "job").read_text())
+    wait_for(lambda: (run / "metrics.jsonl").exists() or is_over(batch))
+    subprocess.run([fakes / "scancel", "--signal=TERM", JOB], check=True)
+    wait_for(lambda: is_over(batch))
+    output = (run / f"slurm-{JOB}.out").read_text()
+    stopped = [path for path in run.glob("checkpoint-*") if is_complete(path)]
+    assert len(stopped) == 1, output
+    assert step_of(stopped[0]) == max(read_metrics(run)) < 3000
+
+
 @pytest.mark.distributed
 def test_a_job_whose_time_is_up_goes_on_when_it_starts_again(launch, fakes):
     """Slurm's USR1 to the script: the run saves, the job is queued again, and its run finishes."""
-    long = ["tracking=none", "train.args.max_steps=300", "train.args.save_steps=300"]
-    done = launch(*SMALL, *long, "resources=slurm", "resources.processes=1", "name=mine")
+    long = ["train.args.max_steps=300", "train.args.save_steps=300"]
+    done = launch(*SMALL, *SHOWN, *long, "resources=slurm", "name=mine")
     assert done.returncode == 0, done.stderr
     run = launch.directory / "runs" / "mine"
     batch = int((fakes / "job").read_text())
@@ -169,7 +217,7 @@ def test_a_job_whose_time_is_up_goes_on_when_it_starts_again(launch, fakes):
     os.kill(batch, signal.SIGUSR1)
     wait_for(lambda: is_over(batch))
     asked = (fakes / "asked").read_text().splitlines()
-    assert asked == [f"scancel --signal=TERM {JOB}", f"scontrol requeue {JOB}"]
+    assert asked == REQUEUED
     stopped = [path for path in run.glob("checkpoint-*") if is_complete(path)]
     assert len(stopped) == 1
     assert stopped[0].name != "checkpoint-300"

@@ -43,15 +43,40 @@ SCONTROL = """\
 #!/bin/bash
 if [[ "$1 $2" == "show hostnames" ]]; then
   for ((node = 0; node < SLURM_JOB_NUM_NODES; node++)); do echo localhost; done
+elif [[ "$1 $2" == "show job" ]]; then
+  cat "@HERE@/state" 2> /dev/null || echo "JobId=@JOB@ JobState=RUNNING PreemptTime=None"
 else
   echo "scontrol $@" >> "@HERE@/asked"
 fi
 """
 
+# As Slurm does: a signal reaches every process of the step, here the children first, so that what
+# the trainer has started is dead when the trainer hears of it.
 SCANCEL = """\
-#!/bin/bash
-echo "scancel $@" >> "@HERE@/asked"
-kill -TERM $(cat "@HERE@/step")
+import os, signal, sys
+from pathlib import Path
+with open("@HERE@/asked", "a") as asked:
+    print("scancel", *sys.argv[1:], file=asked)
+children = {}
+for stat in Path("/proc").glob("[0-9]*/stat"):
+    try:
+        parent = int(stat.read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        continue
+    children.setdefault(parent, []).append(int(stat.parent.name))
+def tell(pid):
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\\0")
+        if len(words) > 2 and "headlab-warm-" in words[2]:  # of tests.support.warm
+            for child in children.get(int(Path(words[2]).with_name(str(pid)).read_text()), []):
+                tell(child)
+        for child in children.get(pid, []):
+            tell(child)
+        os.kill(pid, signal.SIGTERM)
+    except OSError:
+        return
+for line in open("@HERE@/step"):
+    tell(int(line))
 """
 
 SQUEUE = """\
@@ -64,8 +89,9 @@ exit 0
 def install(directory: Path) -> Path:
     """Write the commands into a directory that is to be the first on PATH."""
     directory.mkdir(parents=True)
-    scripts = {"srun": SRUN, "scontrol": SCONTROL, "scancel": SCANCEL, "squeue": SQUEUE}
-    scripts["sbatch"] = f"#!{sys.executable}\n{SBATCH}"
+    scripts = {"srun": SRUN, "scontrol": SCONTROL, "squeue": SQUEUE}
+    for name, text in {"sbatch": SBATCH, "scancel": SCANCEL}.items():
+        scripts[name] = f"#!{sys.executable}\n{text}"
     for name, text in scripts.items():
         path = directory / name
         path.write_text(text.replace("@JOB@", JOB).replace("@HERE@", str(directory)))
