@@ -214,17 +214,25 @@ def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> 
 
 
 def peft_config(cfg: DictConfig) -> PeftConfig | None:
-    """A LoraConfig, or None."""
+    """A LoraConfig, or None.
+
+    Raises:
+        ValueError: an argument is misspelt, or gives adapters that can't be measured or read again.
+    """
     if cfg.peft.method == "none":
         return None
     from peft import LoraConfig
+
+    from analysis.models.adapters import check_served
 
     values = {"task_type": "CAUSAL_LM", **plain(cfg.peft.args)}
     if values["task_type"] != "CAUSAL_LM" or values.get("inference_mode"):
         raise ValueError("peft.args: task_type is CAUSAL_LM and inference_mode false in a training")
     for name, allowed in LORA_RANGES.items():
         check_number(f"peft.args.{name}", values.get(name), allowed)
-    return construct(LoraConfig, values, "peft.args")
+    config = construct(LoraConfig, values, "peft.args")
+    check_served(config, "peft.args")
+    return config
 
 
 def _pair_problems(cfg: DictConfig, wanted: int) -> list[Problem]:

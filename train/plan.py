@@ -15,6 +15,7 @@ import yaml
 from omegaconf import DictConfig
 
 from analysis.prompts.chat import Prompting
+from analysis.models.loading import adapter_base, check_weights, load_tokenizer
 from analysis.prompts.pairs import Pairs
 from analysis.records.secrets import redact
 from analysis.tracking.settings import TrackingSettings
@@ -120,8 +121,9 @@ def assemble(plan: Plan) -> Setup:
     """Find or build the model, read its tokenizer, and make the pairs; no weights are loaded yet.
 
     Raises:
-        ValueError: the model can't be had, its chat template does not write the rows of the data,
-            or the pairs can't be made of the problems.
+        ValueError: the model can't be had, its files (or those of the checkpoint to go on from) do
+            not hold just its tensors, its chat template does not write the rows of the data, or the
+            pairs can't be made of the problems.
     """
     import torch
     from accelerate import PartialState
@@ -132,6 +134,14 @@ def assemble(plan: Plan) -> Setup:
         torch.set_num_threads(cfg.resources.threads)
     with PartialState().main_process_first():
         model_path = cfg.model.path or str(build_recipe(cfg.model.recipe, cfg.model.seed))
+    if adapter_base(model_path) is not None:
+        raise ValueError(
+            f"model.path {model_path!r} is an adapter, and training starts from a whole model; "
+            "merge it into its base with PEFT (merge_and_unload) and save that"
+        )
+    check_weights(model_path)
+    if plan.checkpoint is not None:
+        check_weights(plan.checkpoint, model_path)
     tokenizer = run_tokenizer(model_path, plan.args)
     check_same_prompting(plan.run, prompting_of(cfg, tokenizer))
     ask = asks(cfg)

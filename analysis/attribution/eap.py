@@ -100,7 +100,7 @@ def attribute(
     check_settings(method, metric, ig_steps, quadrature, kv, batch_size)
     points = path_points(quadrature, ig_steps)
     parts = anatomy(model, kv)
-    pairs.check_vocabulary(int(parts.embedding.num_embeddings))
+    pairs.check_vocabulary(parts.vocabulary)
     pairs.check_length(parts.max_tokens)
     device = next(model.parameters()).device
     if device.type == "cpu":

@@ -76,7 +76,7 @@ def evaluate_circuits(
     for circuit in circuits:
         if circuit.graph.destination_names != parts.graph.destination_names:
             raise ValueError(f"the circuit is of {circuit.graph}, the model has {parts.graph}")
-    pairs.check_vocabulary(int(parts.embedding.num_embeddings))
+    pairs.check_vocabulary(parts.vocabulary)
     pairs.check_length(parts.max_tokens)
     keeps = [circuit.matrix for circuit in circuits]
     keeps.append(torch.zeros_like(keeps[0]))  # the empty circuit

@@ -203,7 +203,7 @@ def _by_vllm(
     change, model, seed = condition.intervention, condition.model, drawing.seed
     with tempfile.TemporaryDirectory(prefix="headlab-baked-") as scratch:
         path = model.path
-        if change is not None or adapter_base(path):
+        if change is not None or adapter_base(path) is not None:
             # on the CPU: the GPU's memory is the engine's
             fresh = load_model(path, drawing.dtype, "cpu", model.base)
             added = None if change is None else constants(fresh, change, reference, seed)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from analysis.files import write_json
-from analysis.models.anatomy import Anatomy, anatomy, base_model
+from analysis.models.anatomy import Anatomy, anatomy, base_model, wide
 from analysis.models.compat import Conv1D, model_of
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from analysis.interventions.operations import Constants, Intervention
     from analysis.models.loading import Tokenizer
 
+_PROBE = 8  # tokens on which a merged model is compared with what it was
 # configurations whose `attention_bias` gives o_proj a bias (and q, k and v, where it is 0)
 _SWITCH = ("llama", "qwen3", "gemma2", "gemma3_text")
 # what a Llama configuration shares with those whose layers compute the same
@@ -39,15 +40,19 @@ def bake(
     Adapters are merged first. `added` comes from `constants`.
 
     Raises:
-        ValueError: the constants depend on the position, or the architecture can't hold them.
+        ValueError: the constants depend on the position, the architecture can't hold them, or an
+            adapter can't be merged.
     """
     if intervention is not None and intervention.operation in ("mean_by_position", "resample"):
         raise ValueError(
             f"{intervention.operation} depends on the position, and weights do not; bake zero, "
             "scale or mean, or intervene on the live model"
         )
-    merge = getattr(model, "merge_and_unload", None)
-    whole = merge() if callable(merge) else base_model(model)
+    whole = (
+        _merged(model)
+        if callable(getattr(model, "merge_and_unload", None))
+        else (base_model(model))
+    )
     if added is not None and anatomy(whole).blocks[0].o_proj.bias is None:
         whole = _with_output_bias(whole)
     parts = anatomy(whole)
@@ -56,6 +61,45 @@ def bake(
     for layer, heads in intervention.by_layer.items():
         _change(parts, layer, heads, intervention.factor, added)
     return whole
+
+
+def _merged(model: Any) -> Any:
+    """The model that a PEFT model computes, as one without adapters; the one given is used up.
+
+    Raises:
+        ValueError: PEFT can't merge it, or the merged one computes something else.
+    """
+    ids = torch.arange(min(_PROBE, anatomy(model).vocabulary), device=model.device)[None]
+    before = model(input_ids=ids, use_cache=False).logits
+    _untie(base_model(model))
+    try:
+        whole = model.merge_and_unload()
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"the adapter can't be merged: {str(error).strip().splitlines()[0]}"
+        ) from error
+    if whole.get_input_embeddings().weight is not whole.get_output_embeddings().weight:
+        whole.config.tie_word_embeddings = False
+    off = float((whole(input_ids=ids, use_cache=False).logits - before).abs().max())
+    scale = float(before.abs().max())
+    if not off <= (1e-3 if wide(before).dtype == before.dtype else 0.1) * scale:
+        raise ValueError(
+            f"the model with its adapter merged computes something else (off by {off:.2g} of "
+            f"{scale:.2g}); measure it unmerged (backend=hf)"
+        )
+    return whole
+
+
+def _untie(whole: PreTrainedModel) -> None:
+    """Give lm_head a weight of its own where an adapter changes it or the embedding it shares.
+
+    A merge would otherwise change both.
+    """
+    ends: list[Any] = [whole.get_input_embeddings(), whole.get_output_embeddings()]
+    changed = [end for end in ends if hasattr(end, "get_base_layer")]
+    bare: list[Any] = [end.get_base_layer() if end in changed else end for end in ends]
+    if changed and bare[0].weight is bare[1].weight:
+        bare[1].weight = nn.Parameter(bare[1].weight.clone())
 
 
 def _change(

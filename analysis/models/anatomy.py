@@ -8,7 +8,8 @@ a norm after each branch (Gemma 2 and 3). What a node writes is what enters the 
     MLP    the output of the branch, after that norm
 
 A PEFT model is read through its base model, with its adapters in place: they are part of the
-projections that the hooks sit on.
+projections that the hooks sit on. Where an adapter has a whole copy of a module, such as a norm,
+the copy is read. Adapters that work otherwise are refused (analysis/models/adapters.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from analysis.models.adapters import check_live
 from analysis.models.compat import Conv1D
 from analysis.models.graph import Graph
 
@@ -245,6 +247,11 @@ class Anatomy:
     max_tokens: int | None  # where positions are learned
     softcap: float | None = field(default=None)
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the embedding has, those that an adapter has added included."""
+        return int(self.embedding.weight.shape[0])
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of hidden states after the final norm: [..., d] -> [..., V]."""
         logits = wide(self.lm_head(hidden))
@@ -282,7 +289,25 @@ def _find(parent: nn.Module, name: str, where: str) -> Any:
     module = getattr(parent, name, None)
     if not isinstance(module, nn.Module):
         raise ValueError(f"{where} has no module {name!r}; supported: {', '.join(SUPPORTED)}")
-    return module
+    return in_force(module)
+
+
+def in_force(module: Any) -> Any:
+    """The module that computes: a PEFT adapter's whole copy of one, if there is one and it is used.
+
+    Such copies are `modules_to_save` of any adapter and the norms of LN tuning.
+    """
+    copies = getattr(module, "modules_to_save", getattr(module, "ln_tuning_layers", None))
+    if not isinstance(copies, nn.ModuleDict):
+        return module
+    used = (
+        []
+        if module.disable_adapters or getattr(module, "merged", False)
+        else (module.active_adapters)
+    )
+    if not used:
+        return getattr(module, "original_module", getattr(module, "base_layer", None))
+    return copies[used[0]]
 
 
 def anatomy(model: nn.Module, kv: str = "grouped") -> Anatomy:
@@ -290,8 +315,9 @@ def anatomy(model: nn.Module, kv: str = "grouped") -> Anatomy:
 
     Raises:
         ValueError: the architecture is not supported, a module is missing (named), the weights are
-            quantised, or `kv` is unknown.
+            quantised, an adapter is of a kind that is not served, or `kv` is unknown.
     """
+    check_live(model)
     causal_lm = base_model(model)
     config, kind = causal_lm.config, type(causal_lm).__name__
     check_supported(str(config.model_type))

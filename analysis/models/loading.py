@@ -9,17 +9,22 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.files import hash_of_parts
+from analysis.models.adapters import ADAPTER_WEIGHTS, attach, rows_in_file
+from analysis.models.weights import check_numbers, check_tied, header, stored_tensors
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from analysis.models.weights import Stored
 
     # what the functions here give, for annotations
     Model = PreTrainedModel | PeftModel
@@ -27,10 +32,12 @@ if TYPE_CHECKING:
     Tokenizer = PreTrainedTokenizerBase
 
 DTYPES = ("float32", "float64", "bfloat16")
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 _SOME = 2**20  # bytes of a file's beginning and end that its fingerprint reads
-_WRAPPERS = ("_orig_mod.", "module.")  # what torch.compile and DDP put before a tensor's name
+# what torch.compile, DDP, FSDP and PEFT put before a tensor's name, and inside an adapter's
+_WRAPPED = re.compile(
+    r"(^|\.)(_orig_mod|module|_fsdp_wrapped_module)\.|^base_model\.model\.(?!.*(lora_|modules_to_))"
+)
 _NAMED = 3  # tensors that an error names
 
 log = logging.getLogger(__name__)
@@ -55,17 +62,35 @@ def load_model(
         raise ValueError(f"unknown dtype {dtype!r}; float32 and bfloat16 are two")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    named = adapter_base(path)
-    model: Any = _whole(path, kind) if named is None else _attached(path, base or named, kind)
+    named, on_meta = adapter_base(path), device == "meta"
+    model: Any
+    if named is None:
+        model = _whole(path, kind, on_meta)
+    else:
+        model = _attached(path, _base_of(path, base or named), kind, on_meta)
     return model.to(device).eval()
 
 
+def check_weights(path: str | Path, base: str | None = None) -> None:
+    """Raise ValueError where `load_model` would; no tensor of a model's files is read.
+
+    For whoever has a checkpoint read by another library, which fills what is missing with random
+    numbers. Quantised files are passed over. `base` as in `load_model`.
+    """
+    if getattr(load_config(path, base), "quantization_config", None) is None:
+        load_model(path, None, "meta", base)
+
+
 def load_config(path: str | Path, base: str | None = None) -> Config:
-    """The configuration of a model, or of an adapter's base; `base` as in `load_model`."""
+    """The configuration of a model, or of an adapter on its base; `base` as in `load_model`."""
     from transformers import AutoConfig
 
     named = adapter_base(path)
-    return _read(AutoConfig, path if named is None else base or named)
+    config: Config = _read(AutoConfig, path if named is None else _base_of(path, base or named))
+    if named is not None:  # with the vocabulary that the adapter was trained with
+        stored = header(_adapter_directory(path) / ADAPTER_WEIGHTS)
+        config.vocab_size = rows_in_file(stored) or config.vocab_size
+    return config
 
 
 def load_tokenizer(path: str | Path, base: str | None = None) -> Tokenizer:
@@ -77,7 +102,7 @@ def load_tokenizer(path: str | Path, base: str | None = None) -> Tokenizer:
 
     named = adapter_base(path)
     if named is not None and not (Path(path).expanduser() / "tokenizer_config.json").is_file():
-        path = base or named
+        path = _base_of(path, base or named)
     tokenizer = _read(AutoTokenizer, path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -94,7 +119,7 @@ def load_tokenizer_if_any(path: str | Path) -> Tokenizer | None:
 
 
 def adapter_base(path: str | Path) -> str | None:
-    """The model that an adapter names as its base; None for a whole model.
+    """The model that an adapter names as its base, "" if it names none; None for a whole model.
 
     Raises:
         ValueError: there is no such model on the hub.
@@ -107,7 +132,11 @@ def adapter_base(path: str | Path) -> str | None:
         raise _unreadable(path, error) from error
     if config is None:
         return None
-    return str(json.loads(Path(config).read_text(encoding="utf-8"))["base_model_name_or_path"])
+    try:
+        named = json.loads(Path(config).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config} is damaged ({error}); save the adapter again") from error
+    return named if isinstance(named, str) else ""
 
 
 def fingerprint(path: str | Path) -> str | None:
@@ -136,26 +165,28 @@ def _place(path: str | Path) -> str:
 
 
 def _unreadable(path: str | Path, error: Exception) -> ValueError:
-    return ValueError(f"can't load {path}: {str(error).strip().splitlines()[0]}")
+    known = isinstance(error, (OSError, ValueError)) or "afetensor" in type(error).__name__
+    text = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+    return ValueError(f"can't load {path}: {text if known else f'{type(error).__name__}: {text}'}")
 
 
 def _read(kind: Any, path: str | Path, **options: Any) -> Any:
-    """`kind.from_pretrained`, with its failure as one line; ValueError."""
-    from safetensors import SafetensorError
+    """`kind.from_pretrained`, with its failure as one line; ValueError.
 
+    What libraries raise over a foreign file has no common class.
+    """
     try:
         return kind.from_pretrained(_place(path), trust_remote_code=False, **options)
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:
         raise _unreadable(path, error) from error
 
 
-def _whole(path: str | Path, dtype: torch.dtype | None) -> PreTrainedModel:
-    """A model that is no adapter, all its tensors from the files."""
+def _whole(path: str | Path, dtype: torch.dtype | None, on_meta: bool = False) -> PreTrainedModel:
+    """A model that is no adapter, all its tensors from the files; on_meta: without their values."""
     from transformers import AutoModelForCausalLM
 
     directory = Path(path).expanduser()
-    if directory.is_dir() and not any(directory.glob("*.safetensors")):
-        raise ValueError(f"{path} has no weights in safetensors; write them with save_pretrained")
+    stored = stored_tensors(directory) if directory.is_dir() else None
     with _no_report():
         model, found = _read(
             AutoModelForCausalLM,
@@ -164,6 +195,7 @@ def _whole(path: str | Path, dtype: torch.dtype | None) -> PreTrainedModel:
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # else transformers raises before it gives the names
+            **({"device_map": "meta"} if on_meta else {}),
         )
     shapes = [
         f"{name} is {list(there)} instead of {list(wanted)}"
@@ -171,36 +203,54 @@ def _whole(path: str | Path, dtype: torch.dtype | None) -> PreTrainedModel:
     ]
     what = f"the tensors of a {type(model).__name__}"
     _check(path, what, found["missing_keys"], found["unexpected_keys"], shapes)
+    if stored is None:
+        stored = _stored_in_cache(path, model.config)
+    check_numbers(path, model, stored)
+    check_tied(path, model, stored)
     return model
 
 
-def _attached(path: str | Path, base: str, dtype: torch.dtype | None) -> PeftModel:
-    """An adapter on its base, all its tensors from the file."""
-    from peft import PeftConfig, get_peft_model
+def _stored_in_cache(path: str | Path, config: Config) -> dict[str, Stored]:
+    """The tensors of a hub model that was just loaded; none if its weights are elsewhere."""
     from transformers.utils import cached_file
 
+    commit = getattr(config, "_commit_hash", None)
+    here = Path(str(cached_file(str(path), "config.json", _commit_hash=commit))).parent
+    return stored_tensors(here) if any(here.glob("model*.safetensors")) else {}
+
+
+def _attached(
+    path: str | Path, base: str, dtype: torch.dtype | None, on_meta: bool = False
+) -> PeftModel:
+    """An adapter on its base, all its tensors from the file."""
     if adapter_base(base) is not None:
         raise ValueError(f"{base}, the base of {path}, is an adapter itself; merge it and save it")
+    directory = _adapter_directory(path)
     try:
-        weights = cached_file(_place(path), ADAPTER_WEIGHTS)
-        directory = str(Path(str(weights)).parent)
-        config = PeftConfig.from_pretrained(directory)
+        model, found = attach(_whole(base, dtype, on_meta), directory, str(path))
+    except (OSError, KeyError, TypeError) as error:  # of a damaged adapter_config.json
+        raise _unreadable(path, error) from error
+    what = f"the tensors of an adapter of {base}"
+    _check(path, what, found.missing, found.unexpected, found.shapes, found.unread)
+    return model
+
+
+def _base_of(path: str | Path, named: str) -> str:
+    if not named:
+        raise ValueError(
+            f"the adapter {path} names no base (base_model_name_or_path in its "
+            "adapter_config.json); write the directory or hub name of its base there"
+        )
+    return named
+
+
+def _adapter_directory(path: str | Path) -> Path:
+    from transformers.utils import cached_file
+
+    try:
+        return Path(str(cached_file(_place(path), ADAPTER_WEIGHTS))).parent
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-    config.inference_mode = True
-    config.base_model_name_or_path = _place(base)
-    model = get_peft_model(_whole(base, dtype), config)
-    what = f"the tensors of an adapter of {base}"
-    try:
-        found = model.load_adapter(directory, "default", torch_device="cpu")
-    except KeyError as error:  # PEFT looks for a module that is saved whole
-        _check(path, what, missing=[str(error.args[0])])
-        raise
-    except RuntimeError as error:  # torch lists the shapes, a line for each
-        _check(path, what, shapes=[x.strip() for x in str(error).splitlines() if "size mis" in x])
-        raise
-    _check(path, what, found.missing_keys, found.unexpected_keys)
-    return model
 
 
 @contextmanager
@@ -224,18 +274,21 @@ def _check(
     missing: Sequence[str] = (),
     unexpected: Sequence[str] = (),
     shapes: Sequence[str] = (),
+    unread: Sequence[str] = (),
 ) -> None:
     """Raise ValueError, with some of the names, if a checkpoint has not just the right tensors.
 
     What transformers and PEFT may leave out, such as a tied lm_head, they have left out of these.
     """
-    wrapped = [name for name in unexpected if name.startswith(_WRAPPERS)]
+    wrapped = [name for name in unexpected if _WRAPPED.search(name)]
     if wrapped:
         raise ValueError(
             f"{path} was saved from a wrapped model: {_some(wrapped)}; save the model inside the "
-            "wrapper (accelerator.unwrap_model), or take the prefix off the names"
+            "wrapper (accelerator.unwrap_model; merge_and_unload of a PEFT model), or take the "
+            "prefix off the names"
         )
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    kinds["not taken by PEFT"] = unread
     wrong = [f"{_some(names)} {kind}" for kind, names in kinds.items() if names]
     if wrong:
         raise ValueError(

@@ -15,7 +15,9 @@ from torch import nn
 from analysis.files import hash_of_parts, short_hash
 from analysis.models.anatomy import base_model
 
-_ADAPTER = ("lora_", "modules_to_save", "ia3_", "vera_", "prompt_encoder")
+_PREFIX = "base_model.model."  # of the base's parameters in a PEFT model
+# where PEFT's layers keep what they wrap
+_WRAPPED = ("base_layer.", "original_module.", "token_adapter.base_layer.")
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -29,17 +31,39 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return hash_of_parts(parts())
 
 
+def _name_in_base(name: str, layers: set[str], has_adapters: bool) -> str | None:
+    """What a parameter is called in the base model; None for one of an adapter.
+
+    layers: names of the modules that PEFT put in the place of others.
+    """
+    if has_adapters and name.startswith("base_model.") and not name.startswith(_PREFIX):
+        return None  # shared by an adapter's layers
+    parts = name.split(".")
+    for end in range(1, len(parts)):
+        layer = ".".join(parts[:end])
+        if layer not in layers:
+            continue
+        inside = name[len(layer) + 1 :]
+        wrapped = next((start for start in _WRAPPED if inside.startswith(start)), None)
+        if wrapped is None:
+            return None
+        plain = f"{layer}.{inside.removeprefix(wrapped)}"
+        return plain.removeprefix(_PREFIX)
+    return name.removeprefix(_PREFIX)
+
+
 def weight_hashes(model: nn.Module) -> dict[str, str | None]:
     """Hashes of the base weights and of the adapter (None without one).
 
     The base's hash is the same whether an adapter is attached to the model or not.
     """
+    layers = {name for name, part in model.named_modules() if hasattr(part, "adapter_layer_names")}
     base, adapter = {}, {}
     for name, tensor in model.named_parameters():
-        if any(part in name for part in _ADAPTER):
-            adapter[name.removeprefix("base_model.model.").replace(".default.", ".")] = tensor
+        plain = _name_in_base(name, layers, hasattr(model, "peft_config"))
+        if plain is None:
+            adapter[name.removeprefix(_PREFIX).replace(".default.", ".")] = tensor
         else:
-            plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
             base[plain] = tensor
     return {"weights": _digest(base), "adapter": _digest(adapter) if adapter else None}
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from analysis.models.loading import adapter_base, load_model, load_tokenizer
+from analysis.models.loading import adapter_base, check_weights, load_model, load_tokenizer
 from analysis.models.provenance import weight_hashes
 from tests.support.models import tiny_model
 
@@ -134,7 +134,7 @@ def test_pickles_and_damaged_files_are_not_read(saved):
     torch.save(load_file(file), saved / "pytorch_model.bin")
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
-    refused(saved, "can't load .*/model: Error while deserializing header")
+    refused(saved, "model.safetensors is damaged .Error while deserializing header")
     file.unlink()
     refused(saved, "has no weights in safetensors; write them with save_pretrained")
 
@@ -182,7 +182,7 @@ def test_an_adapter_with_other_tensors_is_refused(adapter):
         short = name.removesuffix(".weight")
         refused(path, f"just the tensors of an adapter of .*: {short}.* missing. It")
         save_file({**whole, name: torch.zeros(*tensor.shape, 1)}, file)
-        refused(path, f"size mismatch for {short}.* of another shape")
+        refused(path, f"{short}.* is .* instead of .* of another shape")
     more = "base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"
     save_file({**whole, more: torch.zeros(2, 32)}, file)
     refused(path, "base_model.model.model.layers.9.self_attn.q_proj.lora_A.* unexpected. It")
@@ -218,3 +218,112 @@ def test_the_tokenizer_of_an_adapter_is_that_of_its_base(tmp_path, tiny_dir):
 def test_an_unknown_dtype_is_named(saved):
     with pytest.raises(ValueError, match="unknown dtype 'load'; float32 and bfloat16 are two"):
         load_model(saved, "load")
+
+
+def test_a_shard_index_that_does_not_fit_is_refused(tmp_path):
+    import json
+
+    tiny_model("qwen2", torch.float32).save_pretrained(tmp_path, max_shard_size="12KB")
+    load_model(tmp_path, None)
+    index = tmp_path / "model.safetensors.index.json"
+    whole = json.loads(index.read_text())
+    shard = whole["weight_map"]["model.norm.weight"]
+
+    def named(change: dict[str, Any]) -> str:
+        return json.dumps({**whole, "weight_map": {**whole["weight_map"], **change}})
+
+    refused_as = {
+        "": "index.json is not JSON",
+        "[]": "has no weight_map from tensors to files",
+        "{}": "has no weight_map",
+        '{"weight_map": {}}': "has no weight_map",
+        named({"model.norm.weight": 3}): "has no weight_map",
+        named({"model.norm.weight": "../x.safetensors"}): "names the file '../x.*not in its dir",
+        named({"model.norm.weight": "x.safetensors"}): "names the shard x.*, which is missing",
+        named({"extra": shard}): f"names extra of {shard}, which that shard does not hold",
+    }
+    for text, match in refused_as.items():
+        index.write_text(text)
+        refused(tmp_path, match)
+    fewer = {k: v for k, v in whole["weight_map"].items() if v != shard}
+    index.write_text(json.dumps({**whole, "weight_map": fewer}))
+    refused(tmp_path, "just the tensors of a Qwen2ForCausalLM: .* missing")
+    index.unlink()
+    refused(tmp_path, "shards and no model.safetensors.index.json")
+
+
+def test_one_tensor_may_not_be_stored_as_two(tmp_path):
+    """transformers would use both, and vLLM the embedding alone."""
+    model = tiny_model("qwen3", torch.float32)
+    model.save_pretrained(tmp_path)
+    file, name = tmp_path / "model.safetensors", "model.embed_tokens.weight"
+    embedding = load_file(file)[name]
+    for also in (embedding.clone(), embedding * torch.nan):
+        rewrite(file, lambda t, also=also: {**t, "lm_head.weight": also, name: also.clone()})
+        load_model(tmp_path, None)
+    rewrite(file, lambda t: {**t, "lm_head.weight": embedding * 2, name: embedding})
+    refused(tmp_path, "ties model.embed_tokens.weight and lm_head.weight .*two different tensors")
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn])
+def test_numbers_without_their_scale_are_refused(saved, kind):
+    name = "model.layers.0.mlp.up_proj.weight"
+    rewrite(saved / "model.safetensors", lambda t: {**t, name: t[name].to(kind)})
+    refused(saved, f"{name} is stored as .*8.*, and config.json has no quantization_config")
+
+
+def test_whatever_a_library_raises_over_a_file_is_one_line(saved):
+    import json
+
+    config = json.loads((saved / "config.json").read_text())
+    for wrong in (
+        {"num_hidden_layers": "x"},
+        {"layer_types": ["x"]},
+        {"hidden_act": "nope"},
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+    ):
+        (saved / "config.json").write_text(json.dumps({**config, **wrong}))
+        refused(saved, "can't load .*/model: [A-Z].*rror")
+    (saved / "config.json").write_text("null")
+    refused(saved, "can't load .*/model: ")
+
+
+def test_a_damaged_adapter_config_is_one_line(adapter):
+    import json
+
+    path, _ = adapter
+    file = path / "adapter_config.json"
+    whole = json.loads(file.read_text())
+    for wrong, match in {
+        "[]": "adapter_config.json is damaged",
+        "{": "adapter_config.json is damaged",
+        "{}": "adapter_config.json is damaged .'base_model_name_or_path'",
+        json.dumps({**whole, "base_model_name_or_path": None}): "names no base",
+        json.dumps({**whole, "peft_type": "NOPE"}): "can't load .*: .*NOPE",
+        json.dumps({**whole, "target_modules": ["nowhere"]}): "is not an adapter of .*: .*target",
+    }.items():
+        file.write_text(wrong)
+        refused(path, match)
+    file.write_text(json.dumps({**whole, "base_model_name_or_path": None}))
+    load_model(path, None, base=whole["base_model_name_or_path"])
+
+
+def test_wrapped_adapters_are_refused_by_their_prefix(adapter):
+    file = adapter[0] / "adapter_model.safetensors"
+    whole = load_file(file)
+    for prefix in ("_orig_mod.", "module."):
+        for old, new in (("base_", f"{prefix}base_"), ("model.model.", f"model.{prefix}model.")):
+            save_file({name.replace(old, new, 1): t for name, t in whole.items()}, file)
+            refused(adapter[0], f"was saved from a wrapped model: .*{prefix}")
+
+
+def test_weights_can_be_checked_without_being_read(saved, adapter):
+    for path in (saved, adapter[0]):
+        check_weights(path)
+    check_weights(adapter[0], str(saved))
+    rewrite(adapter[0] / "adapter_model.safetensors", lambda t: dict(list(t.items())[1:]))
+    with pytest.raises(ValueError, match="just the tensors of an adapter of .* missing"):
+        check_weights(adapter[0])
+    rewrite(saved / "model.safetensors", without("model.norm.weight"))
+    with pytest.raises(ValueError, match="Qwen2ForCausalLM: model.norm.weight missing"):
+        check_weights(saved)
