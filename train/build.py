@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from omegaconf import DictConfig
 
 from analysis.mistakes import one_line
-from analysis.prompts.benchmarks import default_suffix, load_task, problems_for_pairs, slug
 from analysis.prompts.benchmarks import load_task, problems_for_pairs, slug
 from analysis.prompts.chat import Prompting, on_off
 from analysis.prompts.pair_building import answer_style_pairs, counterfactual_pairs
@@ -30,8 +29,7 @@ from analysis.tracking.settings import TrackingSettings
 from train.arguments import LORA_RANGES, check_arguments, passed_on
 from train.asking import asks, suffix_of
 from train.config import plain, tracking_config
-from train.data import is_generator, load_problems
-from train.data import columns_of, held_out_part, is_generator, is_same, load_problems, prompting
+from train.data import columns_of, held_out_part, is_generator, is_same, load_problems
 from train.sharding import check_config
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import yaml
 from omegaconf import DictConfig
 
+from analysis.models.loading import adapter_base, check_weights
 from analysis.prompts.chat import Prompting
-from analysis.models.loading import adapter_base, check_weights, load_tokenizer
 from analysis.prompts.pairs import Pairs
 from analysis.records.secrets import redact
 from analysis.tracking.settings import TrackingSettings
