@@ -127,5 +127,7 @@ class Keeper(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if not state.global_step and not self.interrupt.stopping:
+            raise RuntimeError("the trainer ended without a step, so nothing is finished")
         if state.is_world_process_zero and not self.interrupt.stopping:
             write_finished(self.run, state.global_step)

@@ -33,6 +33,7 @@ from train.build import (
 from train.checkpoints import check_processes, last_complete
 from train.config import check, check_same_run, plain
 from train.data import draws_held_out, grpo_dataset, sft_dataset
+from train.lengths import check_rows, context_of
 from train.recipes.registry import build_recipe
 from train.rewards import find_rewards
 from train.rollouts import ask_alike
@@ -148,5 +149,6 @@ def assemble(plan: Plan) -> Setup:
     if isinstance(plan.args, GRPOConfig):
         ask_alike(plan.args, tokenizer, ask)
     dataset = fit_rows(plan.dataset, tokenizer, ask, plan.args)
+    check_rows(dataset, tokenizer, ask, plan.args, context_of(model_path), cfg.data.max_lost)
     pairs = run_pairs(cfg, tokenizer) if plan.tracking is not None else None
     return Setup(model_path, tokenizer, ask, dataset, pairs)

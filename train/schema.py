@@ -44,6 +44,7 @@ class DataConfig:
     messages_column: str | None = None
     answer_pattern: str | None = None
     held_out_every: int = number(5, Range(2))
+    max_lost: float = number(0.1, Range(0, 1))
     system_prompt: str | None = None
     suffix: str = ""
     completion: str = "<think>{solution}</think><answer>{answer}</answer>"
