@@ -7,7 +7,6 @@ give dotted keys, as in the configurations of training runs.
 from __future__ import annotations
 
 import difflib
-import logging
 import shutil
 import sys
 import textwrap
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from analysis.logs import show_messages
 from analysis.mistakes import as_line
 from analysis.ranges import Range, check_values, declared
 from analysis.version import __version__
@@ -133,9 +133,7 @@ def main(
     arguments = sys.argv[1:] if arguments is None else arguments
     if is_answered(arguments, lambda: help_text(schema, usage)):
         return
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "httpcore", "urllib3", "filelock"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    show_messages(stream=sys.stderr)
     try:
         options = parse(schema, arguments)
     except ValueError as error:

@@ -134,42 +134,26 @@ def data(cfg: DictConfig) -> list[str]:
 
 def model_and_disk(cfg: DictConfig) -> list[str]:
     """That the model can be read, and that the run directory has room for its checkpoints."""
-    path = cfg.model.path
-    if path is None:  # a recipe is built here
+    if cfg.model.path is None:  # a recipe is built here
         return disk(cfg, None)
-    source = model_source(path)
+    source = model_source(cfg)
     model(cfg, source)
-    stale = [] if source == path else [f"the hub can't be reached; the cached {path} will be used"]
-    return stale + disk(cfg, source)
+    return disk(cfg, source)
 
 
-def model_source(path: str) -> str:
-    """The model's directory, its name on the hub if that answers, else what the cache has of it.
-
-    One request: where the hub is away, transformers would try for most of a minute.
+def model_source(cfg: DictConfig) -> str:
+    """The model's directory, or what the hub's cache has of it, without its weights.
 
     Raises:
         ValueError: it is nowhere.
     """
-    from huggingface_hub import model_info, try_to_load_from_cache
+    from analysis.models.hub import place
+    from train.build import model_of
 
-    if Path(path).is_dir():
-        return path
     try:
-        model_info(path, timeout=10)
-        return path
-    except Exception as error:  # of whichever network library the hub's client uses
-        reason = str(error).strip().splitlines()[0]
-    try:
-        cached = try_to_load_from_cache(path, "config.json")
-    except ValueError:  # not even a name
-        cached = None
-    if isinstance(cached, str):
-        return str(Path(cached).parent)
-    raise ValueError(
-        f"model: model.path {path!r} is neither a directory here nor in the cache, nor to be had "
-        f"from the hub now ({reason})"
-    )
+        return str(place(model_of(cfg)))
+    except ValueError as error:
+        raise ValueError(f"model: model.path {error}") from error
 
 
 def model(cfg: DictConfig, source: str) -> None:
@@ -187,7 +171,8 @@ def model(cfg: DictConfig, source: str) -> None:
     if not readable:
         raise ValueError(f"model: {source} has no tokenizer that can be read; save one there")
     weights = ("*.safetensors", "*.bin", "*.gguf")
-    if Path(source).is_dir() and not any(any(Path(source).glob(name)) for name in weights):
+    own = Path(cfg.model.path).is_dir()  # of a hub model the weights are fetched by the run
+    if own and not any(any(Path(source).glob(name)) for name in weights):
         raise ValueError(f"model: the directory {source} holds no weights ({', '.join(weights)})")
 
 

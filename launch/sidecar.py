@@ -82,7 +82,7 @@ class Watched:
         if settings is None:
             raise ValueError(f"{run} is trained with tracking=none; use headlab track")
         schedule = Schedule.parse(plain(cfg.tracking)["schedule"])
-        tokenizer = load_tokenizer_if_any(base.path)
+        tokenizer = load_tokenizer_if_any(base.pinned)
         tracker = HeadTracker(run, Pairs.load(run / "pairs.jsonl"), settings, tokenizer)
         return cls(run, cfg, base, schedule, tracker)
 

@@ -15,7 +15,7 @@ from tests.support.places import ROOT
 
 # A folder of `analysis` imports from those on the lines above its own, and from itself.
 FLOORS = (
-    ("version", "mistakes", "ranges"),
+    ("version", "mistakes", "ranges", "logs"),
     ("files", "intervals", "cli"),
     ("prompts",),
     ("models",),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from omegaconf import DictConfig
 
 from analysis.mistakes import one_line
+from analysis.models import hub
 from analysis.prompts.benchmarks import load_task, problems_for_pairs, slug
 from analysis.prompts.chat import Prompting, on_off
 from analysis.prompts.pair_building import answer_style_pairs, counterfactual_pairs
@@ -185,22 +186,42 @@ def held_out_problems(cfg: DictConfig) -> list[Problem]:
     return random.Random(e.seed).sample(problems, min(e.size, len(problems)))
 
 
+def model_of(cfg: DictConfig) -> str:
+    """The model that is trained: model.path, with the revision of train.args.model_init_kwargs.
+
+    Raises:
+        ValueError: the two name different revisions, or a directory has one.
+    """
+    path, options = cfg.model.path, plain(cfg.train.args).get("model_init_kwargs") or {}
+    name, said = hub.split(path)
+    revision = options.get("revision")
+    if revision is None or revision == said:
+        return str(path)
+    if said is not None:
+        raise ValueError(
+            f"model.path is {path!r} and train.args.model_init_kwargs.revision {revision!r}; "
+            "give one of them"
+        )
+    if not hub.is_hub_name(path):
+        raise ValueError(
+            f"train.args.model_init_kwargs.revision is {revision!r}, and model.path {path!r} is a "
+            "directory, which has no revisions; leave it out"
+        )
+    return hub.join(name, str(revision))
+
+
 def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> None:
     """Raise ValueError if a model can't be had, or can't be tracked and is to be.
 
     `options` are those of its loading (train.args.model_init_kwargs).
     """
-    from transformers import AutoConfig
-
     from analysis.models.anatomy import check_supported
+    from analysis.models.loading import load_config
 
     try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model.path {path!r} is neither a model directory here nor a model on the hub that "
-            f"can be reached now ({str(error).splitlines()[0]})"
-        ) from error
+        config = load_config(path)
+    except ValueError as error:
+        raise ValueError(f"model.path {error}") from error
     if not tracked:
         return
     check_supported(config.model_type)

@@ -6,6 +6,7 @@ was not tested. Checked in transformers 5.23.0, TRL 1.16.0 and DeepSpeed 0.19.8.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,26 @@ def unsharded_loading() -> Iterator[None]:
         yield
     finally:
         integration._hf_deepspeed_config_weak_ref = hidden
+
+
+@contextmanager
+def without_hub() -> Iterator[None]:
+    """Inside, no library asks the hub: all that a training needs of it is in its cache by then.
+
+    TRL reports its use, transformers and PEFT look up the model at each save; where the hub is
+    away, each waits for it. PEFT reads the variable. Checked in huggingface_hub 2.4.0, PEFT 0.21.2.
+    """
+    from huggingface_hub import constants
+
+    before, said = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
+    constants.HF_HUB_OFFLINE, os.environ["HF_HUB_OFFLINE"] = True, "1"
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        os.environ.pop("HF_HUB_OFFLINE")
+        if said is not None:
+            os.environ["HF_HUB_OFFLINE"] = said
 
 
 def without_shm_operator() -> None:

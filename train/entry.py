@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from analysis.cli import is_answered, table, wrapped
+from analysis.logs import quiet_libraries
 from train.overrides import CONF, expand_overrides, experiments, groups, kind_of, sort_words
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def _run(kind: str, action: Callable[[DictConfig], None]) -> None:
     from train.config import check_schema, register
 
     def act(cfg: DictConfig) -> None:
+        quiet_libraries()
         try:
             check_schema(cfg)
         except OmegaConfBaseException as error:

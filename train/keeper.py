@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from analysis.files import write_json
+from analysis.models.hub import split
 from analysis.records.checkpoints import Base
 from analysis.records.training_log import append_metrics
 from analysis.tracking import distributed
@@ -43,6 +45,21 @@ def write_finished(run: Path, step: int) -> None:
     write_json(run / FINISHED, {"step": step})
 
 
+def name_base(checkpoint: Path, source: str, base: Base) -> None:
+    """Have an adapter name its base on the hub, and its commit, not the cache it was read from.
+
+    PEFT writes what it was given, a directory, in which it looks up the vocabulary at each save.
+    """
+    name, config = split(base.path)[0], checkpoint / "adapter_config.json"
+    if not config.is_file():
+        return
+    content = json.loads(config.read_text(encoding="utf-8"))
+    write_json(config, {**content, "base_model_name_or_path": name, "revision": base.commit})
+    card = checkpoint / "README.md"
+    if card.is_file():
+        card.write_text(card.read_text(encoding="utf-8").replace(source, name), encoding="utf-8")
+
+
 class LocalMetrics(TrainerCallback):
     """Writes what the trainer logs to RUN/metrics.jsonl."""
 
@@ -72,14 +89,16 @@ class Keeper(TrainerCallback):
     def __init__(
         self,
         run: Path,
-        model_path: str,
+        base: Base,
+        source: str,
         deepspeed: dict[str, Any] | None,
         keep: int | None,
         may_go: Callable[[int], bool],
         interrupt: Interrupt,
     ) -> None:
         self.run = run
-        self.model_path = model_path
+        self.base = base
+        self.source = source
         self.deepspeed = deepspeed
         self.keep = keep
         self.may_go = may_go
@@ -98,10 +117,11 @@ class Keeper(TrainerCallback):
         check_in_force(self.trainer, self.deepspeed)
         if not state.is_world_process_zero:
             return
-        path = Path(self.model_path)
+        path = Path(self.base.path)
         assert model is not None, "a trainer hands over its model"
         dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-        base = Base(str(path.resolve()) if path.is_dir() else self.model_path, dtype)
+        text = str(path.resolve()) if path.is_dir() else self.base.path
+        base = Base(text, dtype, self.base.commit)
         write_json(self.run / "base.json", vars(base))
         (self.run / FINISHED).unlink(missing_ok=True)
         for checkpoint in checkpoints(self.run):  # written again: not to be taken for complete
@@ -119,6 +139,8 @@ class Keeper(TrainerCallback):
             checkpoint = self.run / f"checkpoint-{state.global_step}"
             if not has_weights(checkpoint):
                 raise RuntimeError(f"{checkpoint} was saved without weights")
+            if self.base.commit is not None:
+                name_base(checkpoint, self.source, self.base)
             write_manifest(checkpoint, self.interrupt.extra)
             tidy(self.run, self.keep, self.may_go, state.best_model_checkpoint)
 

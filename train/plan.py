@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import yaml
 from omegaconf import DictConfig
 
+from analysis.models import hub
 from analysis.models.loading import adapter_base, check_weights
 from analysis.prompts.chat import Prompting
 from analysis.prompts.pairs import Pairs
+from analysis.records.checkpoints import Base
 from analysis.records.secrets import redact
 from analysis.tracking.settings import TrackingSettings
 from train.arguments import check_rewards
@@ -25,6 +27,7 @@ from train.build import (
     Evaluation,
     check_model,
     evaluations,
+    model_of,
     peft_config,
     run_pairs,
     tracking_settings,
@@ -67,7 +70,8 @@ class Plan:
 class Setup:
     """What a run takes from its model before the weights are loaded."""
 
-    model_path: str
+    base: Base
+    source: str  # the directory with its files
     tokenizer: PreTrainedTokenizerBase
     ask: Prompting
     dataset: Dataset  # the plan's, as the chat template lets it be rendered
@@ -94,7 +98,7 @@ def prepare(cfg: DictConfig) -> Plan:
     keep, args.save_total_limit = args.save_total_limit, None  # train/keeper.py sees to it
     if cfg.model.path is not None:
         assert not isinstance(args.model_init_kwargs, str), "training_args makes it a mapping"
-        check_model(cfg.model.path, args.model_init_kwargs, tracking is not None)
+        check_model(model_of(cfg), args.model_init_kwargs, tracking is not None)
     # what a run that is resumed must have in common with the one that was started
     if (run / "config.yaml").exists():
         saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
@@ -134,16 +138,19 @@ def assemble(plan: Plan) -> Setup:
     if cfg.resources.threads is not None:
         torch.set_num_threads(cfg.resources.threads)
     with PartialState().main_process_first():
-        model_path = cfg.model.path or str(build_recipe(cfg.model.recipe, cfg.model.seed))
-    if adapter_base(model_path) is not None:
+        recipe = cfg.model.recipe
+        model_path = model_of(cfg) if recipe is None else str(build_recipe(recipe, cfg.model.seed))
+        base = pin(plan, model_path)
+        source = str(hub.place(base.pinned, weights=True)) if base.commit else base.path
+    if adapter_base(source) is not None:
         raise ValueError(
             f"model.path {model_path!r} is an adapter, and training starts from a whole model; "
             "merge it into its base with PEFT (merge_and_unload) and save that"
         )
-    check_weights(model_path)
+    check_weights(source)
     if plan.checkpoint is not None:
-        check_weights(plan.checkpoint, model_path)
-    tokenizer = run_tokenizer(model_path, plan.args)
+        check_weights(plan.checkpoint, source)
+    tokenizer = run_tokenizer(base.pinned, plan.args)
     check_same_prompting(plan.run, prompting_of(cfg, tokenizer))
     ask = asks(cfg)
     if isinstance(plan.args, GRPOConfig):
@@ -151,4 +158,19 @@ def assemble(plan: Plan) -> Setup:
     dataset = fit_rows(plan.dataset, tokenizer, ask, plan.args)
     check_rows(dataset, tokenizer, ask, plan.args, context_of(model_path), cfg.data.max_lost)
     pairs = run_pairs(cfg, tokenizer) if plan.tracking is not None else None
-    return Setup(model_path, tokenizer, ask, dataset, pairs)
+    return Setup(base, source, tokenizer, ask, dataset, pairs)
+
+
+def pin(plan: Plan, model_path: str) -> Base:
+    """The model that training starts from, of the hub at one commit.
+
+    A run that is resumed stays at the commit that it began with, wherever the branch is now.
+
+    Raises:
+        ValueError: the model can't be had.
+    """
+    begun = Base.read(plan.run)
+    if begun is not None and begun.path == model_path and begun.commit is not None:
+        return begun
+    commit = hub.commit_of(model_path)
+    return Base(model_path, "float32", commit)

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +19,10 @@ from omegaconf import DictConfig
 
 from analysis.evaluation.sampling import Sampling
 from analysis.files import atomic_write
+from analysis.logs import show_messages
+from analysis.models.anatomy import base_model
+from analysis.models.hub import split
+from analysis.models.loading import name_hub_model
 from analysis.prompts.template import stopped_clock
 from analysis.records.checkpoints import Base
 from analysis.records.locks import Held, Lock
@@ -29,7 +34,7 @@ from analysis.tracking.tracker import HeadTracker
 from train.asking import prompting_of
 from train.build import generation_cycle
 from train.checkpoints import is_finished, is_interrupted, step_of
-from train.compat import unsharded_loading, with_orders_of_passed_epochs
+from train.compat import unsharded_loading, with_orders_of_passed_epochs, without_hub
 from train.config import load_resolved, plain
 from train.disk import DiskFull, explained_if_full
 from train.plan import Plan, Setup, assemble, prepare
@@ -52,7 +57,7 @@ def _trainer(plan: Plan, setup: Setup) -> SFTTrainer | GRPOTrainer:
     from trl import GRPOTrainer, SFTTrainer
 
     shared: dict[str, Any] = {
-        "model": setup.model_path,
+        "model": setup.source,
         "args": plan.args,
         "train_dataset": setup.dataset,
         "processing_class": setup.tokenizer,
@@ -102,7 +107,7 @@ def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[Tr
     found: list[TrainerCallback] = [
         LocalMetrics(plan.run),
         interrupt,
-        Keeper(plan.run, setup.model_path, deepspeed, plan.keep, may_go, interrupt),
+        Keeper(plan.run, setup.base, setup.source, deepspeed, plan.keep, may_go, interrupt),
         SaveFirst(interrupt),
     ]
     # what looks at the checkpoints, from the step where this run starts
@@ -208,7 +213,8 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
     if plan.checkpoint is not None and is_finished(plan.checkpoint, plan.args):
         _catch_up(plan, plan.checkpoint, setup, callbacks)
     else:
-        with stopped_clock(setup.ask.day):  # the trainer renders the rows
+        quiet = nullcontext() if plan.args.push_to_hub else without_hub()
+        with stopped_clock(setup.ask.day), quiet:  # the trainer renders the rows
             _train(plan, setup, callbacks)
     interrupt = next(callback for callback in callbacks if isinstance(callback, Interrupt))
     if interrupt.stopping:
@@ -234,6 +240,10 @@ def _train(plan: Plan, setup: Setup, callbacks: list[TrainerCallback]) -> None:
         set_up(plan.args.use_cpu)
     set_seed(plan.args.seed)
     trainer = _trainer(plan, setup)
+    if setup.base.commit is not None:
+        assert trainer.model is not None, "it was made from a path"
+        inner = base_model(trainer.model)
+        name_hub_model(inner, split(setup.base.path)[0], setup.base.commit)
     for bar in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(bar)
     for callback in [*([] if plan.args.disable_tqdm else [Progress()]), *callbacks]:
@@ -270,7 +280,7 @@ def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Traine
     ]
     if not observers:
         return
-    base = Base.read(plan.run) or Base(setup.model_path, "float32")
+    base = Base.read(plan.run) or setup.base
     with unsharded_loading():
         model = base.load(checkpoint)
     for observer in observers:
@@ -294,7 +304,7 @@ def run_or_exit(cfg: DictConfig) -> None:
     """Prepare, assemble, execute; a user's mistake ends the process with one line and status 2."""
     rank = os.environ.get("RANK", "0")
     main, error_prefix = rank == "0", "error" if rank == "0" else f"error (rank {rank})"
-    logging.basicConfig(level=logging.INFO if main else logging.WARNING, format="%(message)s")
+    show_messages(logging.INFO if main else logging.WARNING)
     for caller in ("transformers", "torch.distributed"):  # called by TRL and DeepSpeed
         warnings.filterwarnings("ignore", category=FutureWarning, module=caller)
     try:

@@ -107,8 +107,13 @@ def circuit_of(options: Options, scores: EdgeScores) -> Circuit:
 
 def summary(options: Options, scores: EdgeScores) -> dict[str, Any]:
     """What was measured, and how, for the files of a command."""
+    from analysis.models.hub import commit_of
+    from analysis.records.checkpoints import find_model
+
+    commit = commit_of(find_model(options.model.path).path)
     return {
         "model": options.model.path,
+        **({} if commit is None else {"commit": commit}),
         "pairs": options.pairs.path,
         "attribution": asdict(options.attribution),
         "n_pairs": len(scores.per_pair),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from analysis.comparison.thinking import Modes
     from analysis.prompts.pairs import Pairs
+    from analysis.records.checkpoints import Named
     from analysis.records.record import Record
     from analysis.tracking.tracker import HeadTracker
 
@@ -158,7 +159,7 @@ def start_trackers(
     return trackers
 
 
-def track_modes(options: Options, model: str, trackers: dict[str, HeadTracker]) -> None:
+def track_modes(options: Options, model: Named, trackers: dict[str, HeadTracker]) -> None:
     """Measure the modes that have no record; no weight is loaded if both have one."""
     from analysis.models.loading import load_model
 
@@ -166,7 +167,7 @@ def track_modes(options: Options, model: str, trackers: dict[str, HeadTracker]) 
     print(f"2 modes, {len(trackers) - len(todo)} of them measured already", flush=True)
     if not todo:
         return
-    loaded = load_model(model, options.dtype)
+    loaded = load_model(model.path, options.dtype, base=model.base)
     for mode in todo:
         print(f"think {mode}: {trackers[mode].run}", flush=True)
         trackers[mode].track(loaded, 0)
@@ -237,10 +238,10 @@ def act(options: Options) -> None:
     if options.dtype not in DTYPES:
         raise ValueError(f"unknown dtype {options.dtype!r}; known: {', '.join(DTYPES)}")
     transformers_logging.disable_progress_bar()
-    model = find_model(options.model).path
-    tokenizer = load_tokenizer(model)
+    named = find_model(options.model)
+    tokenizer = load_tokenizer(named.path, named.base)
     pairs = build_pairs(options, tokenizer)
-    track_modes(options, model, start_trackers(options, model, tokenizer, pairs))
+    track_modes(options, named, start_trackers(options, named.path, tokenizer, pairs))
     q, out = options.tracking.fdr, Path(options.out)
     modes = compare_modes(read_mode(out / "on"), read_mode(out / "off"), q)
     write(options, modes)

@@ -34,6 +34,7 @@ from analysis.interventions.operations import (
 )
 from analysis.interventions.random_sets import matched_random_sets
 from analysis.models.graph import head_name
+from analysis.models.hub import place
 from analysis.models.loading import adapter_base, load_config, load_model, load_tokenizer
 from analysis.prompts.pairs import encode
 from analysis.records.checkpoints import Named
@@ -202,10 +203,10 @@ def _by_vllm(
     """A function from requests to completions of vLLM, which runs whole checkpoints only."""
     change, model, seed = condition.intervention, condition.model, drawing.seed
     with tempfile.TemporaryDirectory(prefix="headlab-baked-") as scratch:
-        path = model.path
+        path = str(place(model.path, weights=True))
         if change is not None or adapter_base(path) is not None:
             # on the CPU: the GPU's memory is the engine's
-            fresh = load_model(path, drawing.dtype, "cpu", model.base)
+            fresh = load_model(model.path, drawing.dtype, "cpu", model.base)
             added = None if change is None else constants(fresh, change, reference, seed)
             path = f"{scratch}/model"
             save_baked(Path(path), fresh, tokenizer, change, added)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.files import hash_of_parts
+from analysis.models import hub
 from analysis.models.adapters import ADAPTER_WEIGHTS, attach, rows_in_file
 from analysis.models.weights import check_numbers, check_tied, header, stored_tensors
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from analysis.models.weights import Stored
 
     # what the functions here give, for annotations
     Model = PreTrainedModel | PeftModel
@@ -101,7 +100,7 @@ def load_tokenizer(path: str | Path, base: str | None = None) -> Tokenizer:
     from transformers import AutoTokenizer
 
     named = adapter_base(path)
-    if named is not None and not (Path(path).expanduser() / "tokenizer_config.json").is_file():
+    if named is not None and not (Path(_place(path)) / "tokenizer_config.json").is_file():
         path = _base_of(path, base or named)
     tokenizer = _read(AutoTokenizer, path)
     if tokenizer.pad_token is None:
@@ -119,7 +118,9 @@ def load_tokenizer_if_any(path: str | Path) -> Tokenizer | None:
 
 
 def adapter_base(path: str | Path) -> str | None:
-    """The model that an adapter names as its base, "" if it names none; None for a whole model.
+    """The model that an adapter names as its base, with its revision; None for a whole model.
+
+    It is "" if the adapter names none.
 
     Raises:
         ValueError: there is no such model on the hub.
@@ -133,17 +134,22 @@ def adapter_base(path: str | Path) -> str | None:
     if config is None:
         return None
     try:
-        named = json.loads(Path(config).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = json.loads(Path(config).read_text(encoding="utf-8"))
+        named, revision = content["base_model_name_or_path"], content.get("revision")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{config} is damaged ({error}); save the adapter again") from error
-    return named if isinstance(named, str) else ""
+    if not isinstance(named, str) or not named:
+        return ""
+    return hub.join(named, revision) if hub.is_hub_name(named) else named
 
 
 def fingerprint(path: str | Path) -> str | None:
     """Tells the weights in a directory from others, by their sizes, beginnings and ends.
 
-    None for a hub name, which stands for itself.
+    Those of a hub model have their commit.
     """
+    if (commit := hub.commit_of(path)) is not None:
+        return commit
     place = Path(path).expanduser()
     if not place.is_dir():
         return None
@@ -158,10 +164,9 @@ def fingerprint(path: str | Path) -> str | None:
     return hash_of_parts(parts())
 
 
-def _place(path: str | Path) -> str:
-    """A directory with its ~ expanded, or a hub name as it is."""
-    directory = Path(path).expanduser()
-    return str(directory) if directory.is_dir() else str(path)
+def _place(path: str | Path, weights: bool = False) -> str:
+    """The directory of a model, or of a hub model's commit in the cache."""
+    return str(hub.place(path, weights))
 
 
 def _unreadable(path: str | Path, error: Exception) -> ValueError:
@@ -175,18 +180,30 @@ def _read(kind: Any, path: str | Path, **options: Any) -> Any:
 
     What libraries raise over a foreign file has no common class.
     """
+    place = _place(path, weights=kind.__name__ == "AutoModelForCausalLM")
     try:
-        return kind.from_pretrained(_place(path), trust_remote_code=False, **options)
+        found = kind.from_pretrained(place, trust_remote_code=False, **options)
     except Exception as error:
         raise _unreadable(path, error) from error
+    if hub.is_hub_name(path):  # what is written later names the model, not this machine's cache
+        commit = hub.commit_of(path)
+        name_hub_model(found[0] if isinstance(found, tuple) else found, str(path), commit)
+    return found
+
+
+def name_hub_model(found: Any, name: str, commit: str | None) -> None:
+    """Have a model, configuration or tokenizer that was read from the hub's cache name the hub."""
+    for part in (found, getattr(found, "config", None)):
+        if part is not None:
+            part.name_or_path, part._commit_hash = name, commit
 
 
 def _whole(path: str | Path, dtype: torch.dtype | None, on_meta: bool = False) -> PreTrainedModel:
     """A model that is no adapter, all its tensors from the files; on_meta: without their values."""
     from transformers import AutoModelForCausalLM
 
-    directory = Path(path).expanduser()
-    stored = stored_tensors(directory) if directory.is_dir() else None
+    directory = Path(_place(path, weights=True))
+    stored = stored_tensors(directory) if directory.is_dir() else {}
     with _no_report():
         model, found = _read(
             AutoModelForCausalLM,
@@ -203,20 +220,9 @@ def _whole(path: str | Path, dtype: torch.dtype | None, on_meta: bool = False) -
     ]
     what = f"the tensors of a {type(model).__name__}"
     _check(path, what, found["missing_keys"], found["unexpected_keys"], shapes)
-    if stored is None:
-        stored = _stored_in_cache(path, model.config)
     check_numbers(path, model, stored)
     check_tied(path, model, stored)
     return model
-
-
-def _stored_in_cache(path: str | Path, config: Config) -> dict[str, Stored]:
-    """The tensors of a hub model that was just loaded; none if its weights are elsewhere."""
-    from transformers.utils import cached_file
-
-    commit = getattr(config, "_commit_hash", None)
-    here = Path(str(cached_file(str(path), "config.json", _commit_hash=commit))).parent
-    return stored_tensors(here) if any(here.glob("model*.safetensors")) else {}
 
 
 def _attached(

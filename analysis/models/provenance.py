@@ -106,10 +106,12 @@ def config_hash(run: Path) -> str | None:
 def describe(model: nn.Module, run: Path) -> dict[str, Any]:
     """The origin of a record: model, code, configuration."""
     inner = base_model(model)
+    commit = getattr(inner.config, "_commit_hash", None)  # of a hub model that is not trained yet
     return {
         "model": {
             "type": inner.config.model_type,
             "path": str(getattr(inner.config, "_name_or_path", "")),
+            **({} if commit is None else {"commit": commit}),
             "dtype": str(next(inner.parameters()).dtype).removeprefix("torch."),
             **weight_hashes(model),
         },

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.models import hub
 from analysis.models.loading import load_model
 from analysis.records.run_file import is_run
 
@@ -20,11 +21,12 @@ class Base:
     """What a run started from, as it stands in RUN/base.json.
 
     path: directory or hub name. dtype: of the weights in training, in which all checkpoints are
-    measured.
+    measured. commit: of a hub model.
     """
 
     path: str
     dtype: str
+    commit: str | None = None
 
     @classmethod
     def read(cls, run: Path) -> Base | None:
@@ -32,13 +34,18 @@ class Base:
         path = run / "base.json"
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
+    @property
+    def pinned(self) -> str:
+        """The model as it was when the run began, wherever its branch on the hub is now."""
+        return self.path if self.commit is None else hub.join(hub.split(self.path)[0], self.commit)
+
     def load(self, checkpoint: Path | None, device: str = "auto") -> Model:
         """The model of a checkpoint of the run, or of the base itself, as `load_model` gives it.
 
         Raises:
             ValueError: it can't be loaded.
         """
-        return load_model(checkpoint or self.path, self.dtype, device, self.path)
+        return load_model(checkpoint or self.pinned, self.dtype, device, self.pinned)
 
 
 @dataclass(frozen=True)
@@ -62,11 +69,16 @@ class Named:
         if self.run is not None:
             return f"{self.run.resolve().name}@{self.step}"
         place = Path(self.path).expanduser()
-        return (place.resolve() if place.is_dir() else place).name
+        if place.is_dir():
+            return place.resolve().name
+        name, revision = hub.split(self.path)
+        return hub.join(Path(name).name, revision and revision.replace("/", "-"))
 
 
 def find_model(text: str) -> Named:
-    """The model of a directory, a hub name, or RUN@STEP (step 0: what the run started from).
+    """The model of a directory, a hub name (NAME or NAME@REVISION), or RUN@STEP.
+
+    Step 0 is what the run started from.
 
     A directory RUN/checkpoint-STEP counts as that step of its run.
 
@@ -106,14 +118,17 @@ def _of_run(run: Path, step: str) -> Named:
         raise ValueError(f"{run} has no checkpoint left; name a step that was tracked, or a model")
     number = max(there) if step == "last" else int(step)
     base = Base.read(run)
-    of_run = (base.dtype, base.path) if base is not None else (None, None)
+    of_run = (base.dtype, base.pinned) if base is not None else (None, None)
     if number in there:
         return Named(str(there[number]), run, number, *of_run)
     if number == 0 and base is not None:
-        return Named(base.path, run, 0, *of_run)
+        return Named(base.pinned, run, 0, *of_run)
     record = read_record(run, number)
-    recorded = str(record.origin.get("model", {}).get("path") or "") if record else ""
-    if recorded and (Path(recorded).is_dir() or not recorded.startswith("/")):
-        return Named(recorded, run, number)
+    origin = record.origin.get("model", {}) if record else {}
+    recorded, commit = str(origin.get("path") or ""), origin.get("commit")
+    # of what is trained, and of an adapter, the record names the base, which is another model
+    is_whole = base is None and origin.get("adapter") is None
+    if is_whole and recorded and (Path(recorded).is_dir() or not recorded.startswith("/")):
+        return Named(Base(recorded, "", commit).pinned, run, number)
     known = ", ".join(map(str, sorted(there))) or "none"
     raise ValueError(f"{run} has no checkpoint of step {number}; it has: {known}")

@@ -67,7 +67,7 @@ def test_a_directory_without_weights_or_tokenizer_is_no_model(compose, tiny_dir,
 
 def test_a_model_that_is_nowhere_is_named_at_once(compose, tmp_path):
     cfg = compose("sft", "model=hub", "model.path=no/such-model", f"run_dir={tmp_path}/r")
-    with pytest.raises(ValueError, match="'no/such-model' is neither a directory here nor in the"):
+    with pytest.raises(ValueError, match="'no/such-model' is neither a model directory here nor"):
         preflight(cfg)
 
 

@@ -1,0 +1,21 @@
+"""What is logged in the processes of this project."""
+
+from __future__ import annotations
+
+import logging
+from typing import TextIO
+
+# they log each request, or each file that they lock
+CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock", "fsspec", "asyncio")
+
+
+def show_messages(level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Show messages from `level` on, without their origin; of libraries that chat, warnings."""
+    logging.basicConfig(level=level, format="%(message)s", stream=stream)
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """The same of libraries, where something else (Hydra) has set up the logging."""
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
