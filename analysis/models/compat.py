@@ -53,3 +53,11 @@ def model_of(kind: Any, config: Any, dtype: Any) -> Any:
     5.23.0.
     """
     return kind._from_config(config, dtype=dtype)
+
+
+def set_commit(part: Any, commit: str | None) -> None:
+    """Say which commit of the hub a model, a configuration or a tokenizer is of.
+
+    Checked in transformers 5.23.0.
+    """
+    part._commit_hash = commit

@@ -193,9 +193,12 @@ def _read(kind: Any, path: str | Path, **options: Any) -> Any:
 
 def name_hub_model(found: Any, name: str, commit: str | None) -> None:
     """Have a model, configuration or tokenizer that was read from the hub's cache name the hub."""
+    from analysis.models.compat import set_commit
+
     for part in (found, getattr(found, "config", None)):
         if part is not None:
-            part.name_or_path, part._commit_hash = name, commit
+            part.name_or_path = name
+            set_commit(part, commit)
 
 
 def _whole(path: str | Path, dtype: torch.dtype | None, on_meta: bool = False) -> PreTrainedModel:
