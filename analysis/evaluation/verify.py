@@ -1,13 +1,11 @@
 """Is the answer in this completion right? Bounded in time and memory, on any thread.
 
-Where the answer is taken from: analysis/prompts/answers.py. That takes time linear in the text.
+Where the answer is taken from: analysis/prompts/answers.py. What counts as the same answer:
+analysis/evaluation/reading.py. Both take time linear in the text; an answer longer than MAX_LENGTH
+characters or with more than MAX_NESTING brackets is not read at all.
 
-Equal texts, equal numbers, and choices are decided at once. A choice is a gold answer that is one
-capital letter when brackets, `\\text{}` and full stop are taken off: B, (B), \\text{B}, **B**.
-Everything else is decided by math-verify in a process of its own
-(analysis.evaluation.verify_worker), one for each process that asks, started when first needed,
-shared by its threads one at a time. An answer longer than MAX_LENGTH characters or with more than
-MAX_NESTING brackets is not parsed at all.
+Formulas are compared by math-verify in a process of its own (analysis.evaluation.verify_worker),
+one for each process that asks, started when first needed, shared by its threads one at a time.
 
 What one answer can cost: TIME_LIMIT seconds, after which the process is killed, and the start of a
 new one. If the process dies (memory, or somebody killed it), the answer is tried once more. So at
@@ -18,7 +16,9 @@ start included), and finding the answer in a text of braces alone, the slowest, 
 
 from __future__ import annotations
 
+import ast
 import atexit
+import contextlib
 import json
 import os
 import re
@@ -27,23 +27,18 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from analysis.prompts.answers import extract_answer
+from analysis.evaluation.reading import Unreadable, asked_for, same_answer
+from analysis.prompts.answers import extract_answer, inner_answer
 
 MAX_LENGTH = 256
 MAX_NESTING = 20
+MAX_GOLD = 4096  # characters of a gold answer that is compared by what it says
 TIME_LIMIT = 2.0  # seconds of math-verify for one answer
 START_LIMIT = 120.0  # seconds; imports from a busy file system are slow
 WORKER = Path(__file__).with_name("verify_worker.py")
-
-# What Fraction reads, with thousands separators, and no exponent that takes hours to write out.
-_EXACT = re.compile(
-    r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:/\d+|[eE][+-]?\d{1,3})?", re.ASCII
-)
-_DECORATION = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\b|[\s(){}\[\].$*]")
 
 Failure = Literal["no_answer", "too_long", "unparseable", "timeout"]
 
@@ -61,19 +56,31 @@ class Verdict:
     failure: Failure | None = None
 
 
-def _number(text: str) -> Fraction | None:
-    text = text.strip()
-    if not _EXACT.fullmatch(text):
-        return None
-    try:
-        return Fraction(text.replace(",", ""))
-    except (ValueError, ZeroDivisionError):
-        return None
+class _Formulas(Exception):
+    """Two formulas have to be compared, which the process does."""
 
 
-def _choice(text: str) -> str | None:
-    letter = _DECORATION.sub("", text)
-    return letter if re.fullmatch("[A-Z]", letter) else None
+def _formulas(answer: str, gold: str) -> bool:
+    raise _Formulas
+
+
+def golds(text: str) -> list[str]:
+    r"""The gold answers that a text holds: any of them is right.
+
+    The text may be a solution that ends in `#### 5` or holds a box; a list of quoted texts, as
+    Python writes it, is several answers.
+
+    >>> golds("2+3=5\n#### 5"), golds("['5', 'five']")
+    (['5'], ['5', 'five'])
+    """
+    _, marked, last = text.rpartition("####")
+    text = last.strip() if marked and last.strip() else text.strip()
+    if re.fullmatch(r"\[\s*(['\"]).*\1\s*\]", text) and len(text) <= MAX_GOLD:
+        with contextlib.suppress(ValueError, SyntaxError):
+            found = ast.literal_eval(text)
+            if found and all(isinstance(item, str) for item in found):
+                return list(found)
+    return [inner_answer(text)]
 
 
 def verify_answer(answer: str | None, gold: str) -> Verdict:
@@ -84,20 +91,28 @@ def verify_answer(answer: str | None, gold: str) -> Verdict:
     """
     if not answer:
         return Verdict(False, "no_answer")
-    if answer == gold.strip():
+    if answer.strip() == gold.strip():
         return Verdict(True)
     if len(answer) > MAX_LENGTH or sum(map(answer.count, "([{")) > MAX_NESTING:
         return Verdict(False, "too_long")
-    for reading in (_number, _choice):
-        mine, right = reading(answer), reading(gold)
-        if mine is not None and right is not None:
-            return Verdict(mine == right)
-    return _worker.compare(answer, gold)
+    if len(gold) > MAX_GOLD:
+        return Verdict(False, "unparseable")
+    try:
+        return Verdict(same_answer(answer, gold, _formulas))
+    except Unreadable:
+        return Verdict(False, "unparseable")
+    except _Formulas:
+        return _worker.compare(answer, gold)
 
 
 def judge(completion: str, gold: str) -> Verdict:
     """Extract the answer of a completion and compare it with the gold one."""
-    return verify_answer(extract_answer(completion), gold)
+    verdict = Verdict(False, "no_answer")
+    for right in golds(gold):
+        verdict = verify_answer(extract_answer(completion, asked_for(right)), right)
+        if verdict.correct:
+            break
+    return verdict
 
 
 class _Worker:

@@ -3,9 +3,11 @@
     in     [answer, gold, seconds]
     out    [correct, failure]      failure: null or "unparseable"; first of all a line `[]`: ready
 
-Gold and answer are boxed, because bare golds are often misread. By hand:
+Answer and gold are compared by the rules of analysis/evaluation/reading.py; formulas by
+math-verify, and then once more: it rounds (1/2^98 is 1/2^99 for it), so two formulas that it takes
+for equal must agree to 50 digits. Decimals are exact. By hand:
 
-    echo '["\\\\frac{1}{2}", "0.5", 2]' | python -m analysis.evaluation.verify_worker
+    echo '["\\\\frac{x}{2}", "0.5x", 2]' | python -m analysis.evaluation.verify_worker
 
 Who asks keeps the time and kills this process when it is over. The process ends by itself at the
 end of its input, one second after `seconds` (its parent may be gone while a long operation runs),
@@ -20,31 +22,92 @@ import contextlib
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 MEMORY = 2**30  # bytes of address space; 64 MiB of it are math-verify's own
 
 
+def _parse(text: str) -> Any:
+    import math_verify
+    import sympy
+    from latex2sympy2_extended import NormalizationConfig
+
+    from analysis.evaluation.reading import Unreadable
+
+    # Units are read before; math-verify would take the h of 2h for one.
+    config = math_verify.LatexExtractionConfig(
+        boxed_match_priority=0,
+        normalization_config=NormalizationConfig(
+            basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last"
+        ),
+    )
+    text = text.replace("⦃", "\\{").replace("⦄", "\\}")
+    parsed = math_verify.parse(
+        f"\\boxed{{{text}}}", [config], "no_fallback", parsing_timeout=None, raise_on_error=True
+    )
+    if not parsed:
+        raise Unreadable(text)
+    found = parsed[0]
+    if isinstance(found, sympy.Basic) and not found.has(sympy.Sum, sympy.Product):
+        units = {symbol: sympy.I for symbol in found.free_symbols if str(symbol) == "i"}
+        found = found.subs(units)
+    return sympy.nsimplify(found, rational=True) if isinstance(found, sympy.Expr) else found
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two expressions have different values to 50 digits, names being some numbers."""
+    import sympy
+
+    names = sorted(one.free_symbols | other.free_symbols, key=str)
+    values = {name: sympy.Rational(3 * i + 4, 2 * i + 3) for i, name in enumerate(names)}
+    left, right = (side.subs(values).doit() for side in (one, other))
+    scale = max(abs(left.evalf(60)), abs(right.evalf(60)))
+    return bool(abs((left - right).evalf(60)) > scale * sympy.Float(10) ** -50)
+
+
+def _cases(text: str) -> tuple[set[str], set[str]]:
+    letters = re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", text)
+    return set(filter(str.isupper, letters)), set(filter(str.islower, letters))
+
+
+def _same_formulas(answer: str, gold: str) -> bool:
+    import math_verify
+    import sympy
+
+    (upper, lower), (gold_upper, gold_lower) = _cases(answer), _cases(gold)
+    swapped = {c.lower() for c in upper} & gold_lower - lower
+    if swapped or {c.lower() for c in gold_upper} & lower - gold_lower:
+        return False  # the parser knows no capitals
+    mine, right = _parse(answer), _parse(gold)
+    equations = [isinstance(side, sympy.Eq) for side in (mine, right)]
+    if all(equations):
+        ratio = sympy.simplify((mine.lhs - mine.rhs) / (right.lhs - right.rhs))
+        return bool(ratio.is_number and ratio.is_finite and ratio != 0)
+    if any(equations):
+        return False
+    equal = math_verify.verify(right, mine, timeout_seconds=None, raise_on_error=True)
+    if equal and isinstance(mine, sympy.MatrixBase):
+        return mine.shape == right.shape and not any(map(_differ, mine, right))
+    if equal and isinstance(mine, sympy.Expr) and isinstance(right, sympy.Expr):
+        return mine == right or not _differ(mine, right)
+    return bool(equal)
+
+
 def compare(answer: str, gold: str) -> tuple[bool, str | None]:
-    """Whether math-verify takes an answer for the gold one, and why it could not tell.
+    """Whether an answer is the gold one, and why it could not be told.
 
     Raises:
         MemoryError: the comparison does not fit into memory.
     """
-    import math_verify
+    from analysis.evaluation.reading import same_answer
 
     try:
-        expected, parsed = (
-            math_verify.parse(f"\\boxed{{{text}}}", parsing_timeout=None, raise_on_error=True)
-            for text in (gold, answer)
-        )
-        if not parsed or not expected:
-            return False, "unparseable"
-        equal = math_verify.verify(expected, parsed, timeout_seconds=None, raise_on_error=True)
-        return bool(equal), None
+        return same_answer(answer, gold, _same_formulas), None
     except MemoryError:
         raise
     except Exception:  # the parser meets text that a model made up; any failure is a wrong answer
@@ -88,5 +151,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it is started by its path
     with contextlib.suppress(BrokenPipeError):  # nobody waits for the reply any more
         main()

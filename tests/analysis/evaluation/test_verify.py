@@ -21,6 +21,7 @@ import pytest
 from analysis.evaluation import verify, verify_worker
 from analysis.evaluation.verify import judge, verify_answer
 from analysis.prompts.answers import extract_answer
+from tests.support import answers
 
 HANG = 30  # seconds; one answer costs 6 at most where nothing else runs
 TOWER = "9^{9^{9^9}}"
@@ -64,6 +65,28 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
 )
 def test_judging(completion, gold, right):
     assert judge(completion, gold).correct is right
+
+
+@pytest.mark.parametrize(
+    ("table", "right"), [(answers.ANSWERS_RIGHT, True), (answers.ANSWERS_WRONG, False)]
+)
+def test_answers_as_people_and_models_write_them(table, right):
+    """In the tag and in a box; all disagreements are shown at once."""
+    found = [
+        (judge(completion, gold).correct, completion, gold)
+        for text, gold in answers.pairs(table)
+        for completion in (f"<think>t</think><answer>{text}</answer>", f"so \\boxed{{{text}}}.")
+    ]
+    assert [row for row in found if row[0] is not right] == []
+    assert len(found) > 200
+
+
+@pytest.mark.parametrize(
+    ("table", "right"), [(answers.COMPLETIONS_RIGHT, True), (answers.COMPLETIONS_WRONG, False)]
+)
+def test_where_a_completion_has_its_answer(table, right):
+    found = [(judge(text, gold).correct, text, gold) for text, gold in answers.pairs(table)]
+    assert [row for row in found if row[0] is not right] == []
 
 
 def test_an_unclosed_box_holds_no_answer():
@@ -122,11 +145,11 @@ def test_a_gold_answer_that_nobody_can_parse():
         ("\\binom{10^9}{10^8}", "timeout"),
         ("1e999999999", None),  # 400 MB if anybody writes it out
         ("1e9_9_9_9_9_9_9_9_9", None),
-        ("+" * 255, None),
-        ("\\frac" * 50, None),
-        ("|" * 200, None),
-        ("\ud800", None),
-        ("\x00", None),
+        ("+" * 255, "unparseable"),
+        ("\\frac" * 50, "unparseable"),
+        ("|" * 200, "unparseable"),
+        ("\ud800", "unparseable"),
+        ("\x00", "unparseable"),
         ("9" * 10**6, "too_long"),
         ("(" * 400 + "1" + ")" * 400, "too_long"),
         ("\\sqrt{" * 400 + "1" + "}" * 400, "too_long"),
@@ -237,21 +260,21 @@ def test_memory_of_the_process_is_bounded_and_it_loads_no_torch():
 
 
 def test_memory_that_runs_out_costs_one_answer(monkeypatch, tmp_path):
-    """A stand-in whose every answer `big` takes more than is allowed, as MemoryError tells it."""
+    """A stand-in whose every answer `b` takes more than is allowed, as MemoryError tells it."""
     greedy = tmp_path / "worker.py"
     greedy.write_text(
         f"import sys; sys.path.insert(0, {str(verify.WORKER.parents[2])!r})\n"
         "from analysis.evaluation import verify_worker\n"
         "def compare(answer, gold):\n"
-        "    return len(bytearray(2**31 if answer == 'big' else 1)) == 1, None\n"
+        "    return len(bytearray(2**31 if answer == 'b' else 1)) == 1, None\n"
         "verify_worker.compare = compare\n"
         "verify_worker.main()\n"
     )
     verify._worker.stop()
     monkeypatch.setattr(verify, "WORKER", greedy)
-    assert verify_answer("small", "x").correct
-    assert verify_answer("big", "x") == verify.Verdict(False, "timeout")
-    assert verify_answer("small", "x").correct
+    assert verify_answer("s", "x").correct
+    assert verify_answer("b", "x") == verify.Verdict(False, "timeout")
+    assert verify_answer("s", "x").correct
     verify._worker.stop()
 
 
@@ -262,14 +285,14 @@ def test_memory_that_an_answer_leaves_in_use_is_not_the_next_ones(monkeypatch, t
         "from analysis.evaluation import verify_worker\n"
         "kept = []\n"
         "def compare(answer, gold):\n"
-        "    kept.append(bytearray(600 * 2**20 if answer == 'big' else 1))\n"
+        "    kept.append(bytearray(600 * 2**20 if answer == 'b' else 1))\n"
         "    return True, None\n"
         "verify_worker.compare = compare\n"
         "verify_worker.main()\n"
     )
     verify._worker.stop()
     monkeypatch.setattr(verify, "WORKER", hoarder)
-    assert all(verify_answer(answer, "x").correct for answer in ("big", "big", "small", "big"))
+    assert all(verify_answer(answer, "x").correct for answer in "bbsb")
     verify._worker.stop()
 
 
