@@ -4,13 +4,14 @@ r"""Measure pass@1 on a benchmark, with and without a change of some heads, agai
     headlab evaluate model=runs/my-sft@last task=arithmetic size=100 \
         intervention=zero:runs/my-sft@last:emergent:10 base=runs/my-sft@0
 
-Sampling is that of arXiv 2509.25758 (temperature 0.6, top-p 0.95, its suffix for benchmarks). With
-an intervention (analysis/interventions/operations.py) the same problems are asked, with the same
-random numbers, of the model as it is, of the changed one, of `controls` models in which random
-heads are changed (as many in each layer, none of the set), and of `base` with and without the
-change of those heads. Printed are the effect, the effect less that of random heads, and the effect
-less that in the base, each with a 95 % interval (analysis/evaluation/scores.py has the
-definitions).
+Sampling is that of arXiv 2509.25758 (temperature 0.6, top-p 0.95). A checkpoint of a run is asked
+as the run asks (system prompt, suffix, thinking, date); any other model with the paper's suffix,
+for benchmarks and files. With an intervention (analysis/interventions/operations.py) the same
+problems are asked, with the same random numbers, of the model as it is, of the changed one, of
+`controls` models in which random heads are changed (as many in each layer, none of the set), and of
+`base` with and without the change of those heads. Printed are the effect, the effect less that of
+random heads, and the effect less that in the base, each with a 95 % interval
+(analysis/evaluation/scores.py has the definitions).
 
 OUT/completions/*.jsonl holds every answer, as it comes: the same command goes on where it was
 stopped. OUT/scores.json holds the results. OUT is RUN/evaluations/TASK/step-000040/NAME for a
@@ -22,9 +23,13 @@ the heads and weights included: an evaluation goes on with the same alone.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.evaluation.setup import Options, check, prepare
+
+if TYPE_CHECKING:
+    from analysis.evaluation.parts import Questions
+    from analysis.records.checkpoints import Named
 
 
 def act(options: Options) -> None:
@@ -49,7 +54,35 @@ def act(options: Options) -> None:
     if model.run is not None and model.step is not None:
         measured = asked(evaluation.questions, evaluation.drawing)
         score = {**result["conditions"]["none"], "asked": measured}
+        if remark := far_below_held_out(model, score, evaluation.questions):
+            print(remark)
         show_in_run(model.run, model.step, evaluation.questions.slug, score)
+
+
+def far_below_held_out(model: Named, score: dict[str, Any], questions: Questions) -> str | None:
+    """A line where a checkpoint scores far below its run's own held-out problems; else None.
+
+    Far: its whole interval is below half of the other.
+    """
+    from analysis.records.evaluations import read_evaluations
+    from analysis.records.run_prompting import own_prompting
+
+    assert model.run is not None and model.step is not None
+    own = read_evaluations(model.run).get(model.step, {})
+    high, low = score.get("high"), own.get("low")  # none, or NaN, of a single problem
+    if high is None or low is None or not high < low / 2:
+        return None
+    asked, usual = questions.prompting, own_prompting(model)
+    differ = [
+        f"{name}={getattr(asked, name)!r} instead of {getattr(usual, name)!r}"
+        for name in ("system_prompt", "suffix", "think", "prefix")
+        if usual is not None and getattr(asked, name) != getattr(usual, name)
+    ]
+    how = f"is asked otherwise ({'; '.join(differ)})" if differ else "is another task"
+    return (
+        f"remark: {100 * score['pass_at_1']:.1f} % is far below the {100 * own['pass_at_1']:.1f} % "
+        f"of the run's own held-out problems at step {model.step}; this {how}"
+    )
 
 
 def show_in_run(run: Path, step: int, task: str, score: dict[str, Any]) -> None:

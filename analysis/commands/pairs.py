@@ -32,9 +32,9 @@ class Options:
     seed: int = key("of the problems", 1, SEED)
     prefix: str = key("the answer's start that is given", "")
     cut_solution_after: str | None = key("give the solution up to this mark too", None)
-    system_prompt: str | None = key("before the question", None)
-    suffix: str = key("after the question", "")
-    think: Any = key("on or off; null: the chat template's default", None)
+    system_prompt: str | None = key("before the question; null: that of the model's run", None)
+    suffix: str | None = key("after the question; null: that of the model's run", None)
+    think: Any = key("on or off; null: as the model's run, or the chat template's default", None)
 
 
 def act(options: Options) -> None:
@@ -44,23 +44,27 @@ def act(options: Options) -> None:
     from analysis.files import atomic_write
     from analysis.models.loading import load_tokenizer
     from analysis.prompts.benchmarks import problems_for_pairs
-    from analysis.prompts.chat import Prompting
     from analysis.prompts.columns import Columns
     from analysis.prompts.pair_building import counterfactual_pairs
     from analysis.records.checkpoints import find_model
+    from analysis.records.run_prompting import prompting_for
 
     o = options
     if o.options is not None and not isinstance(o.options, dict):
         raise ValueError(f"options is {o.options!r}; write 'options={{terms: 3}}'")
     named = find_model(o.model)
     tokenizer = load_tokenizer(named.path, named.base)
+    prompting = prompting_for(named, o.system_prompt, o.suffix, on_off("think", o.think))
     columns = Columns(
-        o.problem_column, o.answer_column, o.solution_column, o.answer_pattern, o.system_prompt
+        o.problem_column,
+        o.answer_column,
+        o.solution_column,
+        o.answer_pattern,
+        prompting.system_prompt,
     )
     problems = problems_for_pairs(
         o.source, POOL * o.size, o.seed, o.options, columns, o.cut_solution_after is not None
     )
-    prompting = Prompting(o.system_prompt, o.suffix, think=on_off("think", o.think))
     pairs = counterfactual_pairs(
         tokenizer, problems, prompting, o.size, o.prefix, o.cut_solution_after
     )

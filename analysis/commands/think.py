@@ -69,8 +69,8 @@ class Options:
     clean_start: str | None = key("of answer_style pairs; null: <think>Okay, so I ...", None)
     corrupted_start: str | None = key("the other style; null: To determine the ...", None)
     prefix_tokens: int = key("tokens of the starts that are kept", 8, COUNT)
-    system_prompt: str | None = key("before the question", None)
-    suffix: str = key("after the question", "")
+    system_prompt: str | None = key("before the question; null: that of the model's run", None)
+    suffix: str | None = key("after the question; null: that of the model's run", None)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     dtype: str = key("float32, float64 or bfloat16", "float32")
 
@@ -83,12 +83,13 @@ def build_pairs(options: Options, tokenizer: PreTrainedTokenizerBase) -> dict[st
     """
     from analysis.comparison.thinking import MODES
     from analysis.prompts.benchmarks import problems_for_pairs
-    from analysis.prompts.chat import Prompting
     from analysis.prompts.columns import Columns
     from analysis.prompts.pair_building import (
         answer_style_pairs,
         common_counterfactual_pairs,
     )
+    from analysis.records.checkpoints import find_model
+    from analysis.records.run_prompting import prompting_for
 
     o = options
     if o.kind not in KINDS:
@@ -97,10 +98,15 @@ def build_pairs(options: Options, tokenizer: PreTrainedTokenizerBase) -> dict[st
         raise ValueError(f"size must be at least 1 pair, not {o.size}")
     if o.options is not None and not isinstance(o.options, dict):
         raise ValueError(f"options is {o.options!r}; write 'options={{terms: 3}}'")
-    ask = [Prompting(o.system_prompt, o.suffix, think=mode) for mode in MODES]
+    model = find_model(o.model)
+    ask = [prompting_for(model, o.system_prompt, o.suffix, mode) for mode in MODES]
     wanted = o.size if o.kind == "answer_style" else POOL * o.size
     columns = Columns(
-        o.problem_column, o.answer_column, o.solution_column, o.answer_pattern, o.system_prompt
+        o.problem_column,
+        o.answer_column,
+        o.solution_column,
+        o.answer_pattern,
+        ask[0].system_prompt,
     )
     templates = f"{o.prefix}{o.clean_start}{o.corrupted_start}"
     solutions = o.cut_solution_after is not None or "{solution}" in templates
@@ -206,6 +212,10 @@ def write(options: Options, modes: Modes) -> None:
 
 def next_steps(options: Options, modes: Modes) -> str:
     """The commands that take the think-off-only heads away and halve them, in think-off mode."""
+    from analysis.prompts.benchmarks import default_suffix
+    from analysis.records.checkpoints import find_model
+    from analysis.records.run_prompting import prompting_for
+
     count = len(modes.ordered("think-off-only"))
     if count == 0:
         return "No head is in the think-off circuit alone, so there is none to ablate."
@@ -216,8 +226,13 @@ def next_steps(options: Options, modes: Modes) -> str:
     for name, standard in (("problem_column", "problem"), ("answer_column", "answer")):
         words += [f"{name}={getattr(o, name)}"] if getattr(o, name) != standard else []
     words += [f"answer_pattern={json.dumps(o.answer_pattern)}"] if o.answer_pattern else []
-    words += [f"system_prompt={o.system_prompt}"] if o.system_prompt else []
-    words += [f"suffix={o.suffix}"] if o.suffix else []
+    words += [f"system_prompt={json.dumps(o.system_prompt)}"] if o.system_prompt else []
+    asked = prompting_for(find_model(o.model), suffix=o.suffix)
+    by_default = prompting_for(
+        find_model(o.model), task=o.source, default_suffix=default_suffix(o.source)
+    )
+    if asked.suffix != by_default.suffix:
+        words += [f"suffix={json.dumps(asked.suffix)}"]  # as the circuits were measured
     commands = [
         shlex.join(["headlab", "evaluate", *words, f"intervention={change}:{heads}"])
         for change in ("zero", "scale:0.5")

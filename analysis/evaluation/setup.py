@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +79,9 @@ def prepare(options: Options) -> Evaluation:
     from analysis.models.anatomy import graph_of
     from analysis.models.loading import load_config
     from analysis.prompts.benchmarks import default_suffix, load_task, slug
-    from analysis.prompts.chat import Prompting
     from analysis.prompts.columns import Columns
     from analysis.records.checkpoints import find_model
+    from analysis.records.run_prompting import prompting_for
 
     o = options
     check(o)
@@ -101,9 +101,9 @@ def prepare(options: Options) -> Evaluation:
         check_bakes(intervention.operation, config.model_type)
     # what is asked and how: thinking is part of a task's name, since it is another measurement
     task = slug(o.task) + (f"-think-{think}" if think else "")
-    suffix = default_suffix(o.task) if o.suffix is None else o.suffix
+    asked = prompting_for(model, o.system_prompt, o.suffix, think, o.task, default_suffix(o.task))
     columns = Columns(
-        o.problem_column, o.answer_column, pattern=o.answer_pattern, system=o.system_prompt
+        o.problem_column, o.answer_column, pattern=o.answer_pattern, system=asked.system_prompt
     )
     sampling = Sampling(o.n, o.temperature, o.top_p, o.max_new_tokens, o.batch_size)
     return Evaluation(
@@ -113,7 +113,7 @@ def prepare(options: Options) -> Evaluation:
             o.task,
             task,
             load_task(o.task, o.size, o.seed, dict(o.options or {}), columns),
-            Prompting(o.system_prompt, suffix, think=think, prefix=o.prefix),
+            replace(asked, prefix=o.prefix),
         ),
         Drawing(sampling, o.seed, o.backend, o.dtype or model.dtype),
         Change(o.intervention, intervention, graph, o.controls, reference),
@@ -185,9 +185,13 @@ class Options:
         None,
     )
     reference: str | None = key("pairs file for mean and resample; null: the task's prompts", None)
-    think: Any = key("on or off; null: the chat template's default", None)
-    system_prompt: str | None = key("before the question", None)
-    suffix: str | None = key("after the question; null: the paper's, none for generators", None)
+    think: Any = key("on or off; null: as the model's run, or the chat template's default", None)
+    system_prompt: str | None = key("before the question; null: that of the model's run", None)
+    suffix: str | None = key(
+        "after the question; null: as in the model's run; without one the paper's, none for "
+        "generators",
+        None,
+    )
     prefix: str = key("text that begins the answer", "")
     temperature: float = key("0 is greedy", 0.6, NATURAL)
     top_p: float = key("share of the probability that is drawn from", 0.95, PART)
