@@ -6,21 +6,35 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+CLAIMS: list[Callable[[], None]] = []  # of the locks that this process holds
+
+
+def check_claims() -> None:
+    """What comes before everything that is written beside others' files: are the locks still ours?
+
+    Does not return if one was lost (analysis/records/locks.py).
+    """
+    for check in CLAIMS:
+        check()
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a path to write to; rename it to `path` on success, remove it on failure."""
+    check_claims()
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # in containers that share a directory, two processes may have one number
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(3).hex()}.partial")
     try:
         yield draft
         with open(draft, "rb") as written:
             os.fsync(written.fileno())
+        check_claims()
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

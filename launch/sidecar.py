@@ -17,8 +17,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,30 +132,18 @@ class Watched:
         return holder_of(self.run / "locks" / "run") is not None
 
 
-@contextmanager
-def _turn(run: Path, poll: float) -> Iterator[None]:
-    """Wait for the right to write the report and W&B rows of a run."""
-    from analysis.records.locks import Held, Lock
-
-    while True:
-        try:
-            lock = Lock.take(run / "locks" / "present", f"the report of {run}")
-            break
-        except Held:
-            time.sleep(min(poll, 1.0))
-    with lock:
-        yield
-
-
-def _show(watched: Watched, options: Options, publisher: Publisher | None = None) -> None:
+def _show(watched: Watched, publisher: Publisher | None = None) -> None:
+    from analysis.records.locks import Lock
     from analysis.reporting.present import present
 
-    with _turn(watched.run, options.poll):
-        present(watched.run, publisher, known=watched.known)
+    run = watched.run
+    with Lock.wait(run / "locks" / "present", f"the report of {run}", float("inf")):
+        present(run, publisher, known=watched.known)
 
 
-def _conclude(watched: Watched, options: Options) -> None:
+def _conclude(watched: Watched) -> None:
     """Report and W&B rows of everything, once the trainer has gone, and the table."""
+    from analysis.records.locks import Lock
     from analysis.reporting.publish import Publisher, missing
     from analysis.reporting.tables import format_table
     from analysis.reporting.wandb_mirror import resolve_mode
@@ -165,11 +151,12 @@ def _conclude(watched: Watched, options: Options) -> None:
 
     run, publisher = watched.run, None
     mode = resolve_mode(watched.cfg.logger.wandb_mode)
-    if mode != "disabled" and missing(Run.read(run, watched.known), mode):
-        publisher = Publisher.start(run, mode)
-    _show(watched, options, publisher)
-    if publisher is not None:
-        publisher.conclude()
+    with Lock.wait(run / "locks" / "publish", f"what W&B has of {run}", float("inf")):
+        if mode != "disabled" and missing(Run.read(run, watched.known), mode):
+            publisher = Publisher.start(run, mode)
+        _show(watched, publisher)
+        if publisher is not None:
+            publisher.conclude()
     print(format_table(Run.read(run, watched.known)))
     print(f"report: {run / 'report.html'}")
 
@@ -201,7 +188,7 @@ def watch(options: Options) -> Watched:
                 failed[step] = str(error)
                 log.error("step %d can't be tracked: %s", step, error)
             if worked:
-                _show(watched, options)
+                _show(watched)
                 break  # look again: what came meanwhile may be earlier than the rest
         over = watched.last is not None and not watched.trainer_is_there
         if not worked and not todo and (over or not options.wait):
@@ -244,7 +231,7 @@ def act(options: Options) -> None:
         torch.set_num_threads(options.threads)
     watched = watch(options)
     if not watched.trainer_is_there:
-        _conclude(watched, options)
+        _conclude(watched)
 
 
 def main(arguments: list[str]) -> None:

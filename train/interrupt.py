@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from analysis.files import check_claims
 from analysis.tracking import distributed
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Interrupt(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if state.is_world_process_zero:
+            check_claims()  # a save comes after this only
         asked = distributed.any_rank(self.is_asked())
         if not asked or state.global_step % self.cycle or control.should_training_stop:
             return

@@ -25,7 +25,7 @@ from analysis.models.hub import split
 from analysis.models.loading import name_hub_model
 from analysis.prompts.template import stopped_clock
 from analysis.records.checkpoints import Base
-from analysis.records.locks import Held, Lock
+from analysis.records.locks import BEAT, EXPIRY, Held, Lock
 from analysis.records.run_file import RunFile
 from analysis.records.secrets import redact
 from analysis.reporting.publish import Publisher
@@ -159,7 +159,12 @@ def execute(plan: Plan, setup: Setup) -> None:
             _execute(plan, setup, None)
             return
         heir_of = os.environ.get(LOCK_VARIABLE)
-        with Lock.take(plan.run / "locks" / "run", f"the run {plan.run}", heir_of=heir_of):
+        # a job that starts again may meet the lock of the node that failed, or of its own launcher
+        patience = EXPIRY + 2 * BEAT if "SLURM_JOB_ID" in os.environ else 0.0
+        lock = Lock.wait(
+            plan.run / "locks" / "run", f"the run {plan.run}", patience, heir_of, say=True
+        )
+        with lock:
             publisher = _open(plan, setup)
             try:
                 _execute(plan, setup, publisher)

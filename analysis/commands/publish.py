@@ -11,8 +11,12 @@ files that `wandb sync` has uploaded count.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from analysis.cli import key
+
+if TYPE_CHECKING:
+    from analysis.trajectories.run import Run
 
 PATIENCE = 1800.0  # seconds for W&B to take what is missing, while its server answers
 
@@ -26,9 +30,8 @@ class Options:
 
 def act(options: Options) -> None:
     """Log what is missing."""
-    from analysis.reporting.publish import Publisher, missing
-    from analysis.reporting.wandb_given import Given
-    from analysis.reporting.wandb_mirror import has_account, server, silent_server
+    from analysis.records.locks import Lock, holder_of
+    from analysis.reporting.wandb_mirror import has_account
     from analysis.trajectories.run import Run
 
     if options.mode not in ("online", "offline"):
@@ -39,6 +42,18 @@ def act(options: Options) -> None:
             "there is no W&B account on this machine; run `wandb login`, or set WANDB_API_KEY, "
             "or write an offline run with mode=offline"
         )
+    if (trainer := holder_of(run.path / "locks" / "run")) is not None:
+        raise ValueError(f"{run.path} is in use by {trainer}, which gives W&B its rows itself")
+    with Lock.take(run.path / "locks" / "publish", f"what W&B has of {run.path}"):
+        _publish(run, options)
+
+
+def _publish(run: Run, options: Options) -> None:
+    """Log what is missing, while nobody else does."""
+    from analysis.reporting.publish import Publisher, missing
+    from analysis.reporting.wandb_given import Given
+    from analysis.reporting.wandb_mirror import server, silent_server
+
     if not missing(run, options.mode, Given.read(run.path)):
         print("nothing is missing")
         return

@@ -23,7 +23,7 @@ import numpy as np
 
 from analysis.evaluation.sampling import Completion, Request
 from analysis.evaluation.verify import Verdict
-from analysis.files import to_json
+from analysis.files import check_claims, to_json
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Completions:
             lines.append(to_json({**place, **vars(judged)}) + "\n")
             self._found[request.problem, request.sample] = judged
         if self.path is not None:
+            check_claims()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as file:
                 file.writelines(lines)

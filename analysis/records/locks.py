@@ -10,24 +10,30 @@ Holding it: the holder touches its file every BEAT seconds.
 Giving it back: the holder sets the file's time to 0 (1970), which also works on a full disk.
 
 Taking it over: this is allowed when the file was not touched for `expiry` seconds, or when its
-holder was a process of this machine that is gone. Both times of an age come from the file system,
-so the clocks of the machines need not agree.
+holder was a process that this one can see and that is gone: of this kernel and this PID namespace,
+for in another container its number means another process, or none. Both times of an age come from
+the file system, so the clocks of the machines need not agree.
+
+Losing it: a holder that stood still (a suspended machine, a stopped container) for longer than that
+may find another in its place. It looks at each sign of life and before everything that it writes
+(`analysis.files.check_claims`), and then ends at once, with one line and status 1.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
-import logging
 import os
 import socket
+import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-log = logging.getLogger(__name__)
+from analysis.files import CLAIMS
 
 EXPIRY = 120.0  # seconds without a sign of life after which a lock is taken over
 BEAT = 10.0  # seconds between two signs of life
@@ -44,15 +50,30 @@ class Holder:
     since: str
     token: str
     heir_of: str | None = None  # token of the holder that handed the lock over
+    place: str = ""  # where the pid counts: kernel and PID namespace; empty where /proc has another
+    job: str | None = None  # Slurm's
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} since {self.since}"
+        process = f"process {self.pid} on {self.host}"
+        who = process if self.job is None else f"job {self.job} ({process})"
+        return f"{who} since {self.since}"
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Who holds a lock whose file can't be read, if it is not old: a crash may have left it."""
+
+    path: Path
+    token: str = ""
+
+    def __str__(self) -> str:
+        return f"somebody whose file {self.path} can't be read (it counts for {EXPIRY:.0f} s)"
 
 
 class Held(ValueError):
     """Somebody else holds the lock: `holder`."""
 
-    def __init__(self, what: str, holder: Holder) -> None:
+    def __init__(self, what: str, holder: Holder | Unknown) -> None:
         super().__init__(f"{what} is in use by {holder}")
         self.holder = holder
 
@@ -67,6 +88,17 @@ def _process_start(pid: int) -> str:
     return "" if state == "Z" else rest[18]  # a zombie holds nothing
 
 
+def _place() -> str:
+    """Where the number of this process counts; empty if /proc is that of another namespace."""
+    try:
+        if str(Path("/proc/self").readlink()) != str(os.getpid()):
+            return ""
+        kernel = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{kernel} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
 def _myself(heir_of: str | None) -> Holder:
     pid = os.getpid()
     return Holder(
@@ -76,6 +108,8 @@ def _myself(heir_of: str | None) -> Holder:
         since=time.strftime("%Y-%m-%d %H:%M:%S"),
         token=os.urandom(8).hex(),
         heir_of=heir_of,
+        place=_place(),
+        job=os.environ.get("SLURM_JOB_ID"),
     )
 
 
@@ -83,22 +117,35 @@ def _numbers(directory: Path) -> list[int]:
     return sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
 
 
-def _read(path: Path) -> Holder:
-    return Holder(**json.loads(path.read_text(encoding="utf-8")))
+def _read(path: Path) -> Holder | Unknown:
+    """The holder that a file names.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    try:
+        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError):  # empty after a crash, or no file of ours
+        return Unknown(path)
 
 
 def _draft(directory: Path, holder: Holder) -> Path:
     """Write a file that is not yet part of the lock; its time is the file system's now."""
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{directory} holds a lock and has to be a directory; remove it") from None
     path = directory / f".draft-{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
     path.write_text(json.dumps(asdict(holder)), encoding="utf-8")
     return path
 
 
-def _now(directory: Path, holder: Holder) -> float:
+def _now(directory: Path) -> float:
     """The file system's time, or this machine's where nothing can be written."""
     try:
-        draft = _draft(directory, holder)
+        draft = _draft(directory, _myself(None))
     except OSError:
         return time.time()
     now = draft.stat().st_mtime
@@ -106,7 +153,7 @@ def _now(directory: Path, holder: Holder) -> float:
     return now
 
 
-def holder_of(directory: Path, expiry: float = EXPIRY) -> Holder | None:
+def holder_of(directory: Path, expiry: float = EXPIRY) -> Holder | Unknown | None:
     """Who holds a lock now, or None."""
     numbers = _numbers(directory)
     if not numbers:
@@ -119,20 +166,24 @@ def holder_of(directory: Path, expiry: float = EXPIRY) -> Holder | None:
         return holder_of(directory, expiry)
     if touched == FREE:
         return None
-    if holder.host == socket.gethostname() and Path("/proc/self/stat").exists():
+    here = (socket.gethostname(), _place())
+    if isinstance(holder, Holder) and here[1] and (holder.host, holder.place) == here:
         return holder if _process_start(holder.pid) == holder.started else None
-    return holder if _now(directory, holder) - touched < expiry else None
+    return holder if _now(directory) - touched < expiry else None
 
 
 class Lock:
     """A lock that this process holds, until `release`; a context manager."""
 
-    def __init__(self, directory: Path, number: int, holder: Holder) -> None:
+    def __init__(self, directory: Path, number: int, holder: Holder, what: str) -> None:
         self.path = directory / str(number)
         self.holder = holder
+        self.what = what
+        self._handed_over = False
         self._stop = threading.Event()
         self._beat = threading.Thread(target=self._keep, name=f"lock {directory}", daemon=True)
         self._beat.start()
+        CLAIMS.append(self.check)
 
     @classmethod
     def take(
@@ -164,29 +215,83 @@ class Lock:
             (directory / str(number)).unlink(missing_ok=True)
             return cls.take(directory, what, expiry, heir_of)
         for old in numbers:
-            (directory / str(old)).unlink(missing_ok=True)
-        return cls(directory, number, mine)
+            with contextlib.suppress(OSError):  # no file of ours
+                (directory / str(old)).unlink(missing_ok=True)
+        return cls(directory, number, mine, what)
+
+    @classmethod
+    def wait(
+        cls,
+        directory: Path,
+        what: str,
+        patience: float,
+        heir_of: str | None = None,
+        say: bool = False,
+    ) -> Lock:
+        """`take`, after waiting up to `patience` seconds for a holder that goes, or has gone.
+
+        say: print a line that it waits.
+
+        Raises:
+            Held: somebody else holds it still.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return cls.take(directory, what, heir_of=heir_of)
+            except Held as held:
+                if time.monotonic() >= deadline:
+                    raise
+                if say:
+                    print(f"{held}; waiting for it to end, up to {patience:.0f} s", flush=True)
+                say = False
+            time.sleep(min(1.0, BEAT))
 
     @property
     def token(self) -> str:
         return self.holder.token
 
-    def _keep(self) -> None:
-        while not self._stop.wait(BEAT):
-            try:
-                os.utime(self.path)
-            except FileNotFoundError:  # taken over while this process stood still, or handed over
-                directory = self.path.parent
-                if _read(directory / str(_numbers(directory)[-1])).heir_of != self.token:
-                    log.warning("the lock %s is no longer this process's", directory)
+    def check(self) -> None:
+        """Give a sign of life, and end this process if the lock was taken over meanwhile."""
+        if self._handed_over:
+            return
+        try:
+            os.utime(self.path)
+            if _numbers(self.path.parent)[-1] == int(self.path.name):
                 return
-            except OSError:  # the file system is away: it may come back before the lock expires
-                continue
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                return  # the file system is away: it may come back before the lock expires
+        newest = _numbers(self.path.parent)
+        try:
+            other = _read(self.path.with_name(str(newest[-1]))) if newest else None
+        except FileNotFoundError:
+            return  # changing hands right now; the next look will tell
+        if isinstance(other, Holder) and other.heir_of == self.token:
+            self._handed_over = True
+        elif other is not None and not self._stop.is_set():
+            self._lost(other)
+
+    def _lost(self, other: Holder | Unknown) -> None:
+        print(
+            f"error: {self.what} was taken over by {other} while this process ({os.getpid()}) "
+            "stood still; it ends here and writes nothing more",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # no other way reaches the main thread before it writes
+
+    def _keep(self) -> None:
+        while not self._stop.wait(BEAT) and not self._handed_over:
+            self.check()
 
     def release(self) -> None:
         """Give the lock back; nothing happens if it was handed over or taken over."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         self._beat.join()
+        CLAIMS.remove(self.check)
         with contextlib.suppress(FileNotFoundError):
             os.utime(self.path, (FREE, FREE))
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from analysis.files import to_json
+from analysis.files import check_claims, to_json
 
 
 def append_metrics(run: Path, step: int, values: dict[str, Any]) -> None:
@@ -18,6 +18,7 @@ def append_metrics(run: Path, step: int, values: dict[str, Any]) -> None:
     `time` is that of the call, in seconds since 1970.
     """
     line = to_json({"step": step, "time": time.time(), **values})
+    check_claims()
     run.mkdir(parents=True, exist_ok=True)
     with open(run / "metrics.jsonl", "a+b") as lines:
         if lines.tell() > 0:

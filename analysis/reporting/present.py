@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.files import check_claims
 from analysis.reporting.publish import warned
 from analysis.trajectories.run import Run
 from analysis.trajectories.trajectory import write_trajectory
@@ -45,6 +46,7 @@ def present(
     publisher: None where W&B is off, or another process gives it its rows. pages: False where
     another process writes them. known: see `analysis.trajectories.trajectory.trajectory`.
     """
+    check_claims()
     try:
         run = Run.read(path, known)
         if publisher is not None:

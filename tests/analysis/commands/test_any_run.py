@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from analysis.commands import run as command
+from analysis.records.locks import Lock
 from analysis.records.record import write_record
 from analysis.records.run_file import RunFile
 from analysis.reporting.wandb_mirror import WandbMirror
@@ -40,6 +41,17 @@ def test_report_comparison_and_paper(bare: Path, capsys: pytest.CaptureFixture[s
     assert "made-elsewhere@10" in capsys.readouterr().out
     command("paper", [f"runs={bare.parent}"])
     assert f"made-elsewhere: {bare}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["publish", "run"])
+def test_publish_beside_another_that_publishes_is_refused(
+    bare: Path, name: str, capsys: Any
+) -> None:
+    """Two at once, or one beside the trainer, would each give W&B all of the rows."""
+    (bare / "locks").mkdir()
+    with Lock.take(bare / "locks" / name, "it"), pytest.raises(SystemExit):
+        command("publish", [f"run={bare}", "mode=offline"])
+    assert f"{bare} is in use by process" in capsys.readouterr().err
 
 
 def test_publish(bare: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
