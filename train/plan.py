@@ -130,10 +130,14 @@ def assemble(plan: Plan) -> Setup:
             not hold just its tensors, its chat template does not write the rows of the data, or the
             pairs can't be made of the problems.
     """
+    import datasets
     import torch
+    import transformers
     from accelerate import PartialState
     from trl import GRPOConfig
 
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()  # of loading and saving; the trainer's stays
     cfg = plan.cfg
     if cfg.resources.threads is not None:
         torch.set_num_threads(cfg.resources.threads)

@@ -206,14 +206,9 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
     Raises:
         Stopped: the run was asked to stop, and saved.
     """
-    import datasets
-    import transformers
-
     from train.callbacks import PresentCallback
     from train.interrupt import Interrupt
 
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()  # of loading and saving; the trainer's stays
     callbacks = _callbacks(plan, setup, publisher)
     if plan.checkpoint is not None and is_finished(plan.checkpoint, plan.args):
         _catch_up(plan, plan.checkpoint, setup, callbacks)

@@ -16,7 +16,7 @@ from analysis.cli import key
 
 @dataclass
 class Options:
-    model: str = key("directory or hub name of a model or adapter, or RUN@STEP")
+    model: str = key("directory, hub name (NAME@REVISION) or RUN@STEP; may be an adapter")
     intervention: str = key("zero:HEADS, scale:FACTOR:HEADS or mean:HEADS")
     out: str = key("directory for the changed checkpoint")
     reference: str | None = key("pairs file whose clean prompts give the means", None)

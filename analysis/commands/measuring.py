@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ModelOptions:
-    path: str = key("directory or hub name of a model or adapter, or RUN@STEP")
+    path: str = key("directory, hub name (NAME@REVISION) or RUN@STEP; may be an adapter")
 
 
 @dataclass

@@ -127,8 +127,9 @@ def adapter_base(path: str | Path) -> str | None:
     """
     from transformers.utils import find_adapter_config_file
 
+    place = _place(path)
     try:
-        config = find_adapter_config_file(_place(path))
+        config = find_adapter_config_file(place)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if config is None:
@@ -256,8 +257,9 @@ def _base_of(path: str | Path, named: str) -> str:
 def _adapter_directory(path: str | Path) -> Path:
     from transformers.utils import cached_file
 
+    place = _place(path)
     try:
-        return Path(str(cached_file(_place(path), ADAPTER_WEIGHTS))).parent
+        return Path(str(cached_file(place, ADAPTER_WEIGHTS))).parent
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 

@@ -140,8 +140,9 @@ def test_pickles_and_damaged_files_are_not_read(saved):
 
 
 def test_a_name_that_is_nowhere_is_one_line(tmp_path):
-    for name in ("no/such-model", "no/such/model", tmp_path / "nowhere"):
-        refused(name, f"can't load {name}: ")
+    for name in ("no/such-model", "no/such/model"):
+        refused(name, f"'{name}' is neither a model directory here nor a model in the cache")
+    refused(tmp_path / "nowhere", f"can't load {tmp_path / 'nowhere'}: ")
 
 
 def test_code_of_a_checkpoint_is_not_run(saved):
