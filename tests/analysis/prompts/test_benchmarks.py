@@ -20,7 +20,11 @@ ROWS = {
     "amc": ({"problem": "p", "answer": "1234567.0"}, "1234567"),
     "amc23": ({"question": "p", "answer": "27.0"}, "27.0"),
     "math500": (
-        {"problem": "p", "answer": "wrong", "solution": "so \\boxed{1}. Then \\boxed{\\frac{1}{2}}."},
+        {
+            "problem": "p",
+            "answer": "wrong",
+            "solution": "so \\boxed{1}. Then \\boxed{\\frac{1}{2}}.",
+        },
         "\\frac{1}{2}",
     ),
     "gsm8k": ({"question": "p", "answer": "so 5 #### 1,024"}, "1,024"),
