@@ -157,10 +157,10 @@ def model_source(cfg: DictConfig) -> str:
 
 
 def model(cfg: DictConfig, source: str) -> None:
-    """That the model's configuration and tokenizer can be read, and a directory has weights."""
+    """That a model's configuration, tokenizer and weights, in safetensors, are there."""
     from transformers import AutoTokenizer
 
-    from train.build import check_model
+    from train.beforehand import check_model
 
     check_model(source, plain(cfg.train.args).get("model_init_kwargs"), cfg.tracking.enabled)
     try:
@@ -170,10 +170,6 @@ def model(cfg: DictConfig, source: str) -> None:
         readable = False
     if not readable:
         raise ValueError(f"model: {source} has no tokenizer that can be read; save one there")
-    weights = ("*.safetensors", "*.bin", "*.gguf")
-    own = Path(cfg.model.path).is_dir()  # of a hub model the weights are fetched by the run
-    if own and not any(any(Path(source).glob(name)) for name in weights):
-        raise ValueError(f"model: the directory {source} holds no weights ({', '.join(weights)})")
 
 
 def disk(cfg: DictConfig, source: str | None) -> list[str]:

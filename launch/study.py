@@ -125,7 +125,7 @@ def _check_models(cfg: DictConfig, used: set[str]) -> None:
         if model.recipe is not None:
             one_of(f"{key}.recipe", model.recipe, RECIPES)
         elif cfg.resources.preflight:
-            from train.build import check_model
+            from train.beforehand import check_model
 
             try:
                 check_model(model.path, None, tracked=True)

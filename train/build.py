@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -208,28 +207,6 @@ def model_of(cfg: DictConfig) -> str:
             "directory, which has no revisions; leave it out"
         )
     return hub.join(name, str(revision))
-
-
-def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> None:
-    """Raise ValueError if a model can't be had, or can't be tracked and is to be.
-
-    `options` are those of its loading (train.args.model_init_kwargs).
-    """
-    from analysis.models.anatomy import check_supported
-    from analysis.models.loading import load_config
-
-    try:
-        config = load_config(path)
-    except ValueError as error:
-        raise ValueError(f"model.path {error}") from error
-    if not tracked:
-        return
-    check_supported(config.model_type)
-    if getattr(config, "quantization_config", None) or (options or {}).get("quantization_config"):
-        raise ValueError(
-            f"{path} is to be loaded quantised, and head tracking reads dense weights; train "
-            "without quantization (LoRA on a bfloat16 base), or with tracking=none"
-        )
 
 
 def peft_config(cfg: DictConfig) -> PeftConfig | None:

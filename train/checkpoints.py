@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +24,14 @@ MANIFEST = "headlab.json"
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 
 
-def write_manifest(checkpoint: Path, interrupted: bool = False) -> None:
-    """Declare a checkpoint complete."""
+def write_manifest(checkpoint: Path, interrupted: bool = False, tokens: int | None = None) -> None:
+    """Declare a checkpoint complete. tokens: how many the training has seen, if it counts them."""
     files = {
         str(path.relative_to(checkpoint)): path.stat().st_size
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
-    content = {"schema": 1, "interrupted": interrupted, "files": files}
+    content = {"schema": 1, "interrupted": interrupted, "tokens": tokens, "files": files}
     write_json(checkpoint / MANIFEST, content)
 
 
@@ -60,6 +60,12 @@ def is_interrupted(checkpoint: Path) -> bool:
     return bool(_manifest(checkpoint).get("interrupted"))
 
 
+def tokens_seen(checkpoint: Path) -> int | None:
+    """How many tokens the training had seen at a checkpoint, if that was counted."""
+    found = _manifest(checkpoint).get("tokens")
+    return found if isinstance(found, int) else None
+
+
 def has_weights(checkpoint: Path) -> bool:
     """Whether a checkpoint holds weights, or an adapter, in safetensors."""
     return any(next(checkpoint.glob(pattern), None) is not None for pattern in WEIGHTS)
@@ -67,20 +73,42 @@ def has_weights(checkpoint: Path) -> bool:
 
 def is_finished(checkpoint: Path, args: TrainingArguments) -> bool:
     """Whether training arguments ask for no step beyond a checkpoint."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    if args.max_steps > 0:
-        return bool(state["global_step"] >= args.max_steps)
-    return bool(state["epoch"] >= args.num_train_epochs)
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        if args.max_steps > 0:
+            return bool(state["global_step"] >= args.max_steps)
+        return bool(state["epoch"] >= args.num_train_epochs)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{checkpoint}/trainer_state.json can't be read ({error}); remove {checkpoint}, and "
+            "resume=auto goes on from the one before it"
+        ) from error
 
 
 def check_processes(checkpoint: Path, processes: int) -> None:
-    """Raise ValueError unless DeepSpeed can resume a checkpoint with a number of processes."""
+    """Raise ValueError unless a checkpoint was saved by a number of processes: each has its rows.
+
+    DeepSpeed could not resume it with another number at all.
+    """
     saved = len(list(checkpoint.glob("rng_state_*.pth"))) or 1
     if saved != processes:
         raise ValueError(
-            f"{checkpoint} was saved by {saved} processes, and DeepSpeed can't resume it with "
-            f"{processes}; start as many as before (resources.nodes times resources.processes)"
+            f"{checkpoint} was saved by {saved} processes, and with {processes} the run would not "
+            "be the same; start as many as before (resources.nodes times resources.processes)"
         )
+
+
+def can_go_on_from(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds all that a run needs to go on as the same run.
+
+    Beside weights: the states of optimizer, schedule and random numbers, and the trainer's own.
+    Under DeepSpeed, which names its newest state in the file `latest`, they are in that.
+    """
+    needed = ["trainer_state.json"]
+    if not (checkpoint / "latest").is_file():
+        needed += ["optimizer.pt", "scheduler.pt"]
+    there = all((checkpoint / name).is_file() for name in needed)
+    return there and any(checkpoint.glob("rng_state*.pth"))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -95,10 +123,38 @@ def checkpoints(run: Path) -> list[Path]:
 
 def last_complete(run: Path) -> Path | None:
     """The newest complete checkpoint of a run; incomplete ones are passed over with a message."""
+    return next(_complete(run), None)
+
+
+def _complete(run: Path) -> Iterator[Path]:
+    """The complete checkpoints of a run, the newest first."""
     for checkpoint in reversed(checkpoints(run)):
         if is_complete(checkpoint):
+            yield checkpoint
+        else:
+            log.warning(
+                "%s is incomplete (its saving was interrupted); it is passed over", checkpoint
+            )
+
+
+def last_to_go_on_from(run: Path, args: TrainingArguments) -> Path | None:
+    """The newest checkpoint that a run can go on from, or that ends it; None without checkpoints.
+
+    Raises:
+        ValueError: all that there are hold weights only.
+    """
+    newest = None
+    for checkpoint in _complete(run):
+        newest = newest or checkpoint
+        if can_go_on_from(checkpoint) or (checkpoint == newest and is_finished(checkpoint, args)):
             return checkpoint
-        log.warning("%s is incomplete (its saving was interrupted); it is passed over", checkpoint)
+        log.warning("%s holds no state of the optimizer; it is passed over", checkpoint)
+    if newest is not None:
+        raise ValueError(
+            f"{newest} holds no state of the optimizer (train.args.save_only_model=true), so the "
+            "run can't go on as the same run; start another from its weights: model=hub "
+            f"model.path={newest} name=..."
+        )
     return None
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from deepspeed import DeepSpeedEngine
     from torch.utils.data import Sampler
+    from transformers import Trainer, TrainerCallback
     from trl import GRPOTrainer
 
 
@@ -105,6 +106,27 @@ def with_orders_of_passed_epochs(trainer: GRPOTrainer) -> None:
 
     trainer._get_train_sampler = sampler  # type: ignore[method-assign]
     trainer._init_training_state = state  # type: ignore[method-assign]
+
+
+def wandb_callback() -> type[TrainerCallback]:
+    """What gives the trainer's own curves to W&B, as `report_to` would. In transformers 5.23.0."""
+    from transformers.integrations import WandbCallback
+
+    return WandbCallback
+
+
+def token_count(trainer: Trainer) -> int | None:
+    """How many tokens TRL's SFTTrainer has seen, logged as `num_tokens`; None of other trainers.
+
+    Checked in TRL 1.16.0.
+    """
+    found = getattr(trainer, "_total_train_tokens", None)
+    return None if found is None else int(found)
+
+
+def set_token_count(trainer: Trainer, tokens: int) -> None:
+    """Let the count go on from `tokens`; no state of TRL's keeps it. Checked in TRL 1.16.0."""
+    trainer._total_train_tokens = tokens  # type: ignore[attr-defined]
 
 
 def vllm_for_trl() -> bool:

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from analysis.prompts.chat import on_off
 from analysis.ranges import check_values
 from analysis.records.secrets import secrets_in
-from analysis.tracking.settings import TrackingConfig, free_keys
+from analysis.tracking.settings import TrackingConfig
+from train.resuming import is_begun
 from train.schedule import Schedule
 from train.schema import RECIPES, Config, ModelConfig, PairsConfig, StudyConfig
 
@@ -138,7 +139,7 @@ def check(cfg: DictConfig) -> None:
         )
     # a directory that is free, unless the run is to go on
     run = Path(cfg.run_dir)
-    if cfg.resume == "never" and any((run / name).exists() for name in ("config.yaml", "run.json")):
+    if cfg.resume == "never" and is_begun(run):
         raise ValueError(
             f"{run} already holds a run; continue it with resume=auto, "
             f"start another with name=..., or remove the directory"
@@ -157,35 +158,3 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
-
-
-_MAY_CHANGE = ("resume", "run_dir", "logger", "resources", "debug", "train")
-
-
-def _what_counts(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration without the parts of tracking that change no record."""
-    tracking = config.get("tracking") or {}
-    free = free_keys(TrackingConfig)
-    kept = {key: value for key, value in tracking.items() if key not in free}
-    return {**config, "tracking": kept}
-
-
-def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to resume a run whose trainer, model, data, pairs, tracking or seed has changed.
-
-    Raises:
-        ValueError: naming every key that differs, with both values.
-    """
-    saved, now = _what_counts(saved), _what_counts(now)
-    changed = [
-        f"{key} ({saved.get(key)} -> {now.get(key)})"
-        for key in sorted(set(saved) | set(now))
-        if key not in _MAY_CHANGE and saved.get(key) != now.get(key)
-    ]
-    if (before := saved["train"]["kind"]) != (after := now["train"]["kind"]):
-        changed.append(f"train.kind ({before} -> {after})")
-    if changed:
-        raise ValueError(
-            f"the run was started with other settings: {'; '.join(changed)}. Restore them, or "
-            "start a run under another name"
-        )

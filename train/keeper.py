@@ -21,8 +21,10 @@ from train.checkpoints import (
     has_weights,
     step_of,
     tidy,
+    tokens_seen,
     write_manifest,
 )
+from train.compat import set_token_count, token_count
 from train.interrupt import Interrupt
 from train.sharding import check_in_force
 
@@ -115,6 +117,9 @@ class Keeper(TrainerCallback):
     ) -> None:
         assert self.trainer is not None, "the run gives it before training begins"
         check_in_force(self.trainer, self.deepspeed)
+        seen = tokens_seen(self.run / f"checkpoint-{state.global_step}")
+        if state.global_step and seen is not None:
+            set_token_count(self.trainer, seen)
         if not state.is_world_process_zero:
             return
         path = Path(self.base.path)
@@ -141,7 +146,8 @@ class Keeper(TrainerCallback):
                 raise RuntimeError(f"{checkpoint} was saved without weights")
             if self.base.commit is not None:
                 name_base(checkpoint, self.source, self.base)
-            write_manifest(checkpoint, self.interrupt.extra)
+            assert self.trainer is not None, "the run gives it before training begins"
+            write_manifest(checkpoint, self.interrupt.extra, token_count(self.trainer))
             tidy(self.run, self.keep, self.may_go, state.best_model_checkpoint)
 
         distributed.together(declare)

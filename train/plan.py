@@ -6,12 +6,12 @@ the model's files. train/run.py trains with the two.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from omegaconf import DictConfig
 
 from analysis.models import hub
@@ -23,9 +23,15 @@ from analysis.records.secrets import redact
 from analysis.tracking.settings import TrackingSettings
 from train.arguments import check_rewards
 from train.asking import asks, check_same_prompting, prompting_of, run_tokenizer
+from train.beforehand import (
+    check_adapter,
+    check_model,
+    check_optimizer,
+    check_tokens,
+    check_vllm,
+)
 from train.build import (
     Evaluation,
-    check_model,
     evaluations,
     model_of,
     peft_config,
@@ -33,11 +39,13 @@ from train.build import (
     tracking_settings,
     training_args,
 )
-from train.checkpoints import check_processes, last_complete
-from train.config import check, check_same_run, plain
+from train.checkpoints import check_processes, is_finished, last_to_go_on_from
+from train.config import check, plain
 from train.data import draws_held_out, grpo_dataset, sft_dataset
+from train.inputs import check_inputs
 from train.lengths import check_rows, context_of
 from train.recipes.registry import build_recipe
+from train.resuming import check_same_run, is_begun, saved_settings
 from train.rewards import find_rewards
 from train.rollouts import ask_alike
 from train.rows import fit_rows
@@ -96,16 +104,13 @@ def prepare(cfg: DictConfig) -> Plan:
         alone()
     args = training_args(cfg)
     keep, args.save_total_limit = args.save_total_limit, None  # train/keeper.py sees to it
+    check_optimizer(args)
+    check_vllm(args)
     if cfg.model.path is not None:
         assert not isinstance(args.model_init_kwargs, str), "training_args makes it a mapping"
         check_model(model_of(cfg), args.model_init_kwargs, tracking is not None)
     # what a run that is resumed must have in common with the one that was started
-    if (run / "config.yaml").exists():
-        saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        check_same_run(saved, redact(plain(cfg)))
-    checkpoint = last_complete(run) if cfg.resume == "auto" else None
-    if checkpoint is not None and args.deepspeed is not None:
-        check_processes(checkpoint, args.world_size)
+    checkpoint = checkpoint_to_resume(cfg, args) if is_begun(run) else None
     return Plan(
         cfg=cfg,
         run=run,
@@ -120,6 +125,29 @@ def prepare(cfg: DictConfig) -> Plan:
         checkpoint=checkpoint,
         keep=keep,
     )
+
+
+def checkpoint_to_resume(cfg: DictConfig, args: SFTConfig | GRPOConfig) -> Path | None:
+    """The checkpoint that a run goes on from; None if it has none yet.
+
+    Raises:
+        ValueError: the run could not go on as the same run.
+    """
+    run = Path(cfg.run_dir)
+    if (saved := saved_settings(run)) is not None:
+        check_same_run(saved, redact(plain(cfg)))
+    if os.environ.get("RANK", "0") == "0":
+        check_inputs(run, cfg)
+    checkpoint = last_to_go_on_from(run, args)
+    if checkpoint is None or is_finished(checkpoint, args):
+        return checkpoint
+    check_processes(checkpoint, args.world_size)
+    if getattr(args, "sync_ref_model", False):
+        raise ValueError(
+            f"{run} can't go on as the same run: the reference model, which "
+            "train.args.sync_ref_model has moved, is in no checkpoint; start another run"
+        )
+    return checkpoint
 
 
 def assemble(plan: Plan) -> Setup:
@@ -155,6 +183,9 @@ def assemble(plan: Plan) -> Setup:
     if plan.checkpoint is not None:
         check_weights(plan.checkpoint, source)
     tokenizer = run_tokenizer(base.pinned, plan.args)
+    check_tokens(tokenizer, source, plan.args)
+    if plan.peft is not None:
+        check_adapter(plan.peft, source)
     check_same_prompting(plan.run, prompting_of(cfg, tokenizer))
     ask = asks(cfg)
     if isinstance(plan.args, GRPOConfig):

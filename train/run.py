@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from analysis.evaluation.sampling import Sampling
 from analysis.files import atomic_write
 from analysis.logs import show_messages
+from analysis.mistakes import Mistake, as_line, in_one_line, out_of_memory
 from analysis.models.anatomy import base_model
 from analysis.models.hub import split
 from analysis.models.loading import name_hub_model
@@ -36,8 +37,10 @@ from train.build import generation_cycle
 from train.checkpoints import is_finished, is_interrupted, step_of
 from train.compat import unsharded_loading, with_orders_of_passed_epochs, without_hub
 from train.config import load_resolved, plain
-from train.disk import DiskFull, explained_if_full
+from train.disk import DiskFull, explained_if_full, is_full
+from train.inputs import note_inputs
 from train.plan import Plan, Setup, assemble, prepare
+from train.resuming import clear, is_begun, is_same
 from train.rollouts import end_alike
 from train.schedule import Schedule
 from train.sharding import NotInForce, set_up
@@ -156,7 +159,7 @@ def execute(plan: Plan, setup: Setup) -> None:
 
     with restored_signals(), explained_if_full(plan.run):
         if not PartialState().is_main_process:
-            _execute(plan, setup, None)
+            _execute(plan, setup)
             return
         heir_of = os.environ.get(LOCK_VARIABLE)
         # a job that starts again may meet the lock of the node that failed, or of its own launcher
@@ -165,22 +168,21 @@ def execute(plan: Plan, setup: Setup) -> None:
             plan.run / "locks" / "run", f"the run {plan.run}", patience, heir_of, say=True
         )
         with lock:
-            publisher = _open(plan, setup)
-            try:
-                _execute(plan, setup, publisher)
-            except BaseException:
-                if publisher is not None:
-                    publisher.conclude(STOPPED, exit_code=1)
-                raise
-            if publisher is not None:
-                publisher.conclude()
+            _execute(plan, setup)
 
 
 def _open(plan: Plan, setup: Setup) -> Publisher | None:
-    """Write down what the run is and was told, and start what gives it to W&B."""
-    cfg = plan.cfg
+    """Claim the directory: write down what the run is, was told and was made from; start W&B.
+
+    Nothing is written before the trainer stands, and what a start left that took no step goes if
+    its settings were others: a mistake that is mended leaves nothing behind.
+    """
+    cfg, now = plan.cfg, redact(plain(plan.cfg))
+    if not is_begun(plan.run) and not is_same(plan.run, cfg, now):
+        clear(plan.run)
+    note_inputs(plan.run, cfg)
     with atomic_write(plan.run / "config.yaml") as draft:
-        draft.write_text(yaml.safe_dump(redact(plain(cfg)), sort_keys=False))
+        draft.write_text(yaml.safe_dump(now, sort_keys=False))
     logger = cfg.logger
     RunFile(
         name=cfg.name,
@@ -200,8 +202,39 @@ def _open(plan: Plan, setup: Setup) -> Publisher | None:
     return publisher
 
 
-def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
-    """Train, or observe what is left to observe, and conclude.
+def _execute(plan: Plan, setup: Setup) -> None:
+    """Claim the directory once the trainer stands; train, or observe what is left, and conclude.
+
+    Raises:
+        Stopped: the run was asked to stop, and saved.
+    """
+    from analysis.models.preserve import preserved
+
+    finished = plan.checkpoint is not None and is_finished(plan.checkpoint, plan.args)
+    quiet = nullcontext() if plan.args.push_to_hub else without_hub()
+    with stopped_clock(setup.ask.day), quiet:  # the trainer renders the rows
+        trainer = None if finished else _standing(plan, setup)
+        model = None if trainer is None else trainer.model
+        with nullcontext() if model is None else preserved(model):
+            publisher = _open(plan, setup) if distributed.rank() == 0 else None
+            callbacks = _callbacks(plan, setup, publisher)
+        try:
+            _go(plan, setup, trainer, callbacks)
+        except BaseException:
+            if publisher is not None:
+                publisher.conclude(STOPPED, exit_code=1)
+            raise
+    if publisher is not None:
+        publisher.conclude()
+
+
+def _go(
+    plan: Plan,
+    setup: Setup,
+    trainer: SFTTrainer | GRPOTrainer | None,
+    callbacks: list[TrainerCallback],
+) -> None:
+    """Train, or observe what is left of a finished run; then conclude.
 
     Raises:
         Stopped: the run was asked to stop, and saved.
@@ -209,13 +242,11 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
     from train.callbacks import PresentCallback
     from train.interrupt import Interrupt
 
-    callbacks = _callbacks(plan, setup, publisher)
-    if plan.checkpoint is not None and is_finished(plan.checkpoint, plan.args):
-        _catch_up(plan, plan.checkpoint, setup, callbacks)
+    if trainer is not None:
+        _train(plan, trainer, callbacks)
     else:
-        quiet = nullcontext() if plan.args.push_to_hub else without_hub()
-        with stopped_clock(setup.ask.day), quiet:  # the trainer renders the rows
-            _train(plan, setup, callbacks)
+        assert plan.checkpoint is not None, "a run that is finished has one"
+        _catch_up(plan, plan.checkpoint, setup, callbacks)
     interrupt = next(callback for callback in callbacks if isinstance(callback, Interrupt))
     if interrupt.stopping:
         if distributed.rank() == 0:
@@ -227,23 +258,40 @@ def _execute(plan: Plan, setup: Setup, publisher: Publisher | None) -> None:
             _conclude(plan, callback)
 
 
-def _train(plan: Plan, setup: Setup, callbacks: list[TrainerCallback]) -> None:
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+def _standing(plan: Plan, setup: Setup) -> SFTTrainer | GRPOTrainer:
+    """The trainer, with weights and rows; all that a library refuses of these is said here.
+
+    Raises:
+        Mistake: in one line.
+    """
     from transformers.trainer_utils import set_seed
+
+    if plan.args.deepspeed is not None:
+        set_up(plan.args.use_cpu)
+    set_seed(plan.args.seed)
+    with in_one_line():
+        trainer = _trainer(plan, setup)
+    if setup.base.commit is not None:
+        assert trainer.model is not None, "it was made from a path"
+        inner = base_model(trainer.model)
+        name_hub_model(inner, split(setup.base.path)[0], setup.base.commit)
+    return trainer
+
+
+def _train(plan: Plan, trainer: SFTTrainer | GRPOTrainer, callbacks: list[TrainerCallback]) -> None:
+    """Train to the end.
+
+    Raises:
+        Mistake: before the first step as `as_line` says it; after it only for lack of memory, for
+            then the settings were right, and a traceback tells what was not.
+    """
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from train.callbacks import Progress
     from train.interrupt import make_workers_deaf
     from train.keeper import LocalMetrics
     from train.save_first import SaveFirst
 
-    if plan.args.deepspeed is not None:
-        set_up(plan.args.use_cpu)
-    set_seed(plan.args.seed)
-    trainer = _trainer(plan, setup)
-    if setup.base.commit is not None:
-        assert trainer.model is not None, "it was made from a path"
-        inner = base_model(trainer.model)
-        name_hub_model(inner, split(setup.base.path)[0], setup.base.commit)
     for bar in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(bar)
     for callback in [*([] if plan.args.disable_tqdm else [Progress()]), *callbacks]:
@@ -256,7 +304,16 @@ def _train(plan: Plan, setup: Setup, callbacks: list[TrainerCallback]) -> None:
         else:
             trainer.add_callback(callback)
     make_workers_deaf(trainer)
-    trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
+    start = step_of(plan.checkpoint) if plan.checkpoint is not None else 0
+    try:
+        trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
+    except Exception as error:
+        if is_full(error, plan.run):
+            raise
+        line = (out_of_memory if trainer.state.global_step > start else as_line)(error)
+        if line is None:
+            raise
+        raise Mistake(line) from error
 
 
 def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[TrainerCallback]) -> None:
@@ -308,9 +365,10 @@ def run_or_exit(cfg: DictConfig) -> None:
     for caller in ("transformers", "torch.distributed"):  # called by TRL and DeepSpeed
         warnings.filterwarnings("ignore", category=FutureWarning, module=caller)
     try:
-        plan = prepare(cfg)
-        setup = assemble(plan)
-    except ValueError as error:
+        with in_one_line():
+            plan = prepare(cfg)
+            setup = assemble(plan)
+    except Mistake as error:
         print(f"{error_prefix}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     from train.interrupt import Stopped
@@ -320,7 +378,7 @@ def run_or_exit(cfg: DictConfig) -> None:
     except Stopped as stop:
         stop.pass_on()
         raise
-    except (Held, NotInForce, DiskFull) as error:
+    except (Mistake, Held, NotInForce, DiskFull) as error:
         print(f"{error_prefix}: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, DiskFull) else 2) from None
 

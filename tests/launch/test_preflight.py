@@ -61,7 +61,7 @@ def test_a_directory_without_weights_or_tokenizer_is_no_model(compose, tiny_dir,
     for path, content in tokenizer.items():
         path.write_bytes(content)
     (tiny_dir / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="holds no weights"):
+    with pytest.raises(ValueError, match="has no weights in safetensors"):
         preflight(cfg)
 
 

@@ -196,13 +196,18 @@ def test_a_used_run_directory_is_refused(compose, tmp_path):
 
 
 def test_resuming_with_other_settings_is_refused():
-    from train.config import check_same_run
+    from train.resuming import check_same_run
 
     with pytest.raises(ValueError, match=r"seed \(0 -> 1\)"):
         check_same_run({"seed": 0, "train": SFT}, {"seed": 1, "train": SFT})
     with pytest.raises(ValueError, match=r"train.kind \(sft -> grpo\)"):
         check_same_run({"seed": 0, "train": SFT}, {"seed": 0, "train": {"kind": "grpo"}})
-    check_same_run({"seed": 0, "train": SFT}, {"seed": 0, "train": {**SFT, "args": {"x": 1}}})
+    for name, value in (("logging_steps", 1), ("save_steps", 2), ("eval_strategy", "no")):
+        now = {"seed": 0, "train": {**SFT, "args": {name: value}}}
+        check_same_run({"seed": 0, "train": SFT}, now)
+    with pytest.raises(ValueError, match=r"train.args.learning_rate \(None -> 1\)\. Restore"):
+        now = {"seed": 0, "train": {**SFT, "args": {"learning_rate": 1}}}
+        check_same_run({"seed": 0, "train": SFT}, now)
 
 
 def test_conf_shows_the_command_of_every_tracking_key():
@@ -235,7 +240,7 @@ def test_a_declaration_of_tracking_imports_no_torch():
 
 def test_what_may_change_on_resuming_shapes_no_record():
     from analysis.tracking.settings import TrackingConfig, TrackingSettings, free_keys
-    from train.config import check_same_run
+    from train.resuming import check_same_run
 
     assert free_keys(TrackingConfig) == {
         *("batch_size", "fdr", "hysteresis"),
