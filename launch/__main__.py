@@ -76,13 +76,15 @@ def launch(cfg: DictConfig, sweeping: bool) -> int:
     config_file = run / "launch.yaml"
     refuse_if_in_use(run)
     check(cfg)
+    queue = cfg.resources.kind == "slurm"
+    if queue:
+        slurm.check_job(cfg, run)
     values = redact(plain(cfg))
     if sweeping:
         refuse_another_point(config_file, values)
     if cfg.resources.preflight:
         for note in preflight(cfg):
             print(f"note: {note}", file=sys.stderr, flush=True)
-    queue = cfg.resources.kind == "slurm"
     if cfg.resources.dry_run:
         words = [] if queue else local.local_command(cfg, local_node(cfg.resources), config_file)
         print(slurm.render(cfg, config_file) if queue else shlex.join(words))

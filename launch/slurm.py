@@ -23,16 +23,19 @@ and, from the second start on, only if this start has saved a checkpoint.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from analysis.files import atomic_write
 from launch.processes import GRACE, command, environment, node_of
+from train.config import one_line
 
 CARRIED = ("HEADLAB_CACHE", "HF_HOME", "WANDB_MODE")
 WARNING = GRACE + 10  # seconds before the end of its time at which a job is told
@@ -88,6 +91,47 @@ fi
 [ -z "$again" ] || scontrol requeue "$SLURM_JOB_ID"
 exit "$status"
 """
+
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
+
+
+def seconds_of(time: str) -> int | None:
+    """A time limit as Slurm reads it; None where it sets none, or is for sbatch to refuse.
+
+    >>> seconds_of("90"), seconds_of("1:30:00"), seconds_of("1-12"), seconds_of("UNLIMITED")
+    (5400, 5400, 129600, None)
+    """
+    found = _TIME.fullmatch(time.strip())
+    if found is None:
+        return None
+    parts = [int(part or 0) for part in found.group("first", "second", "third")]
+    if found["days"] is not None or found["third"] is not None:  # days-hours:minutes:seconds
+        hours, minutes, seconds = parts
+    else:  # minutes:seconds
+        hours, minutes, seconds = 0, parts[0], parts[1]
+    days = int(found["days"] or 0)
+    return (((days * 24 + hours) * 60) + minutes) * 60 + seconds or None  # 0: no limit
+
+
+def check_job(cfg: DictConfig, run: Path) -> None:
+    """What can be wrong with a job that sbatch would take, before anything is written.
+
+    Raises:
+        ValueError: with the key, the offending value, and the mend.
+    """
+    one_line("the path of run_dir", str(run.absolute()))
+    given = [*(["--time", cfg.resources.time] if cfg.resources.time else []), *cfg.resources.sbatch]
+    words = [part for word in given for part in word.partition("=")[::2] if part]
+    for name, value in pairwise(words):
+        time = value if name in ("--time", "-t") else ""
+        seconds = seconds_of(time)
+        if seconds is not None and seconds <= WARNING:
+            raise ValueError(
+                f"the time limit of the job is {time} ({seconds} s), and a run is told to save "
+                f"{WARNING} s before its time is up: it would never take a step; give it more "
+                "(resources.time)"
+            )
 
 
 def options(cfg: DictConfig, run: Path) -> list[str]:
@@ -147,6 +191,8 @@ def queued(run: Path) -> str | None:
     if not file.exists() or shutil.which("squeue") is None:
         return None
     job = file.read_text(encoding="utf-8").strip()
+    if not job.isdigit():
+        return None
     listed = subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True)
     return job if listed.stdout.strip() else None
 

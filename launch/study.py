@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -237,7 +238,8 @@ def run_study(cfg: DictConfig) -> None:
         RunFile(cfg.name, "study").write(run)
         build(cfg, set().union(*(step.used for step in steps)), places)
         run_steps(run, steps, places)
-    print(f"\n{run} is finished; beside the paper: headlab paper runs={run}")
+    word = shlex.quote(f"runs={run}")
+    print(f"\n{run} is finished; beside the paper: headlab paper {word}")
 
 
 def action(cfg: DictConfig) -> None:

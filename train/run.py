@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from contextlib import nullcontext
@@ -351,7 +352,8 @@ def _conclude(plan: Plan, shown: PresentCallback) -> None:
 
     shown.present()
     if plan.tracking is not None and plan.cfg.tracking.where == "sidecar":
-        print(f"to track the checkpoints: headlab sidecar run={plan.run}", flush=True)
+        word = shlex.quote(f"run={plan.run}")
+        print(f"to track the checkpoints: headlab sidecar {word}", flush=True)
         return
     print(format_table(Run.read(plan.run, shown.known)))
     print(f"report: {plan.run / 'report.html'}", flush=True)
@@ -359,6 +361,10 @@ def _conclude(plan: Plan, shown: PresentCallback) -> None:
 
 def run_or_exit(cfg: DictConfig) -> None:
     """Prepare, assemble, execute; a user's mistake ends the process with one line and status 2."""
+    if int(os.environ.get("SLURM_RESTART_COUNT") or 0):
+        cfg.resume = (
+            "auto"  # the job was queued again, by submitit with the words of its first start
+        )
     rank = os.environ.get("RANK", "0")
     main, error_prefix = rank == "0", "error" if rank == "0" else f"error (rank {rank})"
     show_messages(logging.INFO if main else logging.WARNING)

@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -291,7 +292,8 @@ class Publisher:
         again = Publisher.start(self.path, self.mirror.mode, self.project)
         what = "and is started again"
         if again is None or self.tries >= TRIES:
-            what = f"for the last time; headlab publish run={self.path} gives it what it misses"
+            word = shlex.quote(f"run={self.path}")
+            what = f"for the last time; headlab publish {word} gives it what it misses"
         log.warning("W&B ended (%s) %s", self.mirror.reason, what)
         if again is not None:
             self.mirror, self.given, self.sent = again.mirror, again.given, {}

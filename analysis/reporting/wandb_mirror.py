@@ -17,6 +17,7 @@ import netrc
 import os
 import queue
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -174,9 +175,11 @@ class WandbMirror:
     def announce(self) -> None:
         """Print where the run is and what to type to watch or upload it."""
         print(f"W&B run: {self.files}")
-        print(f"  watch it in a terminal:  wandb leet {self.files}")
+        print(f"  watch it in a terminal:  wandb leet {shlex.quote(str(self.files))}")
         if self.mode == "offline":
-            print(f"  upload it later:         wandb sync {self.files}", flush=True)
+            print(
+                f"  upload it later:         wandb sync {shlex.quote(str(self.files))}", flush=True
+            )
 
     def log(
         self,

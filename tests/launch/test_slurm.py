@@ -10,15 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from analysis.records.record import read_records
 from analysis.records.training_log import read_metrics
 from analysis.reporting.wandb_mirror import run_id
 from launch.preflight import preflight
-from launch.slurm import render
+from launch.slurm import check_job, render
 from tests.support.launches import SMALL, is_over, variables, wait_for
 from tests.support.slurm_fakes import JOB
 from train.checkpoints import is_complete, step_of
+from train.config import check
 from train.program import program
 
 
@@ -48,6 +50,56 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(launch):
     )
     parsed = subprocess.run(["bash", "-n"], input=done.stdout, text=True, capture_output=True)
     assert (parsed.returncode, parsed.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "a\ntouch owned"),
+        ("name", "a\rb"),
+        ("run_dir", "runs/a\nb"),
+        ("resources.time", "1:00:00\ntouch owned"),
+        ("resources.partition", "gpu\x00"),
+        ("resources.account", "lab\u2028x"),
+        ("resources.sbatch", ["--mem=0", "--comment=a\n#SBATCH --wrap=b"]),
+    ],
+)
+def test_text_that_would_become_script_is_refused_by_its_key(compose, key, value):
+    cfg = compose("sft", "resources=slurm", "resources.gpus=0")
+    OmegaConf.update(cfg, key, value)
+    with pytest.raises(ValueError, match=f"{key} is .*may hold no line break"):
+        check(cfg)
+
+
+def test_a_directory_with_a_line_break_is_refused_for_a_job(compose, tmp_path):
+    cfg = compose("sft", "resources=slurm", "resources.gpus=0")
+    with pytest.raises(ValueError, match="the path of run_dir is .*may hold no line break"):
+        check_job(cfg, tmp_path / "a\nb")
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["resources.time=2"], True),
+        (["resources.time='2:00'"], True),
+        (["resources.time='0:01:30'"], True),
+        (["resources.time='0-00:02'"], True),
+        (['resources.sbatch=["--time=1"]'], True),
+        (['resources.sbatch=["-t","2"]'], True),
+        (["resources.time=3"], False),
+        (["resources.time=1-0"], False),
+        (["resources.time=0"], False),
+        (["resources.time=UNLIMITED"], False),
+        (['resources.sbatch=["--mem=1"]'], False),
+    ],
+)
+def test_a_time_limit_that_leaves_none_is_refused(compose, tmp_path, words, refused):
+    cfg = compose("sft", "resources=slurm", "resources.gpus=0", *words)
+    if refused:
+        with pytest.raises(ValueError, match="the time limit of the job is .*never take a step"):
+            check_job(cfg, tmp_path)
+    else:
+        check_job(cfg, tmp_path)
 
 
 def test_without_slurm_a_submission_says_so(compose, tmp_path, monkeypatch):
