@@ -41,6 +41,9 @@ from train.build import (
 )
 from train.checkpoints import check_processes, is_finished, last_to_go_on_from
 from train.config import check, plain
+from train.checkpoints import check_processes, last_complete
+from train.compat import unsharded_loading
+from train.config import check, check_same_run, plain
 from train.data import draws_held_out, grpo_dataset, sft_dataset
 from train.inputs import check_inputs
 from train.lengths import check_rows, context_of
@@ -179,9 +182,10 @@ def assemble(plan: Plan) -> Setup:
             f"model.path {model_path!r} is an adapter, and training starts from a whole model; "
             "merge it into its base with PEFT (merge_and_unload) and save that"
         )
-    check_weights(source)
-    if plan.checkpoint is not None:
-        check_weights(plan.checkpoint, source)
+    with unsharded_loading():
+        check_weights(source)
+        if plan.checkpoint is not None:
+            check_weights(plan.checkpoint, source)
     tokenizer = run_tokenizer(base.pinned, plan.args)
     check_tokens(tokenizer, source, plan.args)
     if plan.peft is not None:

@@ -22,7 +22,7 @@ from analysis.evaluation.completions import Completions
 from analysis.evaluation.sampling import Completion, Request, sample
 from analysis.evaluation.scores import compare
 from analysis.evaluation.settings import answer_settings
-from analysis.evaluation.vllm_engine import engine
+from analysis.evaluation.vllm_engine import Engine, engine
 from analysis.files import short_hash
 from analysis.interventions.baking import save_baked
 from analysis.interventions.operations import (
@@ -35,7 +35,13 @@ from analysis.interventions.operations import (
 from analysis.interventions.random_sets import matched_random_sets
 from analysis.models.graph import head_name
 from analysis.models.hub import place
-from analysis.models.loading import adapter_base, load_config, load_model, load_tokenizer
+from analysis.models.loading import (
+    adapter_base,
+    check_weights,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from analysis.prompts.pairs import encode
 from analysis.records.checkpoints import Named
 
@@ -85,10 +91,11 @@ def evaluate_conditions(evaluation: Evaluation) -> dict[str, Any]:
     paths = {c.name: _store_path(c, e.questions, e.drawing, e.output) for c in conditions}
     opened = {path: Completions(path) for path in set(paths.values())}
     stores = {name: opened[path] for name, path in paths.items()}
-    for model in (e.model, e.base):
-        if model is not None:
-            some = [condition for condition in conditions if condition.model is model]
-            _fill(model, some, stores, e.questions, e.drawing, e.change)
+    with engine(e.drawing.sampling, e.drawing.seed, e.drawing.engine) as vllm:
+        for model in (e.model, e.base):
+            if model is not None:
+                some = [condition for condition in conditions if condition.model is model]
+                _fill(model, some, stores, e.questions, e.drawing, e.change, vllm)
     return _result(evaluation, conditions, stores)
 
 
@@ -109,6 +116,7 @@ def _fill(
     questions: Questions,
     drawing: Drawing,
     change: Change,
+    vllm: Engine,
 ) -> None:
     """Draw what is missing of the conditions of one model, which is loaded if anything is."""
     tokenizer, sampling = load_tokenizer(model.path, model.base), drawing.sampling
@@ -124,9 +132,11 @@ def _fill(
     by_vllm = drawing.backend == "vllm"
     size = AT_ONCE if by_vllm else sampling.batch_size
     loaded = None if by_vllm else load_model(model.path, drawing.dtype, base=model.base)
+    # one engine holds all conditions, so that if one of them has biases all have
+    biased = change.intervention is not None and change.intervention.operation == "mean"
     for condition in missing:
         answering = (
-            _by_vllm(condition, drawing, tokenizer, reference)
+            _by_vllm(condition, drawing, tokenizer, reference, vllm, biased)
             if by_vllm
             else _by_hf(condition, drawing, tokenizer, reference, loaded)
         )
@@ -199,21 +209,29 @@ def _by_vllm(
     drawing: Drawing,
     tokenizer: Tokenizer,
     reference: Sequence[Sequence[int]],
+    vllm: Engine,
+    biased: bool,
 ) -> Iterator[Complete]:
     """A function from requests to completions of vLLM, which runs whole checkpoints only."""
-    change, model, seed = condition.intervention, condition.model, drawing.seed
+    change, model = condition.intervention, condition.model
+    dtype = drawing.dtype
+    if dtype is None:
+        dtype = str(load_config(model.path, model.base).dtype).removeprefix("torch.")
     with tempfile.TemporaryDirectory(prefix="headlab-baked-") as scratch:
-        path = str(place(model.path, weights=True))
-        if change is not None or adapter_base(path) is not None:
+        if change is None and not biased and adapter_base(model.path) is None:
+            check_weights(model.path)
+            path = str(place(model.path, weights=True))
+        else:
             # on the CPU: the GPU's memory is the engine's
             fresh = load_model(model.path, drawing.dtype, "cpu", model.base)
-            added = None if change is None else constants(fresh, change, reference, seed)
+            added = None
+            if change is not None:
+                added = constants(fresh, change, reference, drawing.seed)
             path = f"{scratch}/model"
-            save_baked(Path(path), fresh, tokenizer, change, added)
+            save_baked(Path(path), fresh, tokenizer, change, added, biased)
             del fresh
-        of_files = str(load_config(model.path, model.base).dtype).removeprefix("torch.")
-        with engine(path, drawing.dtype or of_files, drawing.sampling, seed) as complete:
-            yield complete
+        vllm.hold(path, dtype, tokenizer)
+        yield vllm.complete
 
 
 def _result(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.evaluation.sampling import Sampling
@@ -27,12 +27,17 @@ class Questions:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How answers are drawn. dtype: of the model's weights; None is that of its files."""
+    """How answers are drawn.
+
+    dtype: of the model's weights; None is that of its files. engine: settings of vLLM, which change
+    no answer.
+    """
 
     sampling: Sampling
     seed: int
     backend: str
     dtype: str | None
+    engine: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

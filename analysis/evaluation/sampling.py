@@ -166,10 +166,11 @@ def sample(
             synced_gpus=False,  # one rank alone may generate, with whole weights
         )
     rows = output[:, batch.input_ids.shape[1] :].tolist()
-    return [_completion(tokenizer, row, ends, sampling.max_new_tokens) for row in rows]
+    return [completed(tokenizer, row, ends, sampling.max_new_tokens) for row in rows]
 
 
-def _completion(tokenizer: Tokenizer, row: list[int], ends: list[int], most: int) -> Completion:
+def completed(tokenizer: Tokenizer, row: list[int], ends: list[int], most: int) -> Completion:
+    """The answer in the tokens that a backend has drawn; the token that ends it is not counted."""
     length = next((at for at, token in enumerate(row) if token in ends), None)
     kept = row if length is None else row[:length]
     text = str(tokenizer.decode(kept, skip_special_tokens=True))

@@ -40,7 +40,7 @@ def check(options: Options) -> None:
         ValueError: with the offending value and the mend.
     """
     from analysis.evaluation.sampling import Sampling
-    from analysis.evaluation.vllm_engine import check_vllm
+    from analysis.evaluation.vllm_engine import check_engine, check_vllm
     from analysis.interventions.head_sets import split_intervention
     from analysis.models.loading import DTYPES
     from analysis.prompts.benchmarks import check_task
@@ -62,6 +62,7 @@ def check(options: Options) -> None:
     check_task(o.task)
     if split_intervention(o.intervention) is None and o.base not in (None, "none"):
         raise ValueError(f"base={o.base} is for an intervention, and there is none")
+    check_engine(o.engine, o.backend)
     if o.backend == "vllm":
         check_vllm(o.dtype)
 
@@ -115,7 +116,7 @@ def prepare(options: Options) -> Evaluation:
             load_task(o.task, o.size, o.seed, dict(o.options or {}), columns),
             replace(asked, prefix=o.prefix),
         ),
-        Drawing(sampling, o.seed, o.backend, o.dtype or model.dtype),
+        Drawing(sampling, o.seed, o.backend, o.dtype or model.dtype, dict(o.engine or {})),
         Change(o.intervention, intervention, graph, o.controls, reference),
         Output(
             Path(o.out) if o.out is not None else default_out(model, task, o.intervention),
@@ -200,6 +201,11 @@ class Options:
     seed: int = key("of the problems and the random numbers", 0, SEED)
     dtype: str | None = key("float32, bfloat16 or float64; null: that of the files", None)
     backend: str = key("hf, or vllm (optional extra), which runs baked checkpoints", "hf")
+    engine: Any = key(
+        "of vLLM: 'engine={gpu_memory_utilization: 0.5, tensor_parallel_size: 2, max_model_len: "
+        "8192, max_num_seqs: 64, enforce_eager: true}'",
+        None,
+    )
     label: str | None = key("what this result stands for: TABLE/ROW/CONDITION", None)
     out: str | None = key("directory; null: in the run, or evaluations/MODEL/TASK", None)
     unchanged: str | None = key(

@@ -33,11 +33,15 @@ _SHARED = (
 
 @torch.no_grad()
 def bake(
-    model: nn.Module, intervention: Intervention | None, added: Constants | None = None
+    model: nn.Module,
+    intervention: Intervention | None,
+    added: Constants | None = None,
+    biased: bool = False,
 ) -> Any:
     """A model with the intervention in its weights (None: none). The one given is used up.
 
-    Adapters are merged first. `added` comes from `constants`.
+    Adapters are merged first. `added` comes from `constants`. biased: o_proj gets a bias even if
+    there is nothing to add, so that all conditions of a `mean` have one architecture.
 
     Raises:
         ValueError: the constants depend on the position, the architecture can't hold them, or an
@@ -53,7 +57,7 @@ def bake(
         if callable(getattr(model, "merge_and_unload", None))
         else (base_model(model))
     )
-    if added is not None and anatomy(whole).blocks[0].o_proj.bias is None:
+    if (biased or added is not None) and anatomy(whole).blocks[0].o_proj.bias is None:
         whole = _with_output_bias(whole)
     parts = anatomy(whole)
     if intervention is None:
@@ -155,13 +159,14 @@ def save_baked(
     tokenizer: Tokenizer,
     intervention: Intervention | None,
     added: Constants | None,
+    biased: bool = False,
 ) -> None:
     """Bake, and write a Hugging Face checkpoint with its tokenizer and intervention.json.
 
     Raises:
         ValueError: as `bake`, or the tokenizer would be read back as another one.
     """
-    baked = bake(model, intervention, added)
+    baked = bake(model, intervention, added, biased)
     settings = baked.generation_config
     if not settings.do_sample:  # else what some published files hold is refused as invalid
         for name in ("temperature", "top_p", "top_k", "min_p", "typical_p"):

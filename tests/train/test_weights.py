@@ -30,7 +30,8 @@ def test_files_that_lack_a_tensor_are_refused_before_anything_is_trained(tmp_pat
 
     def plan(path: Any, checkpoint: Any = None) -> Any:
         cfg = compose("sft", "experiment=tiny", "model=hub", f"model.path={path}")
-        return cast("Any", SimpleNamespace(cfg=cfg, tracking=None, checkpoint=checkpoint))
+        parts = {"cfg": cfg, "run": tmp_path, "tracking": None, "checkpoint": checkpoint}
+        return cast("Any", SimpleNamespace(**parts))
 
     for wrong in (plan(damaged), plan(whole, damaged)):
         with pytest.raises(ValueError, match="checkpoint-4 does not have just .*norm.weight miss"):
