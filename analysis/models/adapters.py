@@ -162,7 +162,7 @@ def _unread(tensors: Mapping[str, torch.Tensor], now: Mapping[str, torch.Tensor]
 def rows_in_file(stored: Mapping[str, Stored]) -> int | None:
     """Rows of the embedding that an adapter's file holds whole; None if it holds none."""
     for name, tensor in stored.items():
-        if re.search(r"(^|\.)(embed_tokens|wte)(\.base_layer)?\.weight$", name):
+        if re.search(r"(^|\.)(embed_tokens|wte)(\.token_adapter)?(\.base_layer)?\.weight$", name):
             return tensor.shape[0]
     return None
 

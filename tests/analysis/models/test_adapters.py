@@ -220,12 +220,13 @@ def test_settings_of_lora_that_no_checkpoint_can_hold_are_refused():
     check_live(SimpleNamespace(peft_config=None))
 
 
-@pytest.mark.parametrize("how", ["left as they are", "LoRA", "whole"])
+@pytest.mark.parametrize("how", ["left as they are", "LoRA", "tokens", "whole"])
 def test_an_adapter_with_a_grown_vocabulary_grows_its_base(how, bases, tmp_path):
     """Tokens were added and the embeddings resized before training: their rows are in the file."""
     more = {
         "left as they are": {},
         "LoRA": {"target_modules": ["embed_tokens", "lm_head", "q_proj"]},
+        "tokens": {"trainable_token_indices": [55, 56]},
         "whole": {"modules_to_save": ["embed_tokens", "lm_head"]},
     }
     base = load_model(bases["qwen2"], None)
