@@ -303,11 +303,15 @@ def _messages(data: DictConfig, part: Part) -> Dataset:
 
 
 def grpo_dataset(data: DictConfig, part: Part = "all") -> Dataset:
-    """Questions with their gold answers, which the rewards read as the column `answer`."""
+    """Questions with their gold answers, which the rewards read as the column `answer`.
+
+    Where more than one text is right, the column `gold` says what is (analysis/prompts/gold.py).
+    """
     from datasets import Dataset
 
     ask = prompting(data)
     problems = load_problems(data, needs_solution=False, part=part)
-    return Dataset.from_list(
-        [{"prompt": ask.messages(p.question), "answer": p.answer} for p in problems]
-    )
+    rows = [{"prompt": ask.messages(p.question), "answer": p.answer} for p in problems]
+    if any(p.alternatives or p.scorer for p in problems):
+        rows = [{**row, "gold": p.gold.to_json()} for row, p in zip(rows, problems, strict=True)]
+    return Dataset.from_list(rows)

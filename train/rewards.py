@@ -1,6 +1,7 @@
 """Verifiable rewards for GRPO, in the form TRL calls: (completions, columns) -> one number each.
 
-    accuracy    1 if the answer is right (analysis.evaluation.verify), else 0
+    accuracy    1 if the answer is right (analysis.evaluation.verify), else 0; for a reasoning-gym
+                task with a scorer of its own, 1 if that gives 1
     format      1 if the completion is <think>...</think><answer>...</answer> and nothing else
     tag_count   0.25 for each of the four tags that stands in the completion exactly once
 
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from analysis.evaluation.verify import judge
+from analysis.prompts.gold import Gold
 from analysis.prompts.turns import Turn
 
 _FORMAT = re.compile(
@@ -44,12 +46,14 @@ def answered(completions: list[Any], turns: list[dict[str, str]] | None) -> list
 def accuracy(
     completions: list[Any],
     answer: list[str],
+    gold: list[str] | None = None,
     turn: list[dict[str, str]] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
     **columns: Any,
 ) -> list[float]:
     texts = [begun.judged(text) for begun, text in answered(completions, turn)]
-    verdicts = [judge(text, gold) for text, gold in zip(texts, answer, strict=True)]
+    right = [Gold((text,)) for text in answer] if gold is None else list(map(Gold.from_json, gold))
+    verdicts = [judge(*pair) for pair in zip(texts, right, strict=True)]
     if log_metric is not None:
         counts = Counter(verdict.failure for verdict in verdicts)
         for reason in ("no_answer", "too_long", "unparseable", "timeout"):

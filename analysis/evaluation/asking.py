@@ -30,7 +30,10 @@ Complete = Callable[[list[Request]], list[Completion]]
 def digest(problems: Sequence[Problem], prompting: Prompting, sampling: Sampling, seed: int) -> str:
     """Tells what was asked, how, and how answers were drawn: equal for equal measurements."""
     how = {name: value for name, value in vars(sampling).items() if name != "batch_size"}
-    asked = [(problem.question, problem.answer) for problem in problems]
+    asked: list[tuple[object, ...]] = []
+    for p in problems:
+        more = (p.alternatives, p.scorer.task if p.scorer else None)
+        asked.append((p.question, p.answer, *(more if any(more) else ())))
     text = json.dumps([asked, prompting.to_json(), how, seed])
     return short_hash(text)
 
@@ -77,7 +80,7 @@ def fill_store(
                 continue
             completions = complete(batch)
             pairs = zip(batch, completions, strict=True)
-            verdicts = [judge(r.begun + c.text, problems[r.problem].answer) for r, c in pairs]
+            verdicts = [judge(r.begun + c.text, problems[r.problem].gold) for r, c in pairs]
             store.add(batch, completions, verdicts)
             tokens += sum(completion.tokens for completion in completions)
             bar.update(new)

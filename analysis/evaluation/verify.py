@@ -7,6 +7,8 @@ characters or with more than MAX_NESTING brackets is not read at all.
 Formulas are compared by math-verify in a process of its own (analysis.evaluation.verify_worker),
 one for each process that asks, started when first needed, shared by its threads one at a time.
 
+The same process runs the scorers of reasoning-gym's tasks; what they raise counts as unparseable.
+
 What one answer can cost: TIME_LIMIT seconds, after which the process is killed, and the start of a
 new one. If the process dies (memory, or somebody killed it), the answer is tried once more. So at
 most 2 x (TIME_LIMIT + start). Measured on two cores of a shared machine: a start took 0.5 to 0.8 s
@@ -26,15 +28,17 @@ import socket
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from analysis.evaluation.reading import Unreadable, asked_for, same_answer
 from analysis.prompts.answers import extract_answer, inner_answer
+from analysis.prompts.gold import Gold, Scorer
 
 MAX_LENGTH = 256
 MAX_NESTING = 20
+MAX_SCORED = 2**15  # characters of an answer that a scorer reads: plans and grids are long
 MAX_GOLD = 4096  # characters of a gold answer that is compared by what it says
 TIME_LIMIT = 2.0  # seconds of math-verify for one answer
 START_LIMIT = 120.0  # seconds; imports from a busy file system are slow
@@ -48,8 +52,8 @@ class Verdict:
     """`failure` says why an answer could not be judged; it then counts as wrong.
 
     no_answer: the completion has none; too_long: not parsed (MAX_LENGTH, MAX_NESTING);
-    unparseable: math-verify can't read it, or the gold one; timeout: it took too much time or
-    memory.
+    unparseable: math-verify can't read it, or the gold one, or the task's scorer breaks on it;
+    timeout: it took too much time or memory.
     """
 
     correct: bool
@@ -105,13 +109,29 @@ def verify_answer(answer: str | None, gold: str) -> Verdict:
         return _worker.compare(answer, gold)
 
 
-def judge(completion: str, gold: str) -> Verdict:
-    """Extract the answer of a completion and compare it with the gold one."""
+def score_answer(answer: str | None, scorer: Scorer) -> Verdict:
+    """Whether a generator's own scorer gives an answer 1.
+
+    Raises:
+        RuntimeError: the process does not start, or can't make the task's generator.
+    """
+    if not answer:
+        return Verdict(False, "no_answer")
+    if len(answer) > MAX_SCORED:
+        return Verdict(False, "too_long")
+    return _worker.score(answer, scorer)
+
+
+def judge(completion: str, gold: str | Gold) -> Verdict:
+    """Extract the answer of a completion and compare it with what is right."""
+    if isinstance(gold, Gold) and gold.scorer is not None:
+        return score_answer(extract_answer(completion), gold.scorer)
     verdict = Verdict(False, "no_answer")
-    for right in golds(gold):
-        verdict = verify_answer(extract_answer(completion, asked_for(right)), right)
-        if verdict.correct:
-            break
+    for text in (gold,) if isinstance(gold, str) else gold.texts:
+        for right in golds(text):
+            verdict = verify_answer(extract_answer(completion, asked_for(right)), right)
+            if verdict.correct:
+                return verdict
     return verdict
 
 
@@ -124,12 +144,27 @@ class _Worker:
         self._closed = False
 
     def compare(self, answer: str, gold: str) -> Verdict:
-        request = json.dumps([answer, gold, TIME_LIMIT]).encode() + b"\n"
+        return self._ask([([answer, gold, TIME_LIMIT], TIME_LIMIT)])
+
+    def score(self, answer: str, scorer: Scorer) -> Verdict:
+        """The generator is made first, with the time that a start has."""
+        made = {"entry": asdict(scorer), "seconds": START_LIMIT}
+        return self._ask(
+            [(made, START_LIMIT), ({"scored": answer, "seconds": TIME_LIMIT}, TIME_LIMIT)]
+        )
+
+    def _ask(self, requests: list[tuple[Any, float]]) -> Verdict:
+        """The reply to the last of some requests."""
         with self._lock:
             for _ in range(2):  # what ended the process may have nothing to do with this answer
                 _, connection = self._running or self._start()
                 try:
-                    return Verdict(*self._exchange(connection, request, TIME_LIMIT))
+                    for request, seconds in requests:
+                        line = json.dumps(request).encode() + b"\n"
+                        correct, failure = self._exchange(connection, line, seconds)
+                        if failure and failure not in get_args(Failure):
+                            raise RuntimeError(failure)
+                    return Verdict(correct, failure)
                 except TimeoutError:
                     break
                 except OSError:

@@ -1,6 +1,8 @@
 """The process in which math-verify runs: one JSON line in, one JSON line out.
 
     in     [answer, gold, seconds]
+           {"entry": a Scorer's fields, "seconds"}: take the entry of a reasoning-gym problem
+           {"scored": answer, "seconds"}: is its score 1?
     out    [correct, failure]      failure: null or "unparseable"; first of all a line `[]`: ready
 
 Answer and gold are compared by the rules of analysis/evaluation/reading.py; formulas by
@@ -13,7 +15,9 @@ Who asks keeps the time and kills this process when it is over. The process ends
 end of its input, one second after `seconds` (its parent may be gone while a long operation runs),
 and when memory runs out. Its address space is bounded by MEMORY, and it ends after an answer that
 leaves half of that in use (sympy's caches keep numbers), so that no answer suffers from another.
-It imports math-verify alone: no torch, no GPU.
+Some scorers evaluate an answer as Python, so this process starts no process, opens no connection
+and writes and removes no file (an audit hook refuses it). It imports math-verify, and reasoning-gym
+when first needed: no torch, no GPU.
 """
 
 from __future__ import annotations
@@ -26,8 +30,12 @@ import re
 import resource
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.prompts.gold import Scorer
 
 MEMORY = 2**30  # bytes of address space; 64 MiB of it are math-verify's own
 
@@ -114,6 +122,62 @@ def compare(answer: str, gold: str) -> tuple[bool, str | None]:
         return False, "unparseable"
 
 
+class _Guard:
+    """An audit hook that refuses what an answer, evaluated as Python, might do outside."""
+
+    _refused = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "pty.", "signal.", "fcntl.")
+    _harmless = frozenset({"os.listdir", "os.scandir", "os.walk"})
+
+    def __init__(self) -> None:
+        self.up = False
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.up:
+            return
+        if event == "open" and set(str(arguments[1])) & set("wax+"):
+            raise PermissionError("the verifier writes no file")
+        if event.startswith(self._refused) and event not in self._harmless:
+            raise PermissionError(f"the verifier does nothing outside itself ({event})")
+
+
+class _Task:
+    """The generator in use, and the entry whose answers are scored."""
+
+    def __init__(self) -> None:
+        self._scorer: Scorer | None = None
+        self._dataset: Any = None
+        self._entry: Any = None
+
+    def make(self, fields: dict[str, Any]) -> tuple[bool, str | None]:
+        """Make ready to score answers to an entry; why not, if that fails."""
+        from analysis.prompts.gold import Scorer, unpack
+
+        scorer = Scorer(**fields)
+        try:
+            self._entry = unpack(json.loads(scorer.entry))
+            if self._scorer is None or replace(self._scorer, entry=scorer.entry) != scorer:
+                self._dataset = scorer.dataset()
+                with contextlib.suppress(Exception):  # what it imports at first use, it imports now
+                    self._dataset.score_answer("1 + 1", entry=self._entry)
+        except MemoryError:
+            raise
+        except Exception as error:
+            self._scorer = None
+            return False, f"the scorer of {scorer.task} can't be made: {error!r}"[:1000]
+        self._scorer = scorer
+        return True, None
+
+    def score(self, answer: str) -> tuple[bool, str | None]:
+        """Whether the entry's own scorer gives an answer 1; whatever it raises makes it wrong."""
+        try:
+            return float(self._dataset.score_answer(answer, entry=self._entry)) >= 1.0, None
+        except MemoryError:
+            raise
+        except (Exception, SystemExit):
+            return False, "unparseable"
+
+
 def _bound() -> None:
     """Bound memory, write no core files, and leave the parent's signals to the parent."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -136,14 +200,24 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no reply
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     compare("\\frac{x}{2}", "x/3")  # what is built at first use is built now
+    guard = _Guard()
     replies.write(b"[]\n")
+    task = _Task()
     for line in sys.stdin.buffer:
-        answer, gold, seconds = json.loads(line)
+        request = json.loads(line)
+        seconds = request["seconds"] if isinstance(request, dict) else request[2]
         signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+        guard.up = isinstance(request, list) or "scored" in request
         try:
-            reply = compare(answer, gold)
+            if isinstance(request, list):
+                reply = compare(*request[:2])
+            elif "entry" in request:
+                reply = task.make(request["entry"])
+            else:
+                reply = task.score(request["scored"])
         except MemoryError:
             return
+        guard.up = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(json.dumps(reply).encode() + b"\n")
         if _address_space() > MEMORY // 2:

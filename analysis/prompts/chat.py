@@ -117,15 +117,15 @@ def fill(template: str, problem: Problem) -> str:
     '<think>7+5=12</think>12'
 
     Raises:
-        ValueError: the template asks for a solution and the problem has none.
+        ValueError: the template asks for a solution or an answer and the problem has none.
     """
     if "{solution}" in template and problem.solution is None:
         raise ValueError(
             f"the template {template!r} asks for a solution, but the problem {problem.question!r} "
             "has none; use a template with {answer} alone, or a source with solutions"
         )
-    given = {"{solution}": problem.solution or "", "{answer}": problem.answer}
-    return re.sub(r"\{(?:solution|answer)\}", lambda found: given[found[0]], template)
+    given = {"{solution}": lambda: problem.solution or "", "{answer}": problem.answer_text}
+    return re.sub(r"\{(?:solution|answer)\}", lambda found: given[found[0]](), template)
 
 
 def on_off(name: str, value: object) -> str | None:

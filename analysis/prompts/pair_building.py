@@ -97,7 +97,7 @@ def _open(
 
     It has none if its solution lacks the mark, or if the next token merges with the prompt's last.
     """
-    start, rest = prefix, problem.answer
+    start, rest = prefix, problem.answer_text()
     if mark is not None:
         head, found, rest = fill("{solution}", problem).partition(mark)
         if not found:

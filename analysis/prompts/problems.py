@@ -11,11 +11,14 @@ by their text without its white space (`spaceless`). Files: analysis/prompts/col
 
 from __future__ import annotations
 
+import json
 import random
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from analysis.prompts.gold import Gold, Scorer, pack
 
 Split = Literal["train", "held_out"]
 HELD_OUT_EVERY = 5
@@ -26,13 +29,34 @@ class Problem:
     """A question, its gold answer, and a worked solution where the source has one.
 
     `solution` is the reasoning text only, without tags and without the final answer.
-    `alternatives` are further gold answers: any of them is right as well.
+    `alternatives` are further gold answers: any of them is right as well. Where the generator has a
+    scorer of its own, it decides, and `answer`, one of the right ones, may be empty.
     """
 
     question: str
     answer: str
     solution: str | None = None
     alternatives: tuple[str, ...] = ()
+    scorer: Scorer | None = field(default=None, repr=False)
+
+    @property
+    def gold(self) -> Gold:
+        """What is right."""
+        return Gold((self.answer, *self.alternatives), self.scorer)
+
+    def answer_text(self) -> str:
+        """The gold answer, to be imitated or to make pairs of.
+
+        Raises:
+            ValueError: there is none, only a scorer.
+        """
+        if self.answer:
+            return self.answer
+        task = f"reasoning_gym:{self.scorer.task}" if self.scorer else "this source"
+        raise ValueError(
+            f"{task} gives no gold answer to imitate or to make pairs of, only a scorer of answers;"
+            " train on it with grpo and pairs from another source, or use another task"
+        )
 
 
 def is_held_out(question: str, every: int = HELD_OUT_EVERY) -> bool:
@@ -90,6 +114,7 @@ def _arithmetic(seed: int, options: dict[str, Any]) -> Iterator[Problem]:
 
 def _reasoning_gym(task: str, seed: int, options: dict[str, Any]) -> Iterator[Problem]:
     import reasoning_gym
+    from reasoning_gym.dataset import ProceduralDataset
     from reasoning_gym.factory import DATASETS
 
     if task not in DATASETS:
@@ -98,10 +123,27 @@ def _reasoning_gym(task: str, seed: int, options: dict[str, Any]) -> Iterator[Pr
         )
     size = 1024
     for block in range(10**6):
-        for item in reasoning_gym.create_dataset(
-            task, seed=seed * 10**6 + block, size=size, **options
-        ):
-            yield Problem(str(item["question"]), str(item["answer"]))
+        scorer = Scorer(task, json.dumps(options, default=list), seed * 10**6 + block, size, "")
+        dataset = reasoning_gym.create_dataset(task, seed=scorer.seed, size=size, **options)
+        own = type(dataset).score_answer is not ProceduralDataset.score_answer
+        own = own and not _accepts_nonsense(dataset, dataset[0])
+        for item in dataset:
+            if item["answer"] is None and not own:
+                raise ValueError(
+                    f"reasoning_gym:{task} gives neither a gold answer nor a scorer that tells "
+                    "right from wrong; choose another task"
+                )
+            answer = "" if item["answer"] is None else str(item["answer"])
+            with_entry = replace(scorer, entry=json.dumps(pack(item))) if own else None
+            yield Problem(str(item["question"]), answer, scorer=with_entry)
+
+
+def _accepts_nonsense(dataset: Any, entry: dict[str, Any]) -> bool:
+    """Whether a scorer gives everything 1, as that of game_of_life_halting does (0.1.25)."""
+    try:
+        return float(dataset.score_answer("?", entry=entry)) >= 1
+    except Exception:
+        return False
 
 
 def _stream(source: str, seed: int, options: dict[str, Any]) -> Iterator[Problem]:

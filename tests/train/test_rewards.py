@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from analysis.prompts.problems import Problem, generate
 from train.rewards import REWARDS
 
 
@@ -26,3 +27,14 @@ def test_a_completion_that_the_parser_cannot_read_scores_zero_and_is_counted():
     scores = REWARDS["accuracy"](answer, answer=["5", "5"], log_metric=logged.__setitem__)
     assert scores == [0.0, 1.0]
     assert logged["verify/unparseable"] == 0.5
+
+
+def test_rewards_judge_by_what_is_right_for_each_row():
+    """The column `gold`, rows repeated and shuffled as a trainer does."""
+    (countdown,) = generate("reasoning_gym:countdown", 1)
+    problems = [countdown, Problem("2*2=?", "4", alternatives=("four",))]
+    golds = [problems[i].gold.to_json() for i in (1, 0, 0, 1)]
+    target = countdown.question.split()[1]
+    texts = ["four", target, countdown.answer, target]
+    completions = [f"<answer>{text}</answer>" for text in texts]
+    assert REWARDS["accuracy"](completions, answer=[target] * 4, gold=golds) == [1.0, 0.0, 1.0, 0.0]

@@ -21,6 +21,8 @@ import pytest
 from analysis.evaluation import verify, verify_worker
 from analysis.evaluation.verify import judge, verify_answer
 from analysis.prompts.answers import extract_answer
+from analysis.prompts.gold import Gold
+from analysis.prompts.problems import generate
 from tests.support import answers
 
 HANG = 30  # seconds; one answer costs 6 at most where nothing else runs
@@ -185,6 +187,38 @@ def test_megabytes_cost_a_time_linear_in_them(text):
     assert time.monotonic() - started < HANG  # quadratic, each would take hours
 
 
+def test_a_generators_own_scorer_decides():
+    """One worker for all; its first entry imports reasoning-gym there."""
+    (problem,) = generate("reasoning_gym:countdown", 1)
+    gold = Gold.from_json(problem.gold.to_json())
+    assert gold == problem.gold
+    other = problem.answer.replace(" ", "") + " + 0"
+    target = problem.question.split()[1]
+    for answer, verdict in (
+        (problem.answer, verify.Verdict(True)),
+        (target, verify.Verdict(False)),
+        ("None", verify.Verdict(False)),
+        (other, verify.Verdict(False)),  # 0 is no number of the problem
+        ("open('written', 'w')", verify.Verdict(False)),
+        ("__import__('os').system('touch written')", verify.Verdict(False)),
+        ("1+" * 10**5, verify.Verdict(False, "too_long")),
+    ):
+        assert judge(f"<answer>{answer}</answer>", gold) == verdict, answer
+    assert judge("", gold).failure == "no_answer"
+    assert not Path("written").exists()
+    (problem,) = generate("reasoning_gym:graph_color", 1)
+    assert problem.answer == ""
+    assert judge("<answer>None</answer>", problem.gold).failure in (None, "unparseable")
+    assert not judge("<answer>{}</answer>", problem.gold).correct
+
+
+def test_any_of_several_gold_texts_is_right():
+    gold = Gold(("5", "five"))
+    assert judge("<answer>five</answer>", gold).correct
+    assert judge("<answer>5.0</answer>", gold).correct
+    assert not judge("<answer>6</answer>", gold).correct
+
+
 def test_threads_get_the_same_verdicts():
     answers = ["1+x", TOWER, "x+2", "}", "\\frac{2x+2}{2}", "x" * 300] * 2
     here = [verify_answer(answer, "x+1") for answer in answers]
@@ -292,6 +326,7 @@ def test_memory_that_an_answer_leaves_in_use_is_not_the_next_ones(monkeypatch, t
     )
     verify._worker.stop()
     monkeypatch.setattr(verify, "WORKER", hoarder)
+    monkeypatch.setattr(verify, "TIME_LIMIT", 20.0)  # 600 MiB are to be written, however busy it is
     assert all(verify_answer(answer, "x").correct for answer in "bbsb")
     verify._worker.stop()
 

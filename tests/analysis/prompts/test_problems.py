@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from analysis.prompts.chat import fill
+from analysis.prompts.gold import Gold
 from analysis.prompts.problems import Problem, generate, is_held_out
 
 
@@ -53,3 +55,30 @@ def test_reasoning_gym_problems():
 def test_templates_without_solution_are_refused():
     with pytest.raises(ValueError, match="has none"):
         fill("<think>{solution}</think>", Problem("1+1", "2"))
+
+
+def test_a_task_without_gold_text_is_judged_and_never_imitated():
+    (problem,) = generate("reasoning_gym:rush_hour", 1)
+    assert (problem.answer, problem.scorer.task) == ("", "rush_hour")
+    with pytest.raises(ValueError, match="reasoning_gym:rush_hour gives no gold answer"):
+        fill("{answer}", problem)
+    assert fill("{solution}", replace(problem, solution="s")) == "s"
+
+
+def test_a_scorer_that_accepts_nonsense_is_none():
+    (problem,) = generate("reasoning_gym:game_of_life_halting", 1)
+    assert problem.answer in ("True", "False")
+    assert problem.scorer is None
+
+
+def test_tasks_with_no_scorer_of_their_own_have_gold_texts():
+    (problem,) = generate("reasoning_gym:gcd", 1)
+    assert problem.gold == Gold((problem.answer,))
+
+
+def test_a_task_with_neither_is_refused(monkeypatch):
+    from reasoning_gym.games.rush_hour import RushHourDataset
+
+    monkeypatch.setattr(RushHourDataset, "score_answer", lambda *args, **kwargs: 1.0)
+    with pytest.raises(ValueError, match="reasoning_gym:rush_hour gives neither"):
+        generate("reasoning_gym:rush_hour", 1)
