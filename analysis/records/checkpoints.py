@@ -126,8 +126,9 @@ def _of_run(run: Path, step: str) -> Named:
     record = read_record(run, number)
     origin = record.origin.get("model", {}) if record else {}
     recorded, commit = str(origin.get("path") or ""), origin.get("commit")
-    # of what is trained, and of an adapter, the record names the base, which is another model
-    is_whole = base is None and origin.get("adapter") is None
+    # of what is trained, and of an adapter after its first step, the record names the base, which
+    # is another model
+    is_whole = base is None and (number == 0 or origin.get("adapter") is None)
     if is_whole and recorded and (Path(recorded).is_dir() or not recorded.startswith("/")):
         return Named(Base(recorded, "", commit).pinned, run, number)
     known = ", ".join(map(str, sorted(there))) or "none"

@@ -99,6 +99,7 @@ def overrides(options: Options, kind: str, side: str, model: Path, run: Path) ->
     return [
         *("model=hub", f"model.path={model}", f"run_dir={run}", "evaluation=none", *tracking),
         *("data=arithmetic", f"data.options.digits={options.tokens // 9 + 1}"),
+        "data.max_lost=1",  # they are cut to fill just these
         *(f"data.size={options.batch * options.steps}", f"pairs.size={options.pairs}"),
         *(f"logger={options.logger}", f"resources.threads={options.threads}"),
         *(["logger.wandb_mode=offline"] if options.logger == "wandb" else []),

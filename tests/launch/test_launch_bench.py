@@ -129,7 +129,7 @@ def test_the_table_tells_ratios_and_shares():
         ("sides=bare,of", "sides has of; choose from bare, off"),
         ("sides=off,inline", "add bare"),
         ("logger=tensorboard", "logger has tensorboard"),
-        ("repeats=0", "repeats must be 1 or more"),
+        ("repeats=0", "repeats must be at least 1"),
         ("steps=5", "leave no step between saves"),
         ("save_steps=1", "leave no step between saves"),
         ("reapeats=3", "did you mean repeats"),

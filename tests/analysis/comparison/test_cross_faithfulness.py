@@ -138,7 +138,7 @@ def test_adapters(tmp_path, trained):
     (run / "checkpoint-2").rename(tmp_path / "moved")
     act(options(tmp_path, f"a={run}@0", f"b={run}@2", "cross=true", "device=cpu"))
     reason = cells_of(tmp_path / "out")["a", "b"]["reason"]  # the base is not taken for it
-    assert re.search("has adapter None where .* was recorded; give model_b=", reason)
+    assert re.search("has no checkpoint of step 2; it has: none; give model_b=", reason)
 
 
 def test_random_circuits_have_the_size_and_no_dead_ends():
