@@ -264,7 +264,7 @@ def build_pairs(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
     """The pairs that a configuration describes."""
     p = cfg.pairs
     if p.kind == "file":
-        return Pairs.load(Path(p.path), tokenizer)
+        return Pairs.load(Path(p.path), tokenizer, cfg.tracking.metric)
     ask = asks(cfg)
     problems = _pair_problems(cfg, p.size if p.kind == "answer_style" else 50 * p.size)
     if p.kind == "answer_style":

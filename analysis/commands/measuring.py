@@ -80,7 +80,7 @@ def load(options: Options) -> tuple[Model, Pairs]:
         raise ValueError(f"there is no pairs file {file}")
     check_supported(load_config(named.path, named.base).model_type)
     tokenizer = load_tokenizer(named.path, named.base) if holds_text(file) else None
-    pairs = Pairs.load(file, tokenizer)
+    pairs = Pairs.load(file, tokenizer, settings["metric"])
     return load_model(named.path, dtype, base=named.base), pairs
 
 

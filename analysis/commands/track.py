@@ -144,7 +144,7 @@ def start_tracker(options: Options, run: Path) -> HeadTracker:
         raise ValueError(f"there is no pairs file {file}")
     find = load_tokenizer if holds_text(file) else load_tokenizer_if_any
     tokenizer = find(options.base)
-    pairs = Pairs.load(file, tokenizer)
+    pairs = Pairs.load(file, tokenizer, options.tracking.metric)
     tracker = HeadTracker(run, pairs, options.tracking.settings(), tokenizer)
     tracker.start()
     return tracker

@@ -86,7 +86,7 @@ def find_pairs(
             raise ValueError(f"there is no pairs file {file}")
         return None, f"there is no {file}; give pairs=FILE.jsonl"
     tokenizer = load_tokenizer(named.path, named.base) if holds_text(file) else None
-    pairs = Pairs.load(file, tokenizer)
+    pairs = Pairs.load(file, tokenizer, metric="kl")
     wanted = records[0].record.pairs_hash if records and records[0].record else pairs.hash
     if pairs.hash == wanted:
         return pairs, ""

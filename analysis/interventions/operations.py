@@ -140,7 +140,7 @@ def read_reference(file: Path, tokenizer: Tokenizer, config: Config) -> list[tup
 
     if not file.is_file():
         raise ValueError(f"there is no pairs file {file}")
-    pairs = Pairs.load(file, tokenizer if holds_text(file) else None)
+    pairs = Pairs.load(file, tokenizer if holds_text(file) else None, metric="kl")
     pairs.check_vocabulary(int(config.vocab_size))
     pairs.check_length(config.max_position_embeddings if config.model_type == "gpt2" else None)
     return [pair.clean_ids for pair in pairs]

@@ -5,9 +5,11 @@ File format, one JSON object a line, either text or token ids:
     {"clean": "...", "corrupted": "...", "target": " 12", "foil": " 13"}
     {"clean_ids": [...], "corrupted_ids": [...], "target_id": 5, "foil_id": 7}
 
-`target` and `foil` are needed by the `logit_diff` metric alone; the first token of a text counts.
-The metric is read at `positions` (a list of token indices; negative ones count from the end), by
-default the last token. A text is tokenized as it stands: it holds its own special tokens.
+`target` and `foil` are needed by the metric `logit_diff` only. Of each the token counts that comes
+after the clean prompt, when both are tokenized as one text; the two must differ there, and so must
+the prompts. The metric is read at `positions` (a list of token indices; negative ones count from
+the end), by default the last token. A text is tokenized as it stands: it holds its own special
+tokens. What else a file may be: analysis/prompts/row_files.py.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from analysis.files import short_hash
+from analysis.prompts.row_files import read_rows
+from analysis.prompts.values import native
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -158,23 +162,28 @@ class Pairs(Sequence[Pair]):
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Pairs:
+    def load(
+        cls,
+        path: Path,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        metric: str | None = None,
+    ) -> Pairs:
         """Read a pairs file; a tokenizer is needed for lines of text.
 
+        Args:
+            metric: what is to be measured. Target and foil must differ where it is `logit_diff`,
+                which compares them; of text also where it is None, since it may be.
+
         Raises:
-            ValueError: with the line's number, for anything that is not a pair.
+            ValueError: with the line's number, for anything that is not a pair, and for a pair that
+                tells nothing apart.
         """
         pairs = []
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    pairs.append(_parse(json.loads(line), tokenizer))
-                except (ValueError, TypeError) as error:
-                    raise ValueError(f"{path}, line {number}: {error}") from error
-        if not pairs:
-            raise ValueError(f"{path} holds no pairs")
+        for row in read_rows(f"file:{path}"):
+            try:
+                pairs.append(_parse(native(row.values), tokenizer, metric))
+            except ValueError as error:
+                raise ValueError(f"{row.place}: {error}") from error
         return cls(pairs)
 
     def batches(self, size: int, pad_id: int = 0) -> Iterator[Batch]:
@@ -203,35 +212,74 @@ class Pairs(Sequence[Pair]):
                 )
 
 
-def _parse(row: object, tokenizer: PreTrainedTokenizerBase | None) -> Pair:
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
+def _parse(
+    given: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, metric: str | None
+) -> Pair:
+    row = {name: value for name, value in given.items() if value is not None}
     if "clean_ids" in row and "corrupted_ids" in row:
         _check_fields(row, "clean_ids", "corrupted_ids", "target_id", "foil_id", "positions")
-        for name in ("target_id", "foil_id"):
-            if row.get(name) is not None:
-                _integers(name, [row[name]])
-        return Pair(
-            clean_ids=_integers("clean_ids", row["clean_ids"]),
-            corrupted_ids=_integers("corrupted_ids", row["corrupted_ids"]),
-            target_id=row.get("target_id"),
-            foil_id=row.get("foil_id"),
+        pair = Pair(
+            clean_ids=_ids("clean_ids", row["clean_ids"]),
+            corrupted_ids=_ids("corrupted_ids", row["corrupted_ids"]),
+            target_id=_id("target_id", row),
+            foil_id=_id("foil_id", row),
             positions=_integers("positions", row.get("positions", [-1])),
         )
-    if "clean" not in row or "corrupted" not in row:
+    elif "clean" in row and "corrupted" in row:
+        pair = _parse_text(row, tokenizer)
+    else:
         raise ValueError(
             f"needs clean and corrupted, or clean_ids and corrupted_ids; has {sorted(row)}"
         )
+    if pair.clean_ids == pair.corrupted_ids:
+        raise ValueError("clean and corrupted are the same prompt, so there is nothing to measure")
+    is_compared = metric == "logit_diff" or (metric is None and "clean" in row)
+    if is_compared and pair.target_id is not None and pair.target_id == pair.foil_id:
+        name = "" if tokenizer is None else f" ({tokenizer.decode([pair.target_id])!r})"
+        raise ValueError(
+            f"target and foil begin with the same token{name}, and only the first of each counts; "
+            "go on with the prompts up to where the two differ"
+        )
+    return pair
+
+
+def _parse_text(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> Pair:
     _check_fields(row, "clean", "corrupted", "target", "foil", "positions")
     if tokenizer is None:
         raise ValueError("a pair given as text needs a tokenizer; give one, or write token ids")
+    for name in ("clean", "corrupted", "target", "foil"):
+        value = row.get(name)
+        if value is not None and not isinstance(value, str):
+            raise ValueError(
+                f"{name} is {json.dumps(value)}, and has to be text, in quotation marks; a pair of "
+                "token ids has clean_ids, corrupted_ids, target_id and foil_id"
+            )
+        if value == "":
+            raise ValueError(f"{name} is empty")
+    if row.get("target") is not None and row.get("target") == row.get("foil"):
+        raise ValueError(f"target and foil are the same text, {row['target']!r}")
     return Pair(
         clean_ids=encode(tokenizer, row["clean"]),
         corrupted_ids=encode(tokenizer, row["corrupted"]),
-        target_id=_first_token(tokenizer, row.get("target")),
-        foil_id=_first_token(tokenizer, row.get("foil")),
+        target_id=_follows(tokenizer, row["clean"], "target", row.get("target")),
+        foil_id=_follows(tokenizer, row["clean"], "foil", row.get("foil")),
         positions=_integers("positions", row.get("positions", [-1])),
     )
+
+
+def _follows(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, name: str, text: str | None
+) -> int | None:
+    """The token of a text that comes after a prompt, where it stands behind it."""
+    if text is None:
+        return None
+    ids, full = encode(tokenizer, prompt), encode(tokenizer, prompt + text)
+    if full[: len(ids)] != ids or len(full) == len(ids):
+        raise ValueError(
+            f"{name} {text!r} does not follow clean as a token of its own: the two merge; let the "
+            f"prompt end elsewhere (a space at its end belongs to {name})"
+        )
+    return full[len(ids)]
 
 
 def _check_fields(row: dict[str, Any], *known: str) -> None:
@@ -245,24 +293,29 @@ def _integers(name: str, values: object) -> tuple[int, ...]:
     return tuple(values)
 
 
+def _ids(name: str, values: object) -> tuple[int, ...]:
+    ids = _integers(name, values)
+    if low := [token for token in ids if token < 0]:
+        raise ValueError(f"{name} has the token id {low[0]}; ids are 0 or more")
+    return ids
+
+
+def _id(name: str, row: dict[str, Any]) -> int | None:
+    return None if name not in row else _ids(name, [row[name]])[0]
+
+
 def holds_text(path: Path) -> bool:
-    """True if a pairs file has a line of text, so that reading it needs a tokenizer."""
-    with open(path, encoding="utf-8") as lines:
-        return any('"clean"' in line for line in lines)
+    """True if a pairs file has a row of text, so that reading it needs a tokenizer.
+
+    Raises:
+        ValueError: the file can't be read.
+    """
+    return any("clean" in row.values for row in read_rows(f"file:{path}"))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     """Token ids of a text that already holds its special tokens."""
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def _first_token(tokenizer: PreTrainedTokenizerBase, text: str | int | None) -> int | None:
-    if text is None or isinstance(text, int):
-        return text
-    ids = encode(tokenizer, text)
-    if not ids:
-        raise ValueError("target and foil must not be empty")
-    return ids[0]
 
 
 def collate(pairs: Sequence[Pair], pad_id: int = 0) -> Batch:

@@ -108,9 +108,9 @@ def test_adapter_directory_and_dtype(run, model_dir, pairs_file, tmp_path):
 
 IDS = '{"clean_ids": [5, 6], "corrupted_ids": [7, 8]}'
 LINES = [
-    ("", "holds no pairs"),
+    ("", "holds no rows"),
     ("not json", "line 1:"),
-    ("[1]", "line 1: not a JSON object"),
+    ("[1]", "line 1 (row 1): not a JSON object"),
     (f'{IDS}\n{{"clean_ids": [5, 6, 7], "corrupted_ids": [8]}}', "line 2: clean has 3 tokens and "),
     ('{"clean_ids": [5, "6"], "corrupted_ids": [7, 8]}', "line 1: clean_ids must hold integers"),
     ('{"clean_ids": [], "corrupted_ids": []}', "line 1: the pair is empty"),
@@ -207,7 +207,7 @@ def test_text_pairs_are_tokenized(tiny_dir, tmp_path):
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_dir)
     path = tmp_path / "pairs.jsonl"
-    row = {"clean": "12+34=", "corrupted": "12+35=", "target": "46", "foil": "47"}
+    row = {"clean": "12+34=", "corrupted": "12+35=", "target": "46", "foil": "57"}
     path.write_text(json.dumps(row))
     (pair,) = Pairs.load(path, tokenizer)
     assert pair.clean_ids == tuple(tokenizer(row["clean"], add_special_tokens=False).input_ids)
