@@ -40,10 +40,8 @@ from train.build import (
     training_args,
 )
 from train.checkpoints import check_processes, is_finished, last_to_go_on_from
-from train.config import check, plain
-from train.checkpoints import check_processes, last_complete
 from train.compat import unsharded_loading
-from train.config import check, check_same_run, plain
+from train.config import check, plain
 from train.data import draws_held_out, grpo_dataset, sft_dataset
 from train.inputs import check_inputs
 from train.lengths import check_rows, context_of
