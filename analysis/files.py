@@ -9,7 +9,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
+
+F = TypeVar("F")
 
 CLAIMS: list[Callable[[], None]] = []  # of the locks that this process holds
 
@@ -60,6 +64,39 @@ def write_json(path: Path, value: object) -> None:
     """Write JSON atomically, as `to_json` has it."""
     with atomic_write(path) as draft:
         draft.write_text(to_json(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, form: type[F]) -> F:
+    """What a JSON file holds, as `form`: a dataclass, or another type that msgspec knows.
+
+    Keys that a dataclass does not have are passed over.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it can't be read, is no JSON or has another form; in one line, with the key.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_int=_integer)
+    except FileNotFoundError:
+        raise
+    except (ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"{path} can't be read ({error})") from error
+    return as_form(content, form, path)
+
+
+def _integer(digits: str) -> int:
+    number = int(digits)
+    if abs(number) >= 2**63:
+        raise ValueError(f"{digits[:12]}... is no number that was written")
+    return number
+
+
+def as_form(content: object, form: type[F], path: Path) -> F:
+    """What was read from a file, as `read_json` has it."""
+    try:
+        return msgspec.convert(content, form)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def short_hash(content: str | bytes, digits: int = 16) -> str:

@@ -44,6 +44,7 @@ from analysis.models.loading import (
 )
 from analysis.prompts.pairs import encode
 from analysis.records.checkpoints import Named
+from analysis.records.evaluations import RESULTS
 
 if TYPE_CHECKING:
     from analysis.evaluation.parts import Change, Drawing, Evaluation, Output, Questions
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
 REFERENCE_PROMPTS = 64  # of the task, where no pairs file is given
 AT_ONCE = 128  # answers that vLLM gets in one call
 
@@ -251,7 +251,7 @@ def _result(
     changed = {c.name: c.intervention for c in conditions if c.intervention is not None}
     names = {name: [head_name(h) for h in change.heads] for name, change in changed.items()}
     return {
-        "schema": SCHEMA,
+        "schema": RESULTS,
         "task": e.questions.task,
         "model": e.model.path,
         "base": e.base.path if e.base else None,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.evaluation.asking import digest
-from analysis.files import short_hash, write_json
+from analysis.files import read_json, short_hash, write_json
 from analysis.models.loading import fingerprint
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def keep_settings(directory: Path, now: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, now)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path, dict[str, Any])
     changed = [name for name in now if before.get(name) != now[name]]
     named = [name for name in changed if name != "asked"]
     differ = [f"{name} ({before.get(name)} -> {now[name]})" for name in named]

@@ -14,12 +14,11 @@ it. `headlab roles` prints them.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -158,27 +157,55 @@ def write_roles(run: Path, step: int, pairs_hash: str, roles: Roles) -> None:
     write_json(roles_path(run, step), {**head, "heads": roles.heads, "scores": scores})
 
 
+@dataclass(frozen=True)
+class _FileScore:
+    value: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+    pairs: int
+
+
+@dataclass(frozen=True)
+class _File:
+    """The form of a file of roles, as far as it is read again."""
+
+    unit: str
+    heads: list[str]
+    scores: dict[str, _FileScore]
+
+
+_MEND = "remove it, and headlab roles makes it again"
+
+
 def read_roles(run: Path, step: int) -> Roles | None:
     """The roles of a step, or None if there are none.
 
     Raises:
-        ValueError: they are of another schema.
+        ValueError: they are damaged or of another schema.
     """
+    from analysis.files import as_form, read_json
+    from analysis.heads.attention import PATTERN_SCORES
+
     path = roles_path(run, step)
-    if not path.exists():
+    try:
+        content = read_json(path, dict[str, Any])
+    except FileNotFoundError:
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["schema"] != SCHEMA:
+    if content.get("schema") != SCHEMA:
         raise ValueError(
-            f"{path} has schema {content['schema']} and this version reads {SCHEMA}; remove it, "
-            "and headlab roles makes it again"
+            f"{path} has schema {content.get('schema')} and this version reads {SCHEMA}; {_MEND}"
         )
+    found = as_form(content, _File, path)
+    if missing := {*PATTERN_SCORES, "copying"} - set(found.scores):
+        raise ValueError(f"{path}: it has no score {min(missing)!r}; {_MEND}")
 
     def numbers(values: list[float | None]) -> list[float]:
+        if len(values) != len(found.heads):
+            raise ValueError(f"{path}: {len(values)} values of {len(found.heads)} heads; {_MEND}")
         return [math.nan if x is None else x for x in values]
 
     scores = {
-        name: Score(numbers(x["value"]), numbers(x["low"]), numbers(x["high"]), x["pairs"])
-        for name, x in content["scores"].items()
+        name: Score(numbers(x.value), numbers(x.low), numbers(x.high), x.pairs)
+        for name, x in found.scores.items()
     }
-    return Roles(content["heads"], scores, content["unit"])
+    return Roles(found.heads, scores, found.unit)

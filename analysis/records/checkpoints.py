@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.files import read_json
 from analysis.models import hub
 from analysis.models.loading import load_model
 from analysis.records.run_file import is_run
@@ -30,9 +30,13 @@ class Base:
 
     @classmethod
     def read(cls, run: Path) -> Base | None:
-        """That of a run, or None if the run has not got so far."""
+        """That of a run, or None if the run has not got so far.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         path = run / "base.json"
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        return read_json(path, cls) if path.exists() else None
 
     @property
     def pinned(self) -> str:

@@ -8,12 +8,61 @@ RUN/evaluations/TASK/step-000040/NAME/scores.json   with changed heads
 
 from __future__ import annotations
 
-import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis.files import write_json
-from analysis.records.record import SCHEMA, recorded_steps
+from analysis.files import as_form, read_json, write_json
+from analysis.records.record import recorded_steps
+from analysis.records.record_form import SCHEMA
+
+RESULTS = 1  # schema of scores.json
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """An interval in a file; null: there is none."""
+
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class _Score(_Ends):
+    """The form of a score, as far as it is read again."""
+
+    pass_at_1: float
+
+
+@dataclass(frozen=True)
+class _Step(_Score):
+    """The form of step-*.json."""
+
+    schema: int
+    step: int
+
+
+@dataclass(frozen=True)
+class _Difference(_Ends):
+    value: float
+    p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class _Results:
+    """The form of scores.json."""
+
+    task: str
+    conditions: dict[str, _Score]
+    comparisons: dict[str, _Difference]
+    step: int | None = None
+    think: str | None = None
+    label: str | None = None
+    intervention: str = "none"
+    heads: list[str] = field(default_factory=list)
 
 
 def evaluation_dir(run: Path, task: str | None) -> Path:
@@ -33,10 +82,29 @@ def write_evaluation(run: Path, step: int, score: dict[str, Any], task: str | No
 
 
 def read_evaluations(run: Path, task: str | None = None) -> dict[int, dict[str, Any]]:
-    """Scores on a task by step."""
+    """Scores on a task by step; one that can't be read is left out, with a warning."""
     directory = evaluation_dir(run, task)
-    paths = {step: directory / f"step-{step:06d}.json" for step in _scored_steps(directory)}
-    return {step: json.loads(path.read_text(encoding="utf-8")) for step, path in paths.items()}
+    found = {}
+    for step in _scored_steps(directory):
+        path = directory / f"step-{step:06d}.json"
+        try:
+            content = read_json(path, dict[str, Any])
+            _check_schema(path, content, SCHEMA)
+            if (of := as_form(content, _Step, path).step) != step:
+                raise ValueError(f"{path} is of step {of}")
+        except (ValueError, FileNotFoundError) as error:
+            log.warning("left out: %s", error)
+        else:
+            found[step] = content
+    return found
+
+
+def _check_schema(path: Path, content: Mapping[str, Any], schema: int) -> None:
+    if content.get("schema") != schema:
+        raise ValueError(
+            f"{path} has schema {content.get('schema')} and this version reads {schema}; "
+            "evaluate that checkpoint again"
+        )
 
 
 def _scored_steps(directory: Path) -> list[int]:
@@ -54,8 +122,36 @@ def evaluated_tasks(run: Path) -> list[str]:
 
 
 def read_interventions(run: Path) -> dict[str, dict[str, Any]]:
-    """Results of `headlab evaluate` with an intervention, by their directory's name."""
-    paths = sorted((run / "evaluations").glob("*/step-*/*/scores.json"))
-    found = {str(p.parent.relative_to(run / "evaluations")): p for p in paths}
-    results = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found.items()}
-    return {name: result for name, result in results.items() if result["comparisons"]}
+    """Results of `headlab evaluate` with an intervention, by their directory's name.
+
+    One that can't be read is left out, with a warning.
+    """
+    found = {}
+    for path in sorted((run / "evaluations").glob("*/step-*/*/scores.json")):
+        try:
+            result = read_results(path)
+        except (ValueError, FileNotFoundError) as error:
+            log.warning("left out: %s", error)
+            continue
+        if result["comparisons"]:
+            found[str(path.parent.relative_to(run / "evaluations"))] = result
+    return found
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The results of an evaluation, as scores.json holds them.
+
+    Raises:
+        ValueError: the file can't be read, or lacks what is shown of it.
+    """
+    content = read_json(path, dict[str, Any])
+    if "schema" in content:
+        _check_schema(path, content, RESULTS)
+    found = as_form(content, _Results, path)
+    needed = ["none", *(["intervention"] if found.comparisons else [])]
+    if missing := [name for name in needed if name not in found.conditions]:
+        raise ValueError(f"{path}: it has no condition {missing[0]!r}")
+    if found.comparisons and "effect" not in found.comparisons:
+        raise ValueError(f"{path}: it has comparisons, but no 'effect'")
+    shown = ("think", "label", "intervention", "heads", "step")
+    return {**{name: getattr(found, name) for name in shown}, **content}

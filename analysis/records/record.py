@@ -15,14 +15,16 @@ a step again replaces that step alone. Curves and tables need `heads-*`; `scores
 
 from __future__ import annotations
 
-import json
+import logging
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from analysis.attribution.metrics import faithfulness
 from analysis.files import atomic_write, short_hash, write_json
@@ -31,8 +33,11 @@ from analysis.heads.resampling import Resampled, resample_weights
 from analysis.intervals import Estimate, estimate, resamples_of
 from analysis.models.graph import Graph
 from analysis.prompts.pairs import Pairs
+from analysis.records.record_form import SCHEMA, OtherSchema, read_content, shapes_of
+from analysis.records.stored import Shapes, StoredTensors
 
-SCHEMA = 2
+log = logging.getLogger(__name__)
+
 COMPARABLE = ("pairs_hash", "settings", "graph")  # what two records must share
 _TENSORS = ("circuit", "mean", "evaluation")
 _NUMBERS = ("completeness_gap", "metric_clean", "metric_corrupted")  # null: not a number
@@ -165,74 +170,105 @@ def write_invalid(run: Path, step: int, reason: str, origin: dict[str, Any]) -> 
         stale.unlink()
 
 
-def invalid_steps(run: Path) -> dict[int, str]:
-    """Steps whose record is invalid, with the reason."""
-    found = {step: _content(run, step) for step in recorded_steps(run / "heads")}
-    return {step: c["invalid"] for step, c in found.items() if c is not None and "invalid" in c}
+def _tensors(
+    run: str | Path, step: int, content: dict[str, Any], kind: str, shapes: Shapes
+) -> StoredTensors:
+    """A file of tensors, checked whole."""
+    name = content["tensors"][kind]
+    if Path(name).name != name:
+        raise ValueError(f"{record_dir(run, step)}: record.json names {name!r}, outside of it")
+    found = StoredTensors(record_dir(run, step) / name)
+    found.check(shapes)
+    return found
 
 
 def _content(run: str | Path, step: int) -> dict[str, Any] | None:
-    path = record_dir(run, step) / "record.json"
-    if not path.exists():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if content["schema"] != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {content['schema']} and this version reads {SCHEMA}; use the "
-            "version that wrote it, or track its checkpoint again (headlab track)"
-        )
-    return content
-
-
-def _tensors(
-    run: str | Path, step: int, content: dict[str, Any], kind: str
-) -> dict[str, torch.Tensor]:
-    path = record_dir(run, step) / content["tensors"][kind]
-    if not path.exists():
-        raise ValueError(f"record.json names {path}, which is missing; track this step again")
-    try:
-        return load_file(path)
-    except Exception as error:  # safetensors names its errors in a class of its own
-        raise ValueError(f"{path} is damaged ({error}); track this step again") from error
+    return read_content(record_dir(run, step) / "record.json", step)
 
 
 def is_recorded(run: Path, step: int) -> bool:
-    """Whether a step has a record, valid or not, with all its files.
+    """Whether a step has a record, valid or not, with all its files; a damaged one is none.
 
     Raises:
         ValueError: the record is of another schema.
     """
-    content = _content(run, step)
     directory = record_dir(run, step)
+    try:
+        content = _content(run, step)
+    except OtherSchema:
+        raise
+    except ValueError:
+        return False
     return content is not None and all(
-        (directory / name).exists() for name in content["tensors"].values()
+        (directory / name).is_file() for name in content["tensors"].values()
     )
+
+
+class StoredRecord(Record):
+    """A record whose tensors stay in their file until they are asked for, and are not kept.
+
+    What is small is kept: the importance of the heads, and the metric of each pair.
+    """
+
+    @classmethod
+    def open(cls, values: dict[str, Any], tensors: StoredTensors) -> StoredRecord:
+        record = object.__new__(cls)
+        vars(record).update(values, _stored=tensors, evaluation=tensors["evaluation"].clone())
+        return record
+
+    def __getattr__(self, name: str) -> Any:  # of what `open` has left out
+        if name in _TENSORS:
+            return self._stored[name]
+        if name == "resampled":
+            return Resampled(**{f.name: self._stored[f.name] for f in fields(Resampled)})
+        raise AttributeError(name)
+
+    @cached_property
+    def importance(self) -> torch.Tensor:
+        return self._stored["importance"][0].clone()
+
+    @cached_property
+    def n_edges(self) -> int:
+        return int(self.circuit.sum())
 
 
 def read_record(run: str | Path, step: int) -> Record | None:
     """The record of a step, or None if there is none, or an invalid one.
 
+    Its tensors are checked against their hash now, and read when they are asked for.
+
     Raises:
-        ValueError: the record is of another schema, or its tensors are missing or damaged.
+        ValueError: the record is damaged or of another schema, or its tensors are missing or
+            damaged.
     """
     content = _content(run, step)
-    if content is None or "invalid" in content:
-        return None
-    loaded: dict[str, Any] = _tensors(run, step, content, "heads")
-    own: dict[str, Any] = {name: loaded.pop(name) for name in _TENSORS}
-    wanted = {f.name for f in fields(Record)} - set(own) - {"graph", "resampled", "digest"}
+    return None if content is None or "invalid" in content else _open(run, content)
+
+
+def _open(run: str | Path, content: dict[str, Any]) -> Record:
+    step, graph = content["step"], Graph(**content["graph"])
+    path = record_dir(run, step) / "record.json"
+    shapes = shapes_of(graph, content["n_pairs"], path)
+    stored = _tensors(run, step, content, "heads", shapes)
+    wanted = {f.name for f in fields(Record)} - {*_TENSORS, "graph", "resampled", "digest"}
     values: dict[str, Any] = {name: content.get(name) for name in wanted}
     values |= {name: math.nan for name in _NUMBERS if values[name] is None}
-    values["digest"] = content["tensors"]["heads"]
+    values |= {"graph": graph, "digest": content["tensors"]["heads"]}
     if "n_distinct" not in content:
         values["n_distinct"] = _distinct_in_file(run, values["settings"].get("metric", ""))
-    return Record(**values, **own, graph=Graph(**content["graph"]), resampled=Resampled(**loaded))
+    return StoredRecord.open(values, stored)
 
 
 def _distinct_in_file(run: str | Path, metric: str) -> int | None:
     """How many of a run's pairs differ, for records of versions that did not say it."""
     path = Path(run) / "pairs.jsonl"
-    return Pairs.load(path).n_distinct(metric) if path.is_file() else None
+    try:
+        return Pairs.load(path).n_distinct(metric)
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        log.warning("%s can't be read, so all its pairs are taken as different: %s", path, error)
+        return None
 
 
 def read_scores(run: str | Path, step: int) -> torch.Tensor:
@@ -244,26 +280,56 @@ def read_scores(run: str | Path, step: int) -> torch.Tensor:
     content = _content(run, step)
     if content is None or "invalid" in content:
         raise ValueError(f"{run} has no valid record of step {step}")
-    return _tensors(run, step, content, "scores")["per_pair"]
+    shape = (torch.float32, (content["n_pairs"], Graph(**content["graph"]).n_edges))
+    return _tensors(run, step, content, "scores", {"per_pair": shape})["per_pair"]
 
 
 def recorded_steps(directory: Path) -> list[int]:
     """Steps N with `step-N` in a directory, in order; drafts of a crashed write are passed over."""
-    names = {path.stem for path in directory.glob("step-*")}
-    return sorted(int(name.removeprefix("step-")) for name in names)
+    names = {path.stem.removeprefix("step-") for path in directory.glob("step-*")}
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def read_records(run: str | Path) -> list[Record]:
     """Every record of a run, by step; they must all be comparable.
 
+    A record that can't be read is left out, with a warning that names it.
+
     Raises:
         ValueError: two records were measured on different pairs or with different settings.
     """
-    found = [read_record(run, step) for step in recorded_steps(Path(run) / "heads")]
-    records = [record for record in found if record is not None]
+    return read_steps(run)[0]
+
+
+def invalid_steps(run: Path) -> dict[int, str]:
+    """Steps whose record is invalid, with the reason; damaged records are passed over."""
+    found = {}
+    for step in recorded_steps(run / "heads"):
+        with suppress(ValueError):
+            content = _content(run, step)
+            if content is not None and "invalid" in content:
+                found[step] = content["invalid"]
+    return found
+
+
+def read_steps(run: str | Path) -> tuple[list[Record], dict[int, str]]:
+    """`read_records` and `invalid_steps` of a run, from one reading."""
+    records: list[Record] = []
+    invalid: dict[int, str] = {}
+    for step in recorded_steps(Path(run) / "heads"):
+        try:
+            content = _content(run, step)
+            if content is None:
+                continue
+            if "invalid" in content:
+                invalid[step] = content["invalid"]
+            else:
+                records.append(_open(run, content))
+        except ValueError as error:
+            log.warning("left out: %s", error)
     for record in records[1:]:
         check_comparable(records[0], record)
-    return records
+    return records, invalid
 
 
 def check_comparable(a: Record, b: Record) -> None:

@@ -10,12 +10,11 @@ hashed in the records' origin; nothing is read out of it here.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from analysis.files import write_json
+from analysis.files import as_form, read_json, write_json
 from analysis.heads.changes import FDR, HYSTERESIS
 
 FILE = "run.json"
@@ -80,9 +79,9 @@ class RunFile:
         if not path.is_file():
             raise ValueError(_why_missing(Path(run)))
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, object)
         except ValueError as error:
-            raise ValueError(f"{path} can't be read ({error}); {_MEND}") from error
+            raise ValueError(f"{error}; {_MEND}") from error
         if not isinstance(content, dict):
             raise ValueError(f"{path} can't be read (it is no JSON object); {_MEND}")
         schema = content.pop("schema", None)
@@ -95,10 +94,7 @@ class RunFile:
         if differ := sorted({field.name for field in fields(cls)} ^ set(content)):
             what = "an unknown key" if differ[0] in content else "no key"
             raise ValueError(f"{path} has {what} {differ[0]!r}; {_MEND}")
-        try:
-            return cls(**content)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: {error}") from error
+        return as_form(content, cls, path)
 
 
 _MEND = (
@@ -119,15 +115,31 @@ def is_run(directory: str | Path) -> bool:
 
 
 def configuration(run: str | Path) -> dict[str, Any]:
-    """What W&B shows as the configuration of a run: config.yaml, or without it run.json."""
+    """What W&B shows as the configuration of a run: config.yaml, or without it run.json.
+
+    Raises:
+        ValueError: it can't be read.
+    """
     import yaml
 
-    text = config_text(run)
-    found = yaml.safe_load(text) if text else asdict(RunFile.read(run))
+    text, path = config_text(run), Path(run) / WITNESS
+    try:
+        found = yaml.safe_load(text) if text else asdict(RunFile.read(run))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if found is not None and not isinstance(found, dict):
+        raise ValueError(f"{path} holds no keys")
     return dict(found or {})
 
 
 def config_text(run: str | Path) -> str | None:
-    """What the program that made a run was told, as it wrote it down; None if it did not."""
+    """What the program that made a run was told, as it wrote it down; None if it did not.
+
+    Raises:
+        ValueError: it can't be read.
+    """
     path = Path(run) / WITNESS
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} can't be read ({error})") from error

@@ -7,7 +7,6 @@ been run is `-`. The paper's numbers are in analysis/reporting/paper_tables.py.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,12 +87,17 @@ def read_results(places: Sequence[Path]) -> Results:
         ValueError: two stand for the same cell.
     """
     from analysis.prompts.benchmarks import slug
+    from analysis.records.evaluations import read_results as read
 
     found: Results = {}
     where: dict[tuple[str, str], Path] = {}
     for path in _below(places, "scores.json"):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if not result.get("label"):
+        try:
+            result = read(path)
+        except ValueError as error:
+            log.warning("left out: %s", error)
+            continue
+        if not result["label"]:
             continue
         cell = (str(result["label"]), slug(str(result["task"])))
         if cell in found:

@@ -316,12 +316,12 @@ def media(
 
     They are the map of heads and the cohort chart; the table of heads.
     """
-    from analysis.heads.roles import read_roles
     from analysis.reporting.pictures import cohort_picture, head_map_picture
     from analysis.reporting.tables import HEAD_TITLES, head_rows
+    from analysis.trajectories.run import roles_at
 
     try:
-        rows = head_rows(points, read_roles(run, points[-1].step))
+        rows = head_rows(points, roles_at(run, points[-1]))
         pictures = {
             "heads/map": _png(head_map_picture(points[-1])),
             "heads/cohorts": _png(cohort_picture(points)),

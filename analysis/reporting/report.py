@@ -144,7 +144,7 @@ def source_table(run: Run) -> Table:
 
 def shared_sources(run: Run) -> dict[str, str]:
     """What all checkpoints of a run were measured with: pairs, settings, thresholds."""
-    from analysis.records.record import SCHEMA
+    from analysis.records.record_form import SCHEMA
 
     first = run.points[0].record
     return {
@@ -189,7 +189,7 @@ def intervention_table(run: Run) -> Table | None:
         task = result["task"] + (f", think {result['think']}" if result["think"] else "")
         change = re.sub(r"[^:,]*/", "", result["intervention"])  # of paths, the last part
         ends = [percent(estimate_in(scores[n], "pass_at_1")) for n in ("none", "intervention")]
-        against = verdicts.get("effect_minus_control", verdicts["effect"])["p_value"]
+        against = verdicts.get("effect_minus_control", verdicts["effect"]).get("p_value")
         p, heads = "-" if against is None else p_value(against), ", ".join(result["heads"])
         lines.append([task, str(result["step"]), change, *ends, *cells, p, heads])
     return Table(titles, lines) if lines else None

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from analysis.heads.roles import Roles, read_roles
+import torch
+
+from analysis.heads.roles import Roles, read_roles, roles_path
 from analysis.intervals import Association
 from analysis.records.evaluations import evaluated_tasks, read_evaluations, read_interventions
-from analysis.records.record import invalid_steps, read_records
+from analysis.records.record import Record, read_steps
 from analysis.records.run_file import RunFile, config_text
-from analysis.records.training_log import read_metrics
+from analysis.records.training_log import read_metrics, series
 from analysis.trajectories.trajectory import Known, Point, associations, trajectory
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,17 +73,20 @@ class Run:
         """
         path = Path(path)
         file = RunFile.read(path)
-        points, metrics = _trajectory(path, file, known), read_metrics(path)
-        signal = file.signal
+        records, invalid = read_steps(path)
+        points = _trajectory(path, records, file, known)
+        logged = []
+        if file.signal is not None:
+            logged = series(path, _or_warn(lambda: read_metrics(path)) or {}, file.signal)
         return cls(
             path=path,
             label=file.name,
             file=file,
-            config_text=config_text(path),
-            rows=_rows(path, points, signal, metrics),
-            logged=[(step, v[signal]) for step, v in sorted(metrics.items()) if signal in v],
+            config_text=_or_warn(lambda: config_text(path)),
+            rows=_rows(path, points, logged, invalid),
+            logged=logged,
             interventions=read_interventions(path),
-            roles=read_roles(path, points[-1].step) if points else None,
+            roles=roles_at(path, points[-1]) if points else None,
         )
 
     @property
@@ -127,8 +133,27 @@ def checkpoint_rows(run: Run) -> list[Row]:
     return run.rows
 
 
-def _trajectory(run: Path, file: RunFile, known: Known | None) -> list[Point]:
-    records = read_records(run)
+def roles_at(run: Path, point: Point) -> Roles | None:
+    """The roles at a point; None, with a warning, if they can't be read or are of other heads."""
+    found = _or_warn(lambda: read_roles(run, point.step))
+    if found is not None and found.heads != point.names(torch.ones_like(point.first).bool()):
+        log.warning("left out: %s is of other heads", roles_path(run, point.step))
+        return None
+    return found
+
+
+def _or_warn(read: Callable[[], T]) -> T | None:
+    """What is read; None, with a warning, if it can't be: it costs nothing else."""
+    try:
+        return read()
+    except ValueError as error:
+        log.warning("left out: %s", error)
+        return None
+
+
+def _trajectory(
+    run: Path, records: Sequence[Record], file: RunFile, known: Known | None
+) -> list[Point]:
     if records and records[0].step != 0:
         log.warning("%s has no record of step 0, the base; no head's state is known", run)
         return []
@@ -136,18 +161,27 @@ def _trajectory(run: Path, file: RunFile, known: Known | None) -> list[Point]:
 
 
 def _rows(
-    run: Path, points: Sequence[Point], signal: str | None, metrics: dict[int, dict[str, Any]]
+    run: Path,
+    points: Sequence[Point],
+    signal: Sequence[tuple[int, float]],
+    invalid: dict[int, str],
 ) -> list[Row]:
-    measured = {point.step: point for point in points}
-    evaluations, broken = read_evaluations(run), invalid_steps(run)
+    measured, evaluations = {point.step: point for point in points}, read_evaluations(run)
     tasks = {task: read_evaluations(run, task) for task in evaluated_tasks(run)}
-    steps = sorted({*measured, *evaluations, *broken, *(s for t in tasks.values() for s in t)})
+    steps = sorted({*measured, *evaluations, *invalid, *(s for t in tasks.values() for s in t)})
     rows = []
     for previous, step in zip([0, *steps], steps, strict=False):
-        logged = [v[signal] for s, v in metrics.items() if previous < s <= step and signal in v]
-        mean = math.fsum(logged) / len(logged) if logged else None
+        logged = [value for s, value in signal if previous < s <= step]
+        mean = _mean(logged) if logged else None
         scored = {task: scores[step] for task, scores in tasks.items() if step in scores}
         rows.append(
-            Row(step, mean, evaluations.get(step), measured.get(step), broken.get(step), scored)
+            Row(step, mean, evaluations.get(step), measured.get(step), invalid.get(step), scored)
         )
     return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    try:
+        return math.fsum(values) / len(values)
+    except (OverflowError, ValueError):  # beyond all numbers, or infinities of both signs
+        return math.nan

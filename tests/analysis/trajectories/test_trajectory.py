@@ -333,9 +333,13 @@ def test_a_wandb_that_always_fails_stops_nothing(tmp_path: Path, monkeypatch: An
     assert later.update(Run.read(run)) == [0, 10]
 
 
-def test_a_broken_record_stops_no_presentation(tmp_path: Path, caplog: Any) -> None:
+def test_a_broken_record_costs_that_record_only(tmp_path: Path, caplog: Any) -> None:
     run = run_with(tmp_path / "r", some_records("bm"))
     next(record_dir(run, 10).glob("heads-*")).unlink()
+    present(run)
+    assert "which is missing; track this step again" in caplog.text
+    assert (run / "report.html").exists()
+    (run / "run.json").write_text("{")
     present(run)
     assert "its records are safe" in caplog.text
 

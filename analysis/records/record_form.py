@@ -1,0 +1,120 @@
+"""The form of record.json and of the tensors beside it: what is read back is checked against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis.files import as_form, read_json
+from analysis.heads.resampling import SWEEP
+from analysis.models.graph import Graph
+from analysis.records.stored import Shapes
+
+SCHEMA = 2
+_LARGEST = 10_000  # layers or heads of a model; more is a damaged file
+
+
+class OtherSchema(ValueError):
+    """A record of another version."""
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Of the settings, those that are read again."""
+
+    resamples: int
+    seed: int
+    metric: str = ""
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """analysis.heads.resampling.Selection, with all keys."""
+
+    top_n: int
+    tau: float | None
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Of the origin, what is read again."""
+
+    model: dict[str, Any] | None = None
+    code: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """The form of record.json, as far as it is read again; null stands for what is no number."""
+
+    step: int
+    graph: Graph
+    pairs_hash: str
+    settings: _Settings
+    origin: _Origin
+    selection: _Selection
+    completeness_gap: float | None
+    metric_clean: float | None
+    metric_corrupted: float | None
+    n_pairs: int
+    seconds: float
+    tensors: dict[str, str]
+    n_distinct: int | None = None
+
+
+@dataclass(frozen=True)
+class _Invalid:
+    """The form of record.json of a step that could not be measured."""
+
+    step: int
+    invalid: str
+    origin: dict[str, Any]
+
+
+def read_content(path: Path, step: int) -> dict[str, Any] | None:
+    """What the record.json of a step holds, in the form that it must have; None without one.
+
+    Raises:
+        ValueError: it is damaged, or of another schema.
+    """
+    try:
+        content = read_json(path, dict[str, Any])
+    except FileNotFoundError:
+        return None
+    if content.get("schema") != SCHEMA:
+        raise OtherSchema(
+            f"{path} has schema {content.get('schema')} and this version reads {SCHEMA}; use the "
+            "version that wrote it, or track its checkpoint again (headlab track)"
+        )
+    found: _File | _Invalid
+    if "invalid" in content:
+        found = as_form(content, _Invalid, path)
+    else:
+        found = as_form(content, _File, path)
+    if found.step != step:
+        raise ValueError(f"{path} is of step {found.step}")
+    if isinstance(found, _File):
+        if min(found.n_pairs, found.settings.resamples) < 1:
+            raise ValueError(f"{path}: it has no pairs or no resamples")
+        if missing := {"heads", "scores"} - set(found.tensors):
+            raise ValueError(f"{path} names no tensors of {min(missing)}; track this step again")
+    return content
+
+
+def shapes_of(graph: Graph, n_pairs: int, path: Path) -> Shapes:
+    """The tensors of the heads; rows of resamples may be any number."""
+    table = (None, graph.n_layers * graph.n_heads)
+    if max(graph.n_layers, graph.n_heads) > _LARGEST:
+        raise ValueError(f"{path}: there is no model of {graph}")
+    return {
+        "circuit": (torch.bool, (graph.n_edges,)),
+        "mean": (torch.float32, (graph.n_edges,)),
+        "evaluation": (torch.float32, (3, n_pairs)),
+        **dict.fromkeys(("strength", "signed", "importance"), (torch.float32, table)),
+        **dict.fromkeys(("out_degree", "in_degree"), (torch.int16, table)),
+        "threshold": (torch.float32, (None,)),
+        "sweep": (torch.float32, (None, len(SWEEP))),
+    }
