@@ -112,7 +112,17 @@ def discoveries(p_values: torch.Tensor, q: float) -> torch.Tensor:
 
 def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Spearman's rho of each row of [rows, n] with its counterpart; NaN if one is constant."""
-    u, v = (stats.rankdata(x, axis=1) - (x.shape[1] + 1) / 2 for x in (a, b))
+    return rank_correlation(centred_ranks(a), centred_ranks(b))
+
+
+def centred_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks in each row of [rows, n], ties averaged, less their mean."""
+    found: np.ndarray = stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2
+    return found
+
+
+def rank_correlation(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """`spearman` of rows whose `centred_ranks` are known."""
     with np.errstate(invalid="ignore"):
         found: np.ndarray = (u * v).sum(1) / np.sqrt((u**2).sum(1) * (v**2).sum(1))
     return found

@@ -40,17 +40,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 
 from analysis.intervals import (
     Estimate,
+    centred_ranks,
     difference_p_values,
     discoveries,
     estimate,
     estimate_of_set,
     percentile,
-    spearman,
+    rank_correlation,
 )
 
 COUNTS = ("in_circuit", "emergent", "retained", "pruned")
@@ -66,7 +69,8 @@ class Heads:
     """The heads of one checkpoint under one selection, with resamples: [1+R, L * H] each.
 
     strength and threshold ([1+R]) decide; importance is I of the module's docstring. R is 0 where
-    the pairs can't be resampled (analysis/intervals.py).
+    the pairs can't be resampled (analysis/intervals.py). What follows from them is kept, as a
+    checkpoint is compared several times.
     """
 
     strength: torch.Tensor
@@ -74,10 +78,15 @@ class Heads:
     importance: torch.Tensor
     n_pairs: int
 
-    @property
+    @cached_property
     def inside(self) -> torch.Tensor:
         """Membership: bool [1+R, L * H]."""
         return (self.strength >= self.threshold[:, None]) & (self.strength > 0)
+
+    @cached_property
+    def members(self) -> Members:
+        """Membership, packed."""
+        return Members.of(self.inside)
 
     @property
     def bare(self) -> Heads:
@@ -85,15 +94,22 @@ class Heads:
         rows = (self.strength[:1], self.threshold[:1], self.importance[:1])
         return Heads(*rows, self.n_pairs)
 
-    @property
-    def margin(self) -> torch.Tensor:
-        """Log entry strength less log threshold, at least 0 for the heads inside: [1+R, L * H]."""
+    def margin(self, heads: torch.Tensor) -> torch.Tensor:
+        """Log entry strength less log threshold, at least 0 for the heads inside.
+
+        heads: indices int64 [M] -> [1+R, M].
+        """
         cut = self.threshold[:, None].double()
         cut = torch.where(cut > 0, cut, torch.finfo(torch.float32).tiny)
-        ratio = (self.strength.double() / cut).clamp(_FLOOR, 1 / _FLOOR)
+        ratio = (self.strength[:, heads].double() / cut).clamp(_FLOOR, 1 / _FLOOR)
         return ratio.log()
 
-    @property
+    @cached_property
+    def ranks(self) -> np.ndarray:
+        """Of all heads' entry strengths, less their mean, in each row: [1+R, L * H]."""
+        return centred_ranks(self.strength.numpy())
+
+    @cached_property
     def inclusion(self) -> torch.Tensor:
         """Share of the resamples in which a head is in the circuit: [L * H]; NaN without any."""
         return self.inside[1:].double().mean(0)
@@ -138,6 +154,59 @@ class Change:
         return self.turnover.minus(self.null_turnover)
 
 
+@dataclass(frozen=True)
+class Members:
+    """Memberships with eight heads a byte: uint8 [rows, bytes]; counts of them are fast."""
+
+    packed: np.ndarray
+
+    @classmethod
+    def of(cls, inside: torch.Tensor) -> Members:
+        """Of bool [rows, L * H]."""
+        return cls(np.packbits(inside.numpy(), axis=1))
+
+    def __and__(self, other: Members) -> Members:
+        return Members(self.packed & other.packed)
+
+    def __or__(self, other: Members) -> Members:
+        return Members(self.packed | other.packed)
+
+    def without(self, other: Members) -> Members:
+        """Those that are not in the other."""
+        return Members(self.packed & ~other.packed)
+
+    @property
+    def neighbours(self) -> tuple[Members, Members]:
+        """The resamples, and the one before each."""
+        return Members(self.packed[1:]), Members(np.roll(self.packed[1:], 1, 0))
+
+    @cached_property
+    def sizes(self) -> torch.Tensor:
+        """Heads in each row: float64 [rows]."""
+        return torch.from_numpy(np.bitwise_count(self.packed).sum(1, dtype=np.float64))
+
+    def unpacked(self, n_heads: int, row: int = 0) -> torch.Tensor:
+        """One row: bool [L * H]."""
+        return torch.from_numpy(np.unpackbits(self.packed[row], count=n_heads).astype(bool))
+
+
+def set_sizes(before: Members, after: Members) -> dict[str, torch.Tensor]:
+    """How many heads the raw sets have, float64 [rows] by COUNTS."""
+    common = (before & after).sizes
+    return {
+        "in_circuit": after.sizes,
+        "emergent": after.sizes - common,
+        "retained": common,
+        "pruned": before.sizes - common,
+    }
+
+
+def likeness_of(a: Members, b: Members) -> torch.Tensor:
+    """`jaccard` of packed memberships: float64 [rows]."""
+    union = (a | b).sizes
+    return torch.where(union > 0, (a & b).sizes / union.clamp_min(1), 1.0)
+
+
 def sets(before: torch.Tensor, after: torch.Tensor) -> dict[str, torch.Tensor]:
     """The raw sets of two memberships [..., L * H], by COUNTS."""
     return {
@@ -154,9 +223,9 @@ def jaccard(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.where(union > 0, (a & b).sum(-1) / union.clamp_min(1), 1.0)
 
 
-def null_turnover(inside: torch.Tensor) -> float:
-    """Mean turnover between two resamples of one checkpoint: bool [1+R, L * H]."""
-    return float((1 - jaccard(inside[1:], inside[1:].roll(1, 0))).mean())  # neighbours: independent
+def null_turnover(members: Members) -> float:
+    """Mean turnover between two resamples of one checkpoint: [1+R] rows."""
+    return float((1 - likeness_of(*members.neighbours)).mean())  # neighbours: independent
 
 
 def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -171,12 +240,21 @@ def effect(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 
 def calls(before: Heads, after: Heads, q: float = FDR) -> tuple[torch.Tensor, torch.Tensor]:
     """Heads whose change is called, bool [L * H], and their p-values (see the top)."""
-    inside = before.inside, after.inside
-    changed = inside[0][0] != inside[1][0]
-    p = difference_p_values(before.margin, after.margin, min(before.n_pairs, after.n_pairs))
-    p = torch.where(changed | p.isnan(), p, torch.ones_like(p))
-    held = (inside[0] == inside[0][0]) & (inside[1] == inside[1][0])
-    return discoveries(p, q) & (held[1:].double().mean(0) >= STABILITY), p
+    changed = before.inside[0] != after.inside[0]
+    p = torch.full(changed.shape, 1.0 if len(after.inside) > 1 else math.nan, dtype=torch.float64)
+    called = torch.zeros_like(changed)
+    # the others have p = 1 and are not called; two columns, as one is summed in another order
+    few = changed.nonzero().flatten()
+    if not len(few) or len(after.inside) == 1:
+        return called, p
+    some = few if len(few) > 1 or len(p) == 1 else torch.cat([few, (few + 1) % len(p)])
+    n_pairs = min(before.n_pairs, after.n_pairs)
+    of_some = difference_p_values(before.margin(some), after.margin(some), n_pairs)
+    p[few] = of_some[: len(few)]
+    held = [inside[:, few] == inside[0, few] for inside in (before.inside, after.inside)]
+    stable = (held[0] & held[1])[1:].double().mean(0) >= STABILITY
+    called[few] = discoveries(p, q)[few] & stable
+    return called, p
 
 
 def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
@@ -195,27 +273,26 @@ def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
             "x heads can't be compared; track both with the same settings"
         )
     # the raw sets and those that are called
-    a, b = before.inside, after.inside
+    a, b = before.members, after.members
     found, p = calls(before, after, q)
-    masks = sets(a, b)
-    raw = {name: mask[0] for name, mask in masks.items()}
+    raw = sets(before.inside[0], after.inside[0])
     called = {name: raw[name] & found for name in CHANGES}
     # counts: what is not called may be noise, so intervals reach down (or up) to what is called
-    counts, null = {}, {}
-    for name in COUNTS:
-        counts[name] = estimate_of_set(masks[name].sum(1).double(), 0, a.shape[1])
+    sizes, by_chance = set_sizes(a, b), set_sizes(*a.neighbours)
+    counts = {name: estimate_of_set(sizes[name], 0, len(p)) for name in COUNTS}
+    null = {}
     for name in CHANGES:
         counts[name] = _down_to(counts[name], float(called[name].sum()))
-        chance = sets(a[1:], a[1:].roll(1, 0))[name].sum(1).double()
+        chance = by_chance[name]
         high = float(torch.quantile(chance, 0.975)) if len(chance) else math.nan
         null[name] = (float(chance.mean()), high)
-    union, n_called = float((a[0] | b[0]).sum()), float(found.sum())
+    union, n_called = float((a | b).sizes[0]), float(found.sum())
     counts["retained"] = _up_to(counts["retained"], union - n_called)
     # how alike the two are as a whole, and what each head gained or lost
-    likeness = _up_to(estimate_of_set(jaccard(a, b), 0, 1), 1 - n_called / max(1, union))
+    likeness = _up_to(estimate_of_set(likeness_of(a, b), 0, 1), 1 - n_called / max(1, union))
     turnover = Estimate(1 - likeness.value, 1 - likeness.high, 1 - likeness.low)
     effects = effect(before.importance, after.importance)
-    correlation = torch.from_numpy(spearman(before.strength.numpy(), after.strength.numpy()))
+    correlation = torch.from_numpy(rank_correlation(before.ranks, after.ranks))
     low, high = percentile(effects)
     return Change(
         masks=raw,

@@ -184,7 +184,6 @@ def read_roles(run: Path, step: int) -> Roles | None:
         ValueError: they are damaged or of another schema.
     """
     from analysis.files import as_form, read_json
-    from analysis.heads.attention import PATTERN_SCORES
 
     path = roles_path(run, step)
     try:
@@ -196,8 +195,6 @@ def read_roles(run: Path, step: int) -> Roles | None:
             f"{path} has schema {content.get('schema')} and this version reads {SCHEMA}; {_MEND}"
         )
     found = as_form(content, _File, path)
-    if missing := {*PATTERN_SCORES, "copying"} - set(found.scores):
-        raise ValueError(f"{path}: it has no score {min(missing)!r}; {_MEND}")
 
     def numbers(values: list[float | None]) -> list[float]:
         if len(values) != len(found.heads):

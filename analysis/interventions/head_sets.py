@@ -19,9 +19,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis.interventions.operations import OPERATIONS, Intervention
 from analysis.models.graph import Graph, Head, short_head_name
+
+if TYPE_CHECKING:
+    from analysis.records.record import Record
 
 
 def split_intervention(text: str) -> tuple[str, float, str] | None:
@@ -146,7 +150,8 @@ def _check_shape(what: str, found: Graph, graph: Graph) -> None:
 
 
 def _of_run(body: str, graph: Graph) -> list[Head]:
-    from analysis.trajectories.run import Run
+    from analysis.heads.changes import compare
+    from analysis.records.run_file import RunFile
 
     name, colon, which = body.rpartition(":")
     if not colon or "@" in which:
@@ -159,17 +164,44 @@ def _of_run(body: str, graph: Graph) -> list[Head]:
         )
     if which not in SETS:
         raise ValueError(f"unknown set of heads {which!r}; choose one of: {', '.join(SETS)}")
-    points = Run.read(place).points
-    steps = [point.step for point in points]
-    if step != "last" and not (step.isdecimal() and int(step) in steps):
-        known = ", ".join(map(str, steps)) or "none"
-        raise ValueError(f"{place} has no record of step {step}; it has: {known}, or write last")
-    point = points[-1] if step == "last" else points[steps.index(int(step))]
-    _check_shape(place, point.record.graph, graph)
+    file = RunFile.read(place)
+    base, record = _base_and(place, step)
+    _check_shape(place, record.graph, graph)
     state = which.removeprefix("called_")
-    masks = point.change.called if which.startswith("called_") else point.masks
-    ranked_by = points[0] if state == "pruned" else point
-    importance = ranked_by.record.importance
+    change = compare(base.heads, record.heads, file.fdr)
+    masks = change.called if which.startswith("called_") else change.masks
+    importance = (base if state == "pruned" else record).importance
     chosen = masks[state].nonzero().flatten().tolist()
     ordered = sorted(chosen, key=lambda index: -float(importance[index]))
     return [graph.parse_head(short_head_name(graph.head_names[index])) for index in ordered]
+
+
+def _base_and(place: str, step: str) -> tuple[Record, Record]:
+    """The records of step 0 and of another step of a run, or of the last that can be read.
+
+    Raises:
+        ValueError: there are none, or they don't measure the same thing.
+    """
+    from analysis.records.record import (
+        check_comparable,
+        invalid_steps,
+        read_record,
+        record_dir,
+        recorded_steps,
+    )
+
+    there = [
+        n
+        for n in recorded_steps(Path(place) / "heads")
+        if (record_dir(place, n) / "record.json").exists()
+    ]
+    steps = sorted(set(there) - set(invalid_steps(Path(place))))
+    if step != "last" and not (step.isdecimal() and int(step) in steps):
+        known = ", ".join(map(str, steps)) or "none"
+        raise ValueError(f"{place} has no record of step {step}; it has: {known}, or write last")
+    found = [read_record(place, n) for n in (0, steps[-1] if step == "last" else int(step))]
+    base, record = found
+    if base is None or record is None:
+        raise ValueError(f"{place} has no record of step 0, the base, to compare with; track it")
+    check_comparable(base, record)
+    return base, record

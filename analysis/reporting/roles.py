@@ -32,7 +32,8 @@ def role_cell(score: Score, head: int) -> str:
 
 def role_cells(roles: Roles, head: int) -> list[str]:
     """One head's scores, in the order of TITLES."""
-    return [role_cell(roles.scores[name], head) for name in TITLES]
+    found = (roles.scores.get(name) for name in TITLES)
+    return ["-" if score is None else role_cell(score, head) for score in found]
 
 
 def no_cells() -> list[str]:
@@ -42,7 +43,8 @@ def no_cells() -> list[str]:
 
 def defining_pairs(roles: Roles) -> str:
     """How many pairs define each score: `previous token 64, induction 64, ...`."""
-    used = {title: roles.scores[name].pairs for name, title in TITLES.items() if name != "copying"}
+    scores = {title: roles.scores.get(name) for name, title in TITLES.items() if name != "copying"}
+    used = {title: 0 if score is None else score.pairs for title, score in scores.items()}
     return ", ".join(f"{title} {pairs}" for title, pairs in used.items())
 
 

@@ -18,8 +18,9 @@ signed score is at least tau, for tau as shares of the base's gap m(corrupted) -
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ from analysis.heads.changes import (
     HYSTERESIS,
     Change,
     Heads,
+    Members,
     calls,
     compare,
+    set_sizes,
     sets,
 )
 from analysis.heads.resampling import sweep_sizes
@@ -93,8 +96,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Compared:
-    """A record compared with the base and with the record before it: all that costs time."""
+    """A record compared with the base and with the record before it: all that costs time.
 
+    members: heads in the circuit, [1+R] rows.
+    """
+
+    members: Members
     change: Change
     turn: Change | None
     sensitivity: list[Setting]
@@ -119,31 +126,58 @@ def trajectory(
 
     Raises:
         ValueError: there is no record of step 0, or hysteresis is below 1.
+
+    One record after another is looked at: of those that were read from files, no more than three
+    are in memory at once.
     """
     ordered = sorted(records, key=lambda record: record.step)
     if not ordered or ordered[0].step != 0:
         raise ValueError("there is no record of step 0, the base, to compare with; track the base")
     if hysteresis < 1:
         raise ValueError(f"hysteresis must be 1 checkpoint or more, not {hysteresis}")
-    state, before = _State.at_the_start(ordered[0]), None
+    base = _Opened(ordered[0])
+    state, before = _State.at_the_start(base.heads.members, base.heads.strength.shape[1]), None
     points: list[Point] = []
     for record in ordered:
-        compared = _compare(ordered[0], before, record, q, {} if known is None else known)
+        now = base if record is ordered[0] else _Opened(record)
+        compared = _compare(base, before, now, q, {} if known is None else known)
         state, point = state.step(record, compared, hysteresis)
         points.append(point)
-        before = record
+        before = now
     return points
 
 
-def _compare(base: Record, before: Record | None, now: Record, q: float, known: Known) -> Compared:
+class _Opened:
+    """The tables of a record while it is compared; those that are asked for."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._sweeps: dict[float, list[tuple[str, float, Heads]]] = {}
+
+    @cached_property
+    def heads(self) -> Heads:
+        return self.record.heads
+
+    def sweeps(self, gap: float) -> list[tuple[str, float, Heads]]:
+        """The heads under each setting of the sensitivity, whose tau are shares of a gap."""
+        if gap not in self._sweeps:
+            self._sweeps[gap] = list(_sweeps(self.record, gap))
+        return self._sweeps[gap]
+
+
+def _compare(
+    base: _Opened, before: _Opened | None, now: _Opened, q: float, known: Known
+) -> Compared:
     """From `known`, or made and put into it; a record that is in no file has no digest to know."""
-    key = (base.digest, now.digest, None if before is None else before.digest, q)
+    last = None if before is None else before.record.digest
+    key = (base.record.digest, now.record.digest, last, q)
     if key in known:
         return known[key]
     found = Compared(
+        members=now.heads.members,
         change=compare(base.heads, now.heads, q),
         turn=None if before is None else compare(before.heads, now.heads, q),
-        sensitivity=sensitivity(base, now, q),
+        sensitivity=_sensitivity(base, now, q),
     )
     if "" not in key:
         known[key] = found
@@ -168,28 +202,29 @@ class _Held:
 class _State:
     """What is carried from checkpoint to checkpoint.
 
-    base, ever: heads in the circuit of the base, and in one so far, bool [1+R, L * H].
+    base, ever: heads in the circuit of the base, and in one so far, [1+R] rows.
     held: by CHANGES.  first, first_settled: as in Point, [L * H].
     """
 
-    base: torch.Tensor
-    ever: torch.Tensor
+    base: Members
+    ever: Members
     held: dict[str, _Held]
     first: torch.Tensor
     first_settled: torch.Tensor
 
     @classmethod
-    def at_the_start(cls, base: Record) -> _State:
+    def at_the_start(cls, base: Members, n_heads: int) -> _State:
         """Before the first record, which is the base itself."""
-        inside = base.heads.inside
-        none, never = torch.zeros_like(inside[0]), torch.full(inside[0].shape, -1)
-        held = _Held(none, torch.zeros(none.shape, dtype=torch.int64))
-        return cls(inside, torch.zeros_like(inside), dict.fromkeys(CHANGES, held), never, never)
+        none, never = torch.zeros(n_heads, dtype=torch.bool), torch.full((n_heads,), -1)
+        held = _Held(none, torch.zeros(n_heads, dtype=torch.int64))
+        nothing = base.without(base)
+        return cls(base, nothing, dict.fromkeys(CHANGES, held), never, never)
 
     def step(self, record: Record, compared: Compared, hysteresis: int) -> tuple[_State, Point]:
         """The state after a record, and its point."""
-        change, inside = compared.change, record.heads.inside
-        transients = self.ever & ~self.base & ~inside
+        change, inside = compared.change, compared.members
+        transients = self.ever.without(self.base).without(inside)
+        transient = transients.unpacked(len(self.first))
         held = {
             name: self.held[name].step(change.called[name], change.masks[name], hysteresis)
             for name in CHANGES
@@ -197,14 +232,15 @@ class _State:
         settled = {name: held[name].settled for name in CHANGES}
         first = _first(self.first, change.masks["emergent"], record.step)
         first_settled = _first(self.first_settled, settled["emergent"], record.step)
-        gone = (first_settled >= 0) & ~settled["emergent"] & transients[0]
+        gone = (first_settled >= 0) & ~settled["emergent"] & transient
+        left = _count(transients.sizes, len(gone), float(gone.sum()))
         point = Point(
             record=record,
             change=change,
             turn=compared.turn,
-            masks={**change.masks, "transient": transients[0]},
+            masks={**change.masks, "transient": transient},
             settled={**settled, "transient": gone},
-            counts={**change.counts, "transient": _count(transients, float(gone.sum()))},
+            counts={**change.counts, "transient": left},
             first=first,
             first_settled=first_settled,
             sensitivity=compared.sensitivity,
@@ -217,37 +253,43 @@ def _first(steps: torch.Tensor, mask: torch.Tensor, step: int) -> torch.Tensor:
     return torch.where((steps < 0) & mask, step, steps)
 
 
-def _count(masks: torch.Tensor, at_most: float) -> Estimate:
-    """Heads in a set, bool [1+R, L * H]; the interval reaches down to a number."""
-    count = estimate_of_set(masks.sum(1).double(), 0, masks.shape[1])
+def _count(sizes: torch.Tensor, n_heads: int, at_most: float) -> Estimate:
+    """Heads in a set, float64 [1+R]; the interval reaches down to a number."""
+    count = estimate_of_set(sizes, 0, n_heads)
     return Estimate(count.value, min(count.low, at_most), count.high)
 
 
 def sensitivity(base: Record, now: Record, q: float = FDR) -> list[Setting]:
     """The counts over the sweeps of top_n and of tau."""
-    a, b = base.resamples, now.resamples
-    found = []
-    for column, size in enumerate(sweep_sizes(now.graph, now.selection["top_n"])):
-        before, after = (
-            Heads(r.strength, r.sweep[:, column], r.importance, record.n_pairs)
-            for r, record in ((a, base), (b, now))
-        )
-        found.append(_setting("top_n", size, before, after, q))
-    gap = abs(base.metric_corrupted - base.metric_clean)
+    return _sensitivity(_Opened(base), _Opened(now), q)
+
+
+def _sensitivity(base: _Opened, now: _Opened, q: float) -> list[Setting]:
+    gap = abs(base.record.metric_corrupted - base.record.metric_clean)
+    both = zip(base.sweeps(gap), now.sweeps(gap), strict=True)
+    return [_setting(by, value, before, after, q) for (*_, before), (by, value, after) in both]
+
+
+def _sweeps(record: Record, gap: float) -> Iterator[tuple[str, float, Heads]]:
+    """What is swept, its value, and the heads under it."""
+    r, n_pairs = record.resamples, record.n_pairs
+    for column, size in enumerate(sweep_sizes(record.graph, record.selection["top_n"])):
+        yield "top_n", size, Heads(r.strength, r.sweep[:, column], r.importance, n_pairs)
     for share in TAU_SHARES:
-        before, after = (
-            Heads(r.signed, torch.full_like(r.threshold, share * gap), r.importance, record.n_pairs)
-            for r, record in ((a, base), (b, now))
-        )
-        found.append(_setting("tau", share * gap, before, after, q))
-    return found
+        tau = torch.full_like(r.threshold, share * gap)
+        yield "tau", share * gap, Heads(r.signed, tau, r.importance, n_pairs)
 
 
 def _setting(by: str, value: float, before: Heads, after: Heads, q: float) -> Setting:
-    masks = sets(before.inside, after.inside)
+    if 1 in (len(before.threshold), len(after.threshold)):
+        before, after = before.bare, after.bare
+    sizes = set_sizes(before.members, after.members)
     changed, _ = calls(before, after, q)
-    called = {name: int((masks[name][0] & changed).sum()) for name in CHANGES}
-    counts = {name: _count(mask, called.get(name, mask.shape[1])) for name, mask in masks.items()}
+    masks, n_heads = sets(before.inside[0], after.inside[0]), len(changed)
+    called = {name: int((masks[name] & changed).sum()) for name in CHANGES}
+    counts = {
+        name: _count(size, n_heads, called.get(name, n_heads)) for name, size in sizes.items()
+    }
     return Setting(by, value, counts, called)
 
 
