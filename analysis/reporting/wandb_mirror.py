@@ -35,7 +35,7 @@ from analysis.records.secrets import redact
 log = logging.getLogger(__name__)
 
 START = 30.0  # seconds that W&B has to start in
-FINISH = 120.0  # and to give its server what is left at the end of a run
+FINISH = 60.0  # and to give its server what is left at the end of a run
 ANSWER = 5.0  # that its server has to answer in, before W&B is given these times
 WORKER = Path(__file__).with_name("wandb_worker.py")
 
