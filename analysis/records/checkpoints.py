@@ -84,7 +84,9 @@ def find_model(text: str) -> Named:
 
     Step 0 is what the run started from.
 
-    A directory RUN/checkpoint-STEP counts as that step of its run.
+    A directory RUN/checkpoint-STEP counts as that step of its run, like RUN@STEP. A run is known by
+    its run.json or, where an older one has none, its base.json; beside neither, a checkpoint is a
+    model of its own.
 
     Raises:
         ValueError: there is no such directory, run or checkpoint.
@@ -98,9 +100,12 @@ def find_model(text: str) -> Named:
             raise ValueError(f"there is no directory {text}")
         return Named(text)
     found = re.fullmatch(r"checkpoint-(\d+)", path.name)
-    if found and is_run(path.parent):
+    if found and (is_run(path.parent) or (path.parent / "base.json").is_file()):
         return _of_run(path.parent, found[1])
     if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        inside = sorted(file.parent.name for file in path.glob("*/adapter_config.json"))
+        if inside and not inside[0].startswith("checkpoint-"):
+            raise ValueError(f"{text} holds adapters in directories; name one: {text}/{inside[0]}")
         raise ValueError(
             f"{text} holds no model (no config.json and no adapter_config.json); for a run, write "
             f"{text}@STEP or {text}@last"

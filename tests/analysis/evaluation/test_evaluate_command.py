@@ -151,3 +151,30 @@ def test_mistakes_are_named_before_any_weight_is_loaded(copier, given, message):
 def test_a_directory_without_a_model_is_named(tmp_path, copier):
     with pytest.raises(ValueError, match="holds no model .* for a run, write .*@STEP"):
         prepare(parse(Options, [f"model={tmp_path}", f"task=jsonl:{copier}/task.jsonl"]))
+
+
+def test_a_checkpoint_is_a_step_of_whatever_has_a_base(tmp_path):
+    """Of a run, also of one without run.json, as RUN@STEP says; elsewhere it is a model."""
+    from analysis.records.checkpoints import find_model
+
+    checkpoint = tmp_path / "old" / "checkpoint-40"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "adapter_config.json").write_text("{}")
+    alone = find_model(str(checkpoint))
+    assert (alone.path, alone.run, alone.base) == (str(checkpoint), None, None)
+    with pytest.raises(ValueError, match=r"holds no model .*; for a run, write .*@STEP"):
+        find_model(str(tmp_path / "old"))
+    (tmp_path / "old" / "base.json").write_text('{"path": "BASE", "dtype": "bfloat16"}')
+    found = find_model(str(checkpoint))
+    assert found == find_model(f"{tmp_path}/old@40")
+    assert (found.base, found.dtype, found.step) == ("BASE", "bfloat16", 40)
+
+
+def test_a_directory_of_adapters_names_them(tmp_path):
+    from analysis.records.checkpoints import find_model
+
+    for name in ("second", "first"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds adapters in directories; name one: .*/first"):
+        find_model(str(tmp_path))
