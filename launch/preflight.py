@@ -158,14 +158,13 @@ def model_source(cfg: DictConfig) -> str:
 
 def model(cfg: DictConfig, source: str) -> None:
     """That a model's configuration, tokenizer and weights, in safetensors, are there."""
-    from transformers import AutoTokenizer
-
+    from analysis.models.loading import load_tokenizer
     from train.beforehand import check_model
 
     check_model(source, plain(cfg.train.args).get("model_init_kwargs"), cfg.tracking.enabled)
     try:
         # without its files transformers gives a tokenizer that knows no text, and no error
-        readable = bool(AutoTokenizer.from_pretrained(source)("0").input_ids)
+        readable = bool(load_tokenizer(source)("0").input_ids)
     except (OSError, ValueError):
         readable = False
     if not readable:

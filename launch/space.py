@@ -36,10 +36,12 @@ def trained_parameters(cfg: DictConfig, source: str | None) -> float:
     if source is None:
         return PARAMETERS[cfg.model.recipe]
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    from analysis.models.loading import load_config
 
     with torch.device("meta"):
-        whole = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+        whole = AutoModelForCausalLM.from_config(load_config(source), trust_remote_code=False)
     if cfg.peft.method == "none":
         return float(sum(parameter.numel() for parameter in whole.parameters()))
     outside = (whole.get_input_embeddings(), whole.get_output_embeddings())

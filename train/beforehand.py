@@ -55,7 +55,7 @@ def check_adapter(peft: PeftConfig, path: str) -> None:
 
     config = load_config(path)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        whole: Any = AutoModelForCausalLM.from_config(config)
+        whole: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         empty = copy.deepcopy(peft)
         if hasattr(empty, "init_lora_weights"):
             empty.init_lora_weights = False  # some ways need weights

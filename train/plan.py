@@ -51,6 +51,7 @@ from train.rewards import find_rewards
 from train.rollouts import ask_alike
 from train.rows import fit_rows
 from train.sharding import alone
+from train.states import check_states
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -143,6 +144,7 @@ def checkpoint_to_resume(cfg: DictConfig, args: SFTConfig | GRPOConfig) -> Path 
     if checkpoint is None or is_finished(checkpoint, args):
         return checkpoint
     check_processes(checkpoint, args.world_size)
+    check_states(checkpoint)
     if getattr(args, "sync_ref_model", False):
         raise ValueError(
             f"{run} can't go on as the same run: the reference model, which "

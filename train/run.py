@@ -292,6 +292,7 @@ def _train(plan: Plan, trainer: SFTTrainer | GRPOTrainer, callbacks: list[Traine
     from train.interrupt import make_workers_deaf
     from train.keeper import LocalMetrics
     from train.save_first import SaveFirst
+    from train.states import weights_only
 
     for bar in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(bar)
@@ -307,7 +308,8 @@ def _train(plan: Plan, trainer: SFTTrainer | GRPOTrainer, callbacks: list[Traine
     make_workers_deaf(trainer)
     start = step_of(plan.checkpoint) if plan.checkpoint is not None else 0
     try:
-        trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
+        with weights_only(plan.checkpoint):
+            trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
     except Exception as error:
         if is_full(error, plan.run):
             raise

@@ -100,7 +100,9 @@ def build(options: Options) -> PreTrainedModel:
         shape = dict(SHAPES[options.shape])
         config = AutoConfig.for_model(**shape, max_position_embeddings=32768)
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), trust_remote_code=False
+        )
     elif Path(options.shape).is_dir():
         model = load_model(options.shape, dtype)
     else:
@@ -284,9 +286,9 @@ def act(options: Options) -> None:
 
 
 def _dimensions(options: Options) -> dict[str, int]:
-    from transformers import AutoConfig
+    from analysis.models.loading import load_config
 
-    shape = SHAPES.get(options.shape) or AutoConfig.from_pretrained(options.shape).to_dict()
+    shape = SHAPES.get(options.shape) or load_config(options.shape).to_dict()
     layers, heads = shape["num_hidden_layers"], shape["num_attention_heads"]
     return {
         "layers": layers,

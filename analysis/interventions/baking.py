@@ -189,7 +189,7 @@ def _save_tokenizer(out: Path, tokenizer: Tokenizer, model_type: str) -> None:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer.save_pretrained(out)
-    if _splits(AutoTokenizer.from_pretrained(out)) == _splits(tokenizer):
+    if _splits(AutoTokenizer.from_pretrained(out, trust_remote_code=False)) == _splits(tokenizer):
         return
     names = ("bos_token", "eos_token", "pad_token", "unk_token")
     plain = PreTrainedTokenizerFast(
@@ -200,7 +200,7 @@ def _save_tokenizer(out: Path, tokenizer: Tokenizer, model_type: str) -> None:
         **{name: getattr(tokenizer, name) for name in names},
     )
     plain.save_pretrained(out)
-    if _splits(AutoTokenizer.from_pretrained(out)) != _splits(tokenizer):
+    if _splits(AutoTokenizer.from_pretrained(out, trust_remote_code=False)) != _splits(tokenizer):
         raise ValueError(
             f"{out}: the tokenizer would be read back as another one beside a {model_type} "
             "configuration; use the tokenizer of the original model with this checkpoint"

@@ -173,6 +173,11 @@ def _place(path: str | Path, weights: bool = False) -> str:
 def _unreadable(path: str | Path, error: Exception) -> ValueError:
     known = isinstance(error, (OSError, ValueError)) or "afetensor" in type(error).__name__
     text = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+    if "trust_remote_code" in text or "custom code" in text:
+        return ValueError(
+            f"can't load {path}: it brings Python code of its own (auto_map in its configuration), "
+            "and no code that comes with a model is run; use a model that transformers knows"
+        )
     return ValueError(f"can't load {path}: {text if known else f'{type(error).__name__}: {text}'}")
 
 

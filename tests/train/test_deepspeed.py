@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -113,6 +114,17 @@ def test_so_does_tracking_from_the_checkpoint(launched, kind, deepspeed):
     tracked = launched(kind, 2, deepspeed, "tracking.where=checkpoint", "evaluation=none")
     assert_same(final_state(tracked), final_state(launched(kind, 2, deepspeed, *OFF)))
     assert_same_circuits(tracked, launched(kind, 2, deepspeed))
+
+
+@pytest.mark.parametrize("deepspeed", ["zero1", "zero2"])
+def test_a_run_goes_on_from_the_states_of_its_engine(launched, tmp_path, deepspeed):
+    """They are read as weights only (train/states.py), to the same end."""
+    whole, begun = launched("sft", 2, deepspeed, *OFF), tmp_path / "begun"
+    shutil.copytree(whole, begun)
+    shutil.rmtree(begun / "checkpoint-4")
+    (begun / "finished.json").unlink()
+    launched("sft", 2, deepspeed, *OFF, "resume=auto", f"run_dir={begun}")
+    assert_same(final_state(begun), final_state(whole))
 
 
 @pytest.mark.parametrize(("kind", "deepspeed"), [("sft", "zero3"), ("grpo", "zero1")])

@@ -106,7 +106,9 @@ def read_tokenizer(weights: Path) -> PreTrainedTokenizerFast:
     """The tokenizer as transformers reads it from the file: see what each recipe puts right."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+    tokenizer = AutoTokenizer.from_pretrained(
+        weights.parent, gguf_file=weights.name, trust_remote_code=False
+    )
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     return tokenizer
 
@@ -121,5 +123,6 @@ def read_model(weights: Path) -> PreTrainedModel:
         gguf_file=weights.name,
         quantization_config=GgufConfig(dequantize=True),  # else it cannot be saved or trained
         dtype=torch.float32,
+        trust_remote_code=False,
     )
     return model
