@@ -7,15 +7,18 @@ give dotted keys, as in the configurations of training runs.
 from __future__ import annotations
 
 import difflib
+import logging
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import field, fields, is_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from analysis.logs import show_messages
@@ -32,12 +35,57 @@ def key(
     default: object = REQUIRED,
     range: Range | None = None,
     among: Iterable[str] | None = None,
+    prose: bool = False,
 ) -> Any:
     """A field of a command line's dataclass; without a default it must be given.
 
-    range: the numbers that it takes. among: the words that it takes; None is always one.
+    range: the numbers that it takes. among: the words that it takes; None is always one. prose: it
+    is text for a model or a table, in which ~ is no directory.
     """
-    return field(default=default, metadata={"help": help, "range": range, "among": among})
+    about = {"help": help, "range": range, "among": among, "prose": prose}
+    return field(default=default, metadata=about)
+
+
+_REFERENCE = ("${", "\ue000{")  # what OmegaConf would resolve, and what stands for it meanwhile
+
+
+def literal(value: Any, hide: bool = False) -> Any:
+    """A value in which `${` stands for itself: `hide` it from OmegaConf, and put it back."""
+    before, after = _REFERENCE if hide else _REFERENCE[::-1]
+    if isinstance(value, str):
+        return value.replace(before, after)
+    if isinstance(value, list):
+        return [literal(inner, hide) for inner in value]
+    if isinstance(value, dict):
+        return {name: literal(inner, hide) for name, inner in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        for entry in fields(value):
+            setattr(value, entry.name, literal(getattr(value, entry.name), hide))
+    return value
+
+
+def read_value(text: str) -> Any:
+    """What `key=TEXT` gives: a number, a text, a list, ...; references are text.
+
+    >>> read_value("[1,a ${b}]")
+    [1, 'a ${b}']
+    """
+    held = OmegaConf.from_dotlist([literal(f"x={text}", hide=True)])
+    return literal(OmegaConf.to_container(held)["x"])  # type: ignore[index, call-overload]
+
+
+def expand_home(value: Any) -> Any:
+    """The user's directory for a leading ~, also behind a word and in lists, as in jsonl:~/a.
+
+    >>> expand_home("zero:~/a") == f"zero:{Path.home()}/a", expand_home("a~/b")
+    (True, 'a~/b')
+    """
+    if isinstance(value, str):
+        return _HOME.sub(lambda found: f"{found[1]}{Path.home()}", value)
+    return [expand_home(inner) for inner in value] if isinstance(value, list) else value
+
+
+_HOME = re.compile(r"(^|:)~(?=/|$)")
 
 
 def keys(schema: type) -> Iterator[tuple[str, Any, str]]:
@@ -62,7 +110,8 @@ def parse(schema: type[T], arguments: list[str]) -> T:
         if name not in known:
             raise ValueError(f"unknown key {name!r}; {nearest(name, known)}")
     try:
-        config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.from_dotlist(arguments))
+        given = OmegaConf.from_dotlist(literal(arguments, hide=True))
+        config = OmegaConf.merge(OmegaConf.structured(schema), given)
     except OmegaConfBaseException as error:
         raise ValueError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     if missing := sorted(OmegaConf.missing_keys(config)):
@@ -72,7 +121,10 @@ def parse(schema: type[T], arguments: list[str]) -> T:
         allowed, word = entry.metadata.get("among"), OmegaConf.select(config, name)
         if allowed is not None and word is not None and word not in allowed:
             raise ValueError(f"{name} is {word!r}; {nearest(word, allowed)}")
-    value = OmegaConf.to_object(config)
+        if isinstance(word, str | ListConfig) and not entry.metadata.get("prose"):
+            plain = list(word) if isinstance(word, ListConfig) else word
+            OmegaConf.update(config, name, expand_home(plain))
+    value = literal(OmegaConf.to_object(config))
     assert isinstance(value, schema)
     return value
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from analysis.cli import keys, parse
+from analysis.cli import keys, parse, read_value
 from analysis.commands import command_module
 
 if TYPE_CHECKING:
@@ -101,9 +101,7 @@ def _flat(options: dict[str, Any], known: Mapping[str, Any]) -> Iterator[tuple[s
 
 def _text(value: object) -> str:
     """A value as the command line reads it."""
-    from omegaconf import OmegaConf
-
-    if isinstance(value, str) and OmegaConf.from_dotlist([f"x={value}"]).x == value:
+    if isinstance(value, str) and read_value(value) == value:
         return value
     return json.dumps(value)
 

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from trl import GRPOConfig, SFTConfig
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T", bound="DataclassInstance")
 
 
@@ -92,15 +90,6 @@ def training_args(cfg: DictConfig) -> SFTConfig | GRPOConfig:
         args = construct(SFTConfig, values, "train.args")
     else:
         args = construct(GRPOConfig, values, "train.args")
-    cycle = generation_cycle(args)
-    # the trainer saves in the middle of a cycle if it is told to
-    if args.save_strategy == "steps" and args.save_steps % cycle:
-        log.warning(
-            "save_steps (%s) is not a multiple of the generation cycle (%d steps): a run resumed "
-            "from such a checkpoint does not repeat exactly",
-            args.save_steps,
-            cycle,
-        )
     return args
 
 

@@ -75,6 +75,7 @@ class CheckpointCallback(TrainerCallback):
     def __init__(self, interrupt: Interrupt, start: int | None) -> None:
         self.interrupt = interrupt
         self.start = start
+        self.looked: int | None = None  # the step that was observed last
         self.trainer: Trainer | None = None  # given by the run, before training begins
 
     def is_done(self, step: int) -> bool:
@@ -101,6 +102,7 @@ class CheckpointCallback(TrainerCallback):
     ) -> None:
         """Observe the live model, with its weights whole."""
         assert self.trainer is not None, "the run gives it before training begins"
+        self.looked = state.global_step
         with whole_weights(self.trainer):
             self.observe(state.global_step, model, tokenizer)
         distributed.wait_for_all()
@@ -128,6 +130,8 @@ class CheckpointCallback(TrainerCallback):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
+        if self.looked == state.global_step:  # at the end of the step, before it was saved
+            return
         wanted = self.is_wanted(state.global_step, state.max_steps)
         if wanted and not self.interrupt.stopping:
             self.look(state, model, processing_class)
@@ -177,6 +181,7 @@ class HeadTrackingCallback(CheckpointCallback):
         if self.where == "inline":
             super().look(state, model, tokenizer)
         else:
+            self.looked = state.global_step
             self.observe(state.global_step, None, tokenizer)
 
     def on_step_end(
@@ -191,6 +196,8 @@ class HeadTrackingCallback(CheckpointCallback):
         step, last = state.global_step, state.max_steps
         if control.should_save or not (self.schedule.is_due(step) or step == last):
             return  # what is saved is tracked after it is saved
+        if step == last and args.save_strategy == "epoch":
+            return  # the end of the last epoch saves it
         if self.where != "inline":
             control.should_save = True
         elif self.is_wanted(step, last):

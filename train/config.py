@@ -6,12 +6,16 @@ Its schema is train/schema.py.
 from __future__ import annotations
 
 import unicodedata
+import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from analysis.cli import expand_home, literal
+from analysis.mistakes import one_line
 from analysis.prompts.chat import on_off
 from analysis.ranges import check_values
 from analysis.records.secrets import secrets_in
@@ -163,10 +167,73 @@ def check(cfg: DictConfig) -> None:
 
 
 def load_resolved(path: str | Path) -> DictConfig:
-    """A configuration that was composed and written before, checked against the schema."""
-    cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+    """A configuration that was composed and written before, checked against the schema.
+
+    Nothing in it is a reference any more: `${` is text.
+    """
+    cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(_read(Path(path))))
     assert isinstance(cfg, DictConfig)
     return cfg
+
+
+def _read(path: Path) -> Any:
+    """The values of a YAML or JSON file, with its `${` as text, escaped for OmegaConf."""
+    text = literal(path.read_text(encoding="utf-8"), hide=True)
+    return _escaped(literal(OmegaConf.to_container(OmegaConf.create(text))))
+
+
+def _escaped(value: Any) -> Any:
+    """A value as OmegaConf takes it for itself: with its `${` escaped."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, list):
+        return [_escaped(inner) for inner in value]
+    if isinstance(value, dict):
+        return {name: _escaped(inner) for name, inner in value.items()}
+    return value
+
+
+# the keys that may name a file or a directory of this machine
+PLACES = ("run_dir", "model.path", "data.source", "evaluation.source", "pairs.source", "pairs.path")
+LISTS_OF_PLACES = ("evaluation.tasks", "study.tasks")
+
+
+def settle(cfg: DictConfig) -> None:
+    """Write out what a composed configuration says of this machine: ~, and a file of DeepSpeed's.
+
+    The one place for it: whatever comes later sees whole paths, and DeepSpeed's settings in
+    deepspeed.config, where they are kept with the run.
+
+    Raises:
+        ValueError: train.args.deepspeed names no such file, or deepspeed is chosen as well.
+    """
+    places = [*PLACES, *LISTS_OF_PLACES]
+    for part, keys in {
+        "models": ("path",),
+        "pairs": ("source", "path"),
+        "needs": ("path",),
+    }.items():
+        names = (OmegaConf.select(cfg, f"study.{part}") or {}) if cfg.get("study") else {}
+        places += [f"study.{part}.{name}.{key}" for name in names for key in keys]
+    for key in places:
+        found = OmegaConf.select(cfg, key)
+        value = list(found) if isinstance(found, ListConfig) else found
+        if value is not None and (whole := expand_home(value)) != value:
+            OmegaConf.update(cfg, key, _escaped(whole))
+    file = cfg.train.args.get("deepspeed")
+    if not isinstance(file, str):
+        return
+    if cfg.deepspeed.config is not None:
+        raise ValueError(f"train.args.deepspeed={file} and deepspeed=... are given; leave out one")
+    try:
+        content = _read(Path(expand_home(file)))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"train.args.deepspeed={file} can't be read: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"train.args.deepspeed={file} holds no settings of DeepSpeed")
+    with open_dict(cfg):
+        del cfg.train.args["deepspeed"]
+        cfg.deepspeed.config = content
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -51,11 +51,12 @@ def compose(kind: str, overrides: list[str]) -> DictConfig:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from train.config import check_schema
+    from train.config import check_schema, settle
 
     try:
         cfg = _compose(expand_overrides(overrides, kind))
         check_schema(cfg)
+        settle(cfg)
         return cfg
     except (HydraException, OmegaConfBaseException, AssertionError) as error:
         raise ValueError(_in_one_line(error, kind)) from error
@@ -124,14 +125,17 @@ def _run(kind: str, action: Callable[[DictConfig], None]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from train.config import check_schema, register
+    from train.config import check_schema, register, settle
 
     def act(cfg: DictConfig) -> None:
         quiet_libraries()
         try:
             check_schema(cfg)
+            settle(cfg)
         except OmegaConfBaseException as error:
             _refuse(_in_one_line(error, kind))
+        except ValueError as error:
+            _refuse(str(error))
         with _full_errors(False):
             try:
                 action(cfg)

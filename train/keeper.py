@@ -62,6 +62,20 @@ def name_base(checkpoint: Path, source: str, base: Base) -> None:
         card.write_text(card.read_text(encoding="utf-8").replace(source, name), encoding="utf-8")
 
 
+def warn_of_cycles(args: TrainingArguments, every: int, cycle: int) -> None:
+    """Say if checkpoints come in the middle of a generation cycle: the trainer does as it is told.
+
+    every: steps from one to the next, also where the argument is a share. cycle: in steps.
+    """
+    if args.save_strategy == "steps" and every % cycle:
+        log.warning(
+            "a checkpoint every %d steps (train.args.save_steps) is not one every whole generation "
+            "cycle (%d steps): a run resumed from such a checkpoint does not repeat exactly",
+            every,
+            cycle,
+        )
+
+
 class LocalMetrics(TrainerCallback):
     """Writes what the trainer logs to RUN/metrics.jsonl."""
 
@@ -122,6 +136,7 @@ class Keeper(TrainerCallback):
             set_token_count(self.trainer, seen)
         if not state.is_world_process_zero:
             return
+        warn_of_cycles(args, int(state.save_steps), self.interrupt.cycle)
         path = Path(self.base.path)
         assert model is not None, "a trainer hands over its model"
         dtype = str(next(model.parameters()).dtype).removeprefix("torch.")

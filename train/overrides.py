@@ -8,6 +8,7 @@ the class that it is handed to.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from analysis.cli import nearest
@@ -26,6 +27,7 @@ WITHOUT_VALUE = (
     *("--multirun", "-m", "--resolve", "--run", "-r", "--hydra-help"),
     *("--shell-completion", "-sc"),
 )
+PLACES = ("run_dir", "path", "source", "tasks", "deepspeed")  # last parts of keys
 SHOWN = ("job", "hydra", "all")  # what --cfg can show
 
 
@@ -112,6 +114,9 @@ def _expand(override: str, kind: str) -> str:
         there = [(CONF / key / name / f"{kind}.yaml").exists() for name in names]
         variants = [f"{n}/{kind}" if known else n for n, known in zip(names, there, strict=True)]
         return f"{key}={','.join(variants)}"
+    if key.rpartition(".")[2] in PLACES:  # Hydra can't read a bare ~; in quotes: train/config.py
+        value = re.sub(r"(^|[:,\[])~(?=/|$)", rf"\g<1>{Path.home()}", value)
+        override = f"{key}{equals}{value}"
     if equals and key.startswith(tuple(f"{name}." for name in OPEN_MAPS)):
         return f"++{override}"
     return override

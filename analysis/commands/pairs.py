@@ -30,10 +30,12 @@ class Options:
     answer_pattern: str | None = key("of a file: its first group is the answer", None)
     size: int = key("pairs", 32, COUNT)
     seed: int = key("of the problems", 1, SEED)
-    prefix: str = key("the answer's start that is given", "")
-    cut_solution_after: str | None = key("give the solution up to this mark too", None)
-    system_prompt: str | None = key("before the question; null: that of the model's run", None)
-    suffix: str | None = key("after the question; null: that of the model's run", None)
+    prefix: str = key("the answer's start that is given", "", prose=True)
+    cut_solution_after: str | None = key("give the solution up to this mark too", None, prose=True)
+    system_prompt: str | None = key(
+        "before the question; null: that of the model's run", None, prose=True
+    )
+    suffix: str | None = key("after the question; null: that of the model's run", None, prose=True)
     think: Any = key("on or off; null: as the model's run, or the chat template's default", None)
 
 

@@ -64,13 +64,23 @@ class Options:
     size: int = key("pairs", 32, COUNT)
     seed: int = key("of the problems", 1, SEED)
     kind: str = key("counterfactual or answer_style: as in conf/pairs", "counterfactual")
-    prefix: str = key("of counterfactual pairs: the answer's start that is given", "<answer>")
-    cut_solution_after: str | None = key("of the same: give the solution up to this mark too", None)
-    clean_start: str | None = key("of answer_style pairs; null: <think>Okay, so I ...", None)
-    corrupted_start: str | None = key("the other style; null: To determine the ...", None)
+    prefix: str = key(
+        "of counterfactual pairs: the answer's start that is given", "<answer>", prose=True
+    )
+    cut_solution_after: str | None = key(
+        "of the same: give the solution up to this mark too", None, prose=True
+    )
+    clean_start: str | None = key(
+        "of answer_style pairs; null: <think>Okay, so I ...", None, prose=True
+    )
+    corrupted_start: str | None = key(
+        "the other style; null: To determine the ...", None, prose=True
+    )
     prefix_tokens: int = key("tokens of the starts that are kept", 8, COUNT)
-    system_prompt: str | None = key("before the question; null: that of the model's run", None)
-    suffix: str | None = key("after the question; null: that of the model's run", None)
+    system_prompt: str | None = key(
+        "before the question; null: that of the model's run", None, prose=True
+    )
+    suffix: str | None = key("after the question; null: that of the model's run", None, prose=True)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     dtype: str = key("float32, float64 or bfloat16", "float32")
 

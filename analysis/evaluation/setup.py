@@ -187,13 +187,16 @@ class Options:
     )
     reference: str | None = key("pairs file for mean and resample; null: the task's prompts", None)
     think: Any = key("on or off; null: as the model's run, or the chat template's default", None)
-    system_prompt: str | None = key("before the question; null: that of the model's run", None)
+    system_prompt: str | None = key(
+        "before the question; null: that of the model's run", None, prose=True
+    )
     suffix: str | None = key(
         "after the question; null: as in the model's run; without one the paper's, none for "
         "generators",
         None,
+        prose=True,
     )
-    prefix: str = key("text that begins the answer", "")
+    prefix: str = key("text that begins the answer", "", prose=True)
     temperature: float = key("0 is greedy", 0.6, NATURAL)
     top_p: float = key("share of the probability that is drawn from", 0.95, PART)
     max_new_tokens: int = key("where an answer is cut off", 1024, COUNT)
@@ -206,7 +209,7 @@ class Options:
         "8192, max_num_seqs: 64, enforce_eager: true}'",
         None,
     )
-    label: str | None = key("what this result stands for: TABLE/ROW/CONDITION", None)
+    label: str | None = key("what this result stands for: TABLE/ROW/CONDITION", None, prose=True)
     out: str | None = key("directory; null: in the run, or evaluations/MODEL/TASK", None)
     unchanged: str | None = key(
         "directory for the answers of unchanged models, shared by all evaluations that name it",
