@@ -7,7 +7,6 @@ give dotted keys, as in the configurations of training runs.
 from __future__ import annotations
 
 import difflib
-import logging
 import re
 import shutil
 import sys

@@ -35,7 +35,7 @@ from omegaconf import DictConfig
 
 from analysis.files import atomic_write
 from launch.processes import GRACE, command, environment, node_of
-from train.config import one_line
+from train.config import check_one_line
 
 CARRIED = ("HEADLAB_CACHE", "HF_HOME", "WANDB_MODE")
 WARNING = GRACE + 10  # seconds before the end of its time at which a job is told
@@ -120,7 +120,7 @@ def check_job(cfg: DictConfig, run: Path) -> None:
     Raises:
         ValueError: with the key, the offending value, and the mend.
     """
-    one_line("the path of run_dir", str(run.absolute()))
+    check_one_line("the path of run_dir", str(run.absolute()))
     given = [*(["--time", cfg.resources.time] if cfg.resources.time else []), *cfg.resources.sbatch]
     words = [part for word in given for part in word.partition("=")[::2] if part]
     for name, value in pairwise(words):

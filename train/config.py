@@ -5,8 +5,8 @@ Its schema is train/schema.py.
 
 from __future__ import annotations
 
-import unicodedata
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{key} is {value!r}; choose one of: {', '.join(allowed)}")
 
 
-def one_line(key: str, text: str | None) -> None:
+def check_one_line(key: str, text: str | None) -> None:
     """Raise ValueError if a text that names files or comes into a script isn't one line of text."""
     if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text or ""):
         raise ValueError(
@@ -67,9 +67,9 @@ def check_resources(resources: DictConfig) -> None:
     r = resources
     one_of("resources.kind", r.kind, ("local", "slurm"))
     for key in ("time", "partition", "account"):
-        one_line(f"resources.{key}", r[key])
+        check_one_line(f"resources.{key}", r[key])
     for word in r.sbatch:
-        one_line("resources.sbatch", word)
+        check_one_line("resources.sbatch", word)
     if r.kind == "local" and r.nodes > 1:
         raise ValueError(
             f"resources.nodes is {r.nodes}, and resources=local is one machine; for several: "
@@ -128,8 +128,8 @@ def check(cfg: DictConfig) -> None:
         ValueError: with the key, the offending value, and the mend.
     """
     check_numbers(plain(cfg))
-    one_line("name", cfg.name)
-    one_line("run_dir", cfg.run_dir)
+    check_one_line("name", cfg.name)
+    check_one_line("run_dir", cfg.run_dir)
     # words that choose among a few
     one_of("train.kind", cfg.train.kind, ("sft", "grpo"))
     one_of("resume", cfg.resume, ("never", "auto"))
