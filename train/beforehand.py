@@ -72,6 +72,11 @@ def check_adapter(peft: PeftConfig, path: str) -> None:
         raise ValueError("peft.args leave nothing that is trained; name target_modules")
 
 
+def _word(choice: object) -> str:
+    """A choice as it is written, where transformers keeps it as a member of an enumeration."""
+    return str(getattr(choice, "value", choice))
+
+
 def check_optimizer(args: SFTConfig | GRPOConfig) -> None:
     """Raise ValueError if the optimizer or the schedule of training arguments can't be made."""
     import torch
@@ -88,8 +93,8 @@ def check_optimizer(args: SFTConfig | GRPOConfig) -> None:
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, given)
     except Exception as error:  # all that it does is to look at these arguments
         raise ValueError(
-            f"train.args: optim={args.optim} with lr_scheduler_type={args.lr_scheduler_type} can't "
-            f"be had: {one_line(error)}"
+            f"train.args.optim={_word(args.optim)} with train.args.lr_scheduler_type="
+            f"{_word(args.lr_scheduler_type)} can't be had: {one_line(error)}"
         ) from error
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from deepspeed import DeepSpeedEngine
     from torch.utils.data import Sampler
-    from transformers import Trainer, TrainerCallback
+    from transformers import Trainer
     from trl import GRPOTrainer
 
 
@@ -106,13 +106,6 @@ def with_orders_of_passed_epochs(trainer: GRPOTrainer) -> None:
 
     trainer._get_train_sampler = sampler  # type: ignore[method-assign]
     trainer._init_training_state = state  # type: ignore[method-assign]
-
-
-def wandb_callback() -> type[TrainerCallback]:
-    """What gives the trainer's own curves to W&B, as `report_to` would. In transformers 5.23.0."""
-    from transformers.integrations import WandbCallback
-
-    return WandbCallback
 
 
 def token_count(trainer: Trainer) -> int | None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from analysis.evaluation.sampling import Sampling
 from analysis.files import atomic_write
 from analysis.logs import show_messages
-from analysis.mistakes import Mistake, as_line, in_one_line, out_of_memory
+from analysis.mistakes import Mistake, as_line, in_one_line, one_line, out_of_memory
 from analysis.models.anatomy import base_model
 from analysis.models.hub import split
 from analysis.models.loading import name_hub_model
@@ -270,8 +270,14 @@ def _standing(plan: Plan, setup: Setup) -> SFTTrainer | GRPOTrainer:
     if plan.args.deepspeed is not None:
         set_up(plan.args.use_cpu)
     set_seed(plan.args.seed)
-    with in_one_line():
-        trainer = _trainer(plan, setup)
+    try:
+        with in_one_line():
+            trainer = _trainer(plan, setup)
+    except TypeError as error:  # of a model that has no such option
+        for name in plan.args.model_init_kwargs or ():
+            if f"unexpected keyword argument '{name}'" in str(error):
+                raise Mistake(f"train.args.model_init_kwargs.{name}: {one_line(error)}") from error
+        raise
     if setup.base.commit is not None:
         assert trainer.model is not None, "it was made from a path"
         inner = base_model(trainer.model)

@@ -107,6 +107,9 @@ def _arithmetic(seed: int, options: dict[str, Any]) -> Iterator[Problem]:
     unknown = set(options) - {"terms", "digits"}
     if unknown:
         raise ValueError(f"arithmetic has no option {sorted(unknown)}; it has: terms, digits")
+    for name, value in options.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"options.{name} must be a whole number of at least 1, not {value!r}")
     rng = random.Random(seed)
     while True:
         yield arithmetic_problem(rng, **options)
