@@ -275,7 +275,7 @@ def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
     # the raw sets and those that are called
     a, b = before.members, after.members
     found, p = calls(before, after, q)
-    raw = sets(before.inside[0], after.inside[0])
+    raw = sets(before.inside[0].clone(), after.inside[0].clone())
     called = {name: raw[name] & found for name in CHANGES}
     # counts: what is not called may be noise, so intervals reach down (or up) to what is called
     sizes, by_chance = set_sizes(a, b), set_sizes(*a.neighbours)
@@ -307,7 +307,7 @@ def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
         null_turnover=(null_turnover(a) + null_turnover(b)) / 2,
         overlap=estimate_of_set(overlap(before.importance, after.importance), 0, 1),
         rank_correlation=estimate(correlation),
-        effect=effects[0],
+        effect=effects[0].clone(),  # and not a view that keeps the resamples
         effect_low=low,
         effect_high=high,
     )

@@ -19,7 +19,7 @@ import logging
 import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -245,8 +245,14 @@ def read_record(run: str | Path, step: int) -> Record | None:
     return None if content is None or "invalid" in content else _open(run, content)
 
 
+@lru_cache(maxsize=4)
+def _graph(**of_file: Any) -> Graph:
+    """One for all records of a run: its edges are large."""
+    return Graph(**of_file)
+
+
 def _open(run: str | Path, content: dict[str, Any]) -> Record:
-    step, graph = content["step"], Graph(**content["graph"])
+    step, graph = content["step"], _graph(**content["graph"])
     path = record_dir(run, step) / "record.json"
     shapes = shapes_of(graph, content["n_pairs"], path)
     stored = _tensors(run, step, content, "heads", shapes)
@@ -280,7 +286,7 @@ def read_scores(run: str | Path, step: int) -> torch.Tensor:
     content = _content(run, step)
     if content is None or "invalid" in content:
         raise ValueError(f"{run} has no valid record of step {step}")
-    shape = (torch.float32, (content["n_pairs"], Graph(**content["graph"]).n_edges))
+    shape = (torch.float32, (content["n_pairs"], _graph(**content["graph"]).n_edges))
     return _tensors(run, step, content, "scores", {"per_pair": shape})["per_pair"]
 
 

@@ -6,6 +6,7 @@ an offline run can only show pixels.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,9 +55,10 @@ def cohort_picture(points: Sequence[Point], height: int = 240) -> np.ndarray:
     picture = np.full((height, len(points) * CELL, 3), WHITE, np.uint8)
     blue, pale = np.array(COLOURS["emergent"]), np.array((205, 224, 248))
     for column, point in enumerate(points):
-        total = 0
+        total, sizes = 0, Counter(point.first[point.masks["emergent"]].tolist())
         for rank, step in enumerate(steps):
-            size = int((point.masks["emergent"] & (point.first == step)).sum())
+            if not (size := sizes[step]):
+                continue
             share = rank / max(1, len(steps) - 1)
             low, high = (round(n / most * height) for n in (total, total + size))
             columns = slice(column * CELL + 1, (column + 1) * CELL - 1)

@@ -54,9 +54,7 @@ def curve_heads(points: Sequence[Point], most: int) -> list[int]:
     """
     found: dict[int, None] = {}
     for point in points:
-        importance = point.record.importance
-        inside = point.masks["in_circuit"].nonzero().flatten().tolist()
-        found.update(dict.fromkeys(sorted(inside, key=lambda head: -float(importance[head]))))
+        found.update(dict.fromkeys(point.ranked))
     return list(found)[:most]
 
 

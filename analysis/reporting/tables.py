@@ -10,8 +10,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+import torch
+
 from analysis.heads.roles import Roles
-from analysis.intervals import Estimate, bare, estimate
+from analysis.intervals import Estimate, bare, percentile
 from analysis.models.graph import short_head_name
 from analysis.records.record import COMPARABLE
 from analysis.reporting.roles import TITLES, no_cells, role_cells
@@ -116,8 +118,10 @@ def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[
     ranks = ("emergent", "retained", "pruned", "transient")
     r, change, depths = last.record.resamples, last.change, last.record.depths()
     found = []
-    for index in ever_in_circuit(points).nonzero().flatten().tolist():
-        inside = (point.step for point in points if point.masks["in_circuit"][index])
+    shown = ever_in_circuit(points).nonzero().flatten()
+    first = torch.stack([point.masks["in_circuit"][shown] for point in points]).byte().argmax(0)
+    degrees = [_with_ends(d[:, shown]) for d in (r.in_degree, r.out_degree)]
+    for place, index in enumerate(shown.tolist()):
         state = last.state(index) or "-"
         settled = [name for name, mask in last.settled.items() if mask[index]]
         shares = [float(record.importance[index]) for record in (base, last.record)]
@@ -125,17 +129,23 @@ def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[
         ends = [float(x[index]) for x in (change.effect, change.effect_low, change.effect_high)]
         cells = [
             short_head_name(last.record.graph.head_names[index]),
-            *(state, settled[0] if settled else "-", str(next(inside))),
+            *(state, settled[0] if settled else "-", str(points[int(first[place])].step)),
             *(f"{x:.2f}" if change.is_tested else "-" for x in kept),
             p_value(float(change.p_value[index])),
             *(f"{x:.4f}" for x in shares),
             number(Estimate(*ends)),
-            *(count(estimate(d[:, index].double())) for d in (r.in_degree, r.out_degree)),
+            *(count(Estimate(*d[:, place].tolist())) for d in degrees),
             "-" if depths[index].isnan() else f"{float(depths[index]):.1f}",
             *(no_cells() if roles is None else role_cells(roles, index)),
         ]
         found.append((ranks.index(state), -shares[1], index, cells))
     return [cells for *_, cells in sorted(found)]
+
+
+def _with_ends(table: torch.Tensor) -> torch.Tensor:
+    """Row 0 of [1+R, M] and both ends of the interval of the others: float64 [3, M]."""
+    values = table.double()
+    return torch.cat([values[:1], percentile(values)])
 
 
 def head_cells(run: Run) -> list[list[str]]:

@@ -84,6 +84,13 @@ class Point:
     def step(self) -> int:
         return self.record.step
 
+    @cached_property
+    def ranked(self) -> list[int]:
+        """Heads in the circuit, the most important first."""
+        importance = self.record.importance.tolist()
+        inside = self.masks["in_circuit"].nonzero().flatten().tolist()
+        return sorted(inside, key=lambda head: -float(importance[head]))
+
     def state(self, head: int) -> str | None:
         """Raw state of a head, or None if it has never been in a circuit."""
         names = ("emergent", "retained", "pruned", "transient")

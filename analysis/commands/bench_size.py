@@ -1,0 +1,129 @@
+"""Time and memory of what is made of a long run: `headlab bench part=size`.
+
+A run of made-up records is written into a directory of the system's temporary files. Then naming
+heads, the trajectory, the report and publishing (to an offline run of W&B) are timed, each in a
+process of its own that starts with nothing in memory.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import tempfile
+import time
+from dataclasses import asdict
+from multiprocessing.queues import Queue
+from pathlib import Path
+
+PAIRS, HEADS_OF_KV, STEP = 8, 4, 10
+NOISE, DRIFT = 0.3, 0.02  # of the log strength of heads: in resamples, and from one to the next
+INSIDE = 0.3  # share of the heads that are in the circuit
+
+
+def write_run(run: Path, checkpoints: int, layers: int, heads: int, resamples: int) -> None:
+    """A run whose heads drift away from its base; its scores of single pairs are left out."""
+    import torch
+
+    from analysis.heads.resampling import SWEEP, Resampled, Selection
+    from analysis.models.graph import Graph
+    from analysis.records.record import Record, write_record
+    from analysis.records.run_file import RunFile
+
+    graph = Graph(layers, heads, HEADS_OF_KV if heads % HEADS_OF_KV == 0 else heads)
+    n_heads, generator = layers * heads, torch.Generator().manual_seed(0)
+    start, way = (torch.randn(n_heads, generator=generator) for _ in range(2))
+    mean = torch.randn(graph.n_edges, generator=generator)
+    circuit = torch.rand(graph.n_edges, generator=generator) < 0.05
+    metric = torch.tensor([[0.4], [0.0], [2.0]]) + torch.rand(3, PAIRS, generator=generator)
+    RunFile(run.name, "sft", "loss").write(run)
+    for number in range(checkpoints):
+        noise = NOISE * torch.randn(1 + resamples, n_heads, generator=generator)
+        noise[0] = 0
+        strength = (start + DRIFT * number * way + noise).exp()
+        threshold = strength.quantile(1 - INSIDE, dim=1)
+        share = strength * (strength >= threshold[:, None])
+        degree = strength.clamp_max(30).to(torch.int16)
+        tables = Resampled(
+            strength=strength,
+            signed=0.9 * strength,
+            importance=share / share.sum(1, keepdim=True),
+            out_degree=degree,
+            in_degree=degree.clone(),
+            threshold=threshold,
+            sweep=torch.stack([threshold / factor**0.5 for factor in SWEEP], 1),
+        )
+        record = Record(
+            step=STEP * number,
+            graph=graph,
+            pairs_hash="made up",
+            settings={"metric": "kl", "resamples": resamples, "seed": 0},
+            origin={},
+            selection=asdict(Selection(int(circuit.sum()))),
+            completeness_gap=0.01,
+            metric_clean=0.0,
+            metric_corrupted=2.0,
+            n_pairs=PAIRS,
+            seconds=1.0,
+            circuit=circuit,
+            mean=mean,
+            evaluation=metric,
+            resampled=tables,
+        )
+        write_record(run, record, torch.zeros(1, 1))
+
+
+def name_heads(run: Path, layers: int, heads: int) -> None:
+    from analysis.interventions.head_sets import parse_heads
+    from analysis.models.graph import Graph
+
+    parse_heads(f"{run}@last:emergent:10", Graph(layers, heads, heads))
+
+
+def trajectory(run: Path, layers: int, heads: int) -> None:
+    from analysis.trajectories.run import Run
+    from analysis.trajectories.trajectory import write_trajectory
+
+    write_trajectory(run / "trajectory.json", Run.read(run).points)
+
+
+def report(run: Path, layers: int, heads: int) -> None:
+    from analysis.commands.report import Options, act
+
+    act(Options(runs=str(run)))
+
+
+def publish(run: Path, layers: int, heads: int) -> None:
+    from analysis.commands.publish import Options, act
+
+    act(Options(run=str(run), mode="offline"))
+
+
+MEASURED = {"naming ten heads": name_heads, "trajectory": trajectory, "report": report}
+MEASURED["publish"] = publish
+
+
+def _measure(
+    what: str, run: Path, layers: int, heads: int, queue: Queue[tuple[float, int]]
+) -> None:
+    started = time.perf_counter()
+    MEASURED[what](run, layers, heads)
+    seconds = time.perf_counter() - started
+    queue.put((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+
+
+def measure_size(checkpoints: int, layers: int, heads: int, resamples: int) -> None:
+    """Write a run, and print seconds and peak memory of each thing that is made of it."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="headlab-bench-") as scratch:
+        run = Path(scratch) / "run"
+        write_run(run, checkpoints, layers, heads, resamples)
+        print(f"{checkpoints} checkpoints of {layers} x {heads} heads, {resamples} resamples")
+        for what in MEASURED:
+            queue = context.Queue()
+            process = context.Process(target=_measure, args=(what, run, layers, heads, queue))
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise ValueError(f"{what} ended with status {process.exitcode}")
+            seconds, peak = queue.get()
+            print(f"{what}: {seconds:.1f} s, peak of its memory {peak / 2**30:.2f} GiB", flush=True)
