@@ -41,9 +41,11 @@ from analysis.heads.changes import (
 )
 from analysis.heads.resampling import sweep_sizes
 from analysis.intervals import Association, Estimate, association, estimate_of_set
+from analysis.models.allocator import return_freed_memory
 from analysis.models.graph import short_head_name
 from analysis.records.record import Record
 
+TRIM = 16  # records after which freed memory goes back
 TAU_SHARES = (0.001, 0.003, 0.01, 0.03, 0.1)
 STATES = ("in_circuit", "emergent", "retained", "pruned", "transient")
 
@@ -151,6 +153,8 @@ def trajectory(
         state, point = state.step(record, compared, hysteresis)
         points.append(point)
         before = now
+        if len(points) % TRIM == 0:
+            return_freed_memory()
     return points
 
 

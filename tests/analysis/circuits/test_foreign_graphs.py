@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,30 @@ def test_what_we_write_is_the_circuit_that_is_read(tmp_path: Path, suffix: str) 
     circuit, read = read_graph(tmp_path / f"g{suffix}")
     assert torch.equal(circuit.edges, edges)
     assert torch.equal(read, scores.double())
+
+
+class Trap:
+    """Pickled, it writes a file where it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.path), "w"))
+
+
+def test_no_graph_file_is_executed(tmp_path: Path) -> None:
+    trap = Trap(tmp_path / "executed")
+    for suffix in (".pt", ".json"):
+        for name, evil in (("whole", trap), ("cfg", {**tensors(), "cfg": trap})):
+            path = tmp_path / f"{name}{suffix}"
+            for write_to in (
+                lambda p, e: p.write_bytes(pickle.dumps(e)),
+                lambda p, e: torch.save(e, p),
+            ):
+                write_to(path, evil)
+                for read in (read_circuit, read_graph, lambda p: heads(f"{p}:1")):
+                    with pytest.raises(ValueError, match=path.name) as caught:
+                        read(path)
+                    assert "\n" not in str(caught.value)
+    assert not trap.path.exists()

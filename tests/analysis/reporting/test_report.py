@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 
 from analysis.commands import run
+from analysis.files import write_json
+from analysis.heads.roles import Roles, Score, write_roles
 from analysis.records.evaluations import write_evaluation
+from analysis.records.record import write_invalid
+from analysis.records.run_file import RunFile
 from analysis.records.training_log import append_metrics
 from analysis.reporting.report import write_report
+from analysis.reporting.roles import TITLES
 from analysis.reporting.tables import format_table
 from analysis.trajectories.run import Run, read_runs
 from tests.support.places import ROOT
@@ -121,6 +126,43 @@ def test_text_of_the_configuration_is_escaped(tmp_path: Path) -> None:
     assert "window.pwned" in page
     assert EVIL not in page
     assert "<img" not in page
+
+
+def test_no_field_of_a_run_becomes_markup(tmp_path: Path) -> None:
+    """Everything that comes from files, in every part of the page."""
+    run = configure(tmp_path / "r", name=EVIL)
+    RunFile(EVIL, EVIL, EVIL, seed=3).write(run)
+    (run / "config.yaml").write_text(f"name: {EVIL}\n")
+    evil = {
+        "pairs_hash": EVIL,
+        "settings": {"method": EVIL, EVIL: 1, "resamples": 200, "seed": 7},
+        "origin": {
+            "model": dict.fromkeys(("type", "path", "dtype", "weights", "adapter"), EVIL),
+            "code": {"headlab": EVIL, "commit": EVIL, EVIL: EVIL},
+            "config": EVIL,
+        },
+    }
+    for step, heads in ((0, BASE), (10, FINAL)):
+        plant(run, step, heads, **evil)
+        append_metrics(run, step + 5, {EVIL: 1.0})
+    write_invalid(run, 20, EVIL, {})
+    task = "<img src=x onerror=window.pwned=1>"  # a directory's name has no slash
+    ends = {"pass_at_1": 0.5, "low": 0.4, "high": 0.6, **SCORE}
+    write_evaluation(run, 10, {**ends, "asked": EVIL})
+    write_evaluation(run, 10, ends, task)
+    difference = {"value": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.5}
+    result = {"schema": 1, "task": EVIL, "step": 10, "think": EVIL, "label": EVIL}
+    result |= {"intervention": EVIL, "heads": [EVIL], "comparisons": {"effect": difference}}
+    result |= {"conditions": dict.fromkeys(("none", "intervention", EVIL), ends)}
+    write_json(run / "evaluations" / task / "step-000010" / task / "scores.json", result)
+    names = [f"L{layer}H{head}" for layer in range(2) for head in range(4)]
+    scores = {title: Score([0.5] * 8, [0.4] * 8, [0.6] * 8, 6) for title in (*TITLES, EVIL)}
+    write_roles(run, 10, EVIL, Roles(names, scores, EVIL))
+    other = make_run(tmp_path / "other", FINAL, name=EVIL)
+    page = write_report(read_runs([run, other]), tmp_path / "p.html").read_text()
+    assert page.count("window.pwned") > 20
+    for tag in (EVIL, task, "<img", "<script>window"):
+        assert tag not in page
 
 
 def test_page_needs_no_network_and_is_reproducible(tmp_path: Path) -> None:

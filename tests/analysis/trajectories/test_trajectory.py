@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.interventions.head_sets import parse_heads
 from analysis.records.evaluations import write_evaluation
 from analysis.records.record import Record, read_records, record_dir, write_record
 from analysis.records.run_file import RunFile
 from analysis.records.secrets import redact
+from analysis.records.stored import StoredTensors
 from analysis.reporting.pictures import CELL, COLOURS, cohort_picture, head_map_picture
 from analysis.reporting.present import present
 from analysis.reporting.publish import Publisher, curve_heads, head_values
@@ -360,3 +362,45 @@ def test_secrets_are_redacted() -> None:
     config = {"hub_token": "abc", "tokenizer": "t", "a": [{"api_key": "k"}], "key": None}
     masked = {"hub_token": "<redacted>", "tokenizer": "t", "a": [{"api_key": "<redacted>"}]}
     assert redact(config) == {**masked, "key": None}
+
+
+def test_tables_of_one_record_are_in_memory_at_a_time(tmp_path: Path) -> None:
+    """Of the records behind a trajectory nothing is kept but what a checkpoint shows."""
+    run = run_with(tmp_path / "r", some_records("bmbmbm"))
+    points = Run.read(run).points
+    tables = [id(value) for point in points for value in vars(point.record).values()]
+    assert len(tables) == len(points) * len(vars(points[0].record))
+    for point in points:
+        held = vars(point.record)
+        assert not {"circuit", "mean", "resampled"} & set(held)
+        sizes = [x.untyped_storage().nbytes() for x in held.values() if isinstance(x, torch.Tensor)]
+        sizes += [
+            value.untyped_storage().nbytes()
+            for change in (point.change, point.turn)
+            if change is not None
+            for value in (change.effect, *change.masks.values(), *change.called.values())
+        ]
+        assert max(sizes) <= 8 * N_HEADS
+    assert torch.equal(
+        points[1].record.resampled.strength, some_records("bm")[1].resampled.strength
+    )
+
+
+def test_a_set_at_one_step_reads_two_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_with(tmp_path / "r", some_records("bmbmb"))
+    wanted = Run.read(run).points[3]
+    opened = []
+    check = StoredTensors.check
+
+    def counted(self: StoredTensors, shapes: Any) -> None:
+        opened.append(self.path.parent.name)
+        check(self, shapes)
+
+    monkeypatch.setattr(StoredTensors, "check", counted)
+    found = parse_heads(f"{run}@30:emergent", GRAPH)
+    assert opened == ["step-000000", "step-000030"]
+    assert {f"L{layer}H{head}" for layer, head in found} == set(
+        wanted.names(wanted.masks["emergent"])
+    )
