@@ -195,7 +195,7 @@ def assemble(plan: Plan) -> Setup:
     if isinstance(plan.args, GRPOConfig):
         ask_alike(plan.args, tokenizer, ask)
     dataset = fit_rows(plan.dataset, tokenizer, ask, plan.args)
-    check_rows(dataset, tokenizer, ask, plan.args, context_of(model_path), cfg.data.max_lost)
+    check_rows(dataset, tokenizer, ask, plan.args, context_of(source), cfg.data.max_lost)
     pairs = run_pairs(cfg, tokenizer) if plan.tracking is not None else None
     return Setup(base, source, tokenizer, ask, dataset, pairs)
 

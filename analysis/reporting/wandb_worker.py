@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wandb import Run
 
 ORPHANED = 30.0  # seconds to finish in once the process that started this one has gone
+FLUSH = 1.0  # seconds between two flushes of its file; 15 otherwise, as between two uploads
 STEPS = {  # what a group of values is shown over
     "heads/*": "heads/step",
     "head/*": "heads/step",
@@ -39,7 +40,11 @@ def start(how: dict[str, Any]) -> Run:
     """The W&B run; `how` is what `WandbMirror.start` sends."""
     import wandb
 
+    # what its server has is in its file as well, also if it is killed between two flushes
+    often: dict[str, Any] = {"x_transaction_log_flush_interval": FLUSH}
+    known = getattr(wandb.Settings, "model_fields", {})
     settings = wandb.Settings(
+        **{name: value for name, value in often.items() if name in known},
         console="off",
         silent=True,
         init_timeout=how["patience"],

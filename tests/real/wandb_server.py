@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +32,7 @@ class Server:
         self.delay, self.broken, self.requests = 0.0, False, 0
         self._port = 0
         self._http: ThreadingHTTPServer | None = None
+        self.connections: set[socket.socket] = set()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Server:
@@ -56,6 +58,10 @@ class Server:
             self._http.shutdown()
             self._http.server_close()
             self._http = None
+            for connection in self.connections:  # those that were kept alive
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            self.connections.clear()
 
     def named(self, key: str) -> list[Any]:
         """The values of a key in the rows of the only run, in order."""
@@ -84,7 +90,8 @@ class Server:
     def _bucket(self, run: str) -> dict[str, Any]:
         rows = self.rows.setdefault(run, {})
         tail = [json.dumps(rows[max(rows)])] if rows else []
-        empty = dict.fromkeys(("config", "summaryMetrics", "wandbConfig"), "{}")
+        # a run whose wandbConfig has no "t" is one that never began, and is not resumed
+        empty = {"config": "{}", "summaryMetrics": "{}", "wandbConfig": '{"t": 1}'}
         project = {"id": "1", "name": "headlab", "entity": {"id": "1", "name": "us"}}
         counts = {"historyLineCount": len(rows), "logLineCount": 0, "eventsLineCount": 0}
         tails = {"historyTail": json.dumps(tail), "eventsTail": "[]", "tags": []}
@@ -133,6 +140,10 @@ class _Http(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     of: Server
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.of.connections.add(self.connection)
 
     def log_message(self, *parts: object) -> None:
         pass

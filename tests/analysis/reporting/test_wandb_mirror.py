@@ -181,3 +181,11 @@ def test_the_process_loads_nothing_of_the_project() -> None:
     where = Path(wandb_mirror.__file__).parent
     done = subprocess.run([sys.executable, "-c", script], cwd=where, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_client_knows_the_settings_that_it_is_given() -> None:
+    """One of a private name that is gone would be left out, and its file would lag its server."""
+    import wandb
+
+    fields = wandb.Settings.model_fields
+    assert {"x_transaction_log_flush_interval", "x_stats_pid", "init_timeout"} <= fields.keys()
