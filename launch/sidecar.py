@@ -66,7 +66,7 @@ class Watched:
         """
         from analysis.models.loading import load_tokenizer_if_any
         from analysis.prompts.pairs import Pairs
-        from analysis.records.checkpoints import Base
+        from analysis.records.checkpoints import Base, own_tokenizer
         from analysis.tracking.tracker import HeadTracker
         from train.build import tracking_settings
         from train.config import load_resolved, plain
@@ -80,7 +80,7 @@ class Watched:
         if settings is None:
             raise ValueError(f"{run} is trained with tracking=none; use headlab track")
         schedule = Schedule.parse(plain(cfg.tracking)["schedule"])
-        tokenizer = load_tokenizer_if_any(base.pinned)
+        tokenizer = load_tokenizer_if_any(own_tokenizer(run) or base.pinned)
         tracker = HeadTracker(run, Pairs.load(run / "pairs.jsonl"), settings, tokenizer)
         return cls(run, cfg, base, schedule, tracker)
 

@@ -110,8 +110,6 @@ def _fit(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, ask: Prompting) -
         talk = [*row["prompt"], *row["completion"]]
         return {"completion": _fitted(tokenizer, talk, generation)[len(row["prompt"]) :]}
 
-    from datasets import disable_progress_bars
-
     changed = False
     for number, row in enumerate(dataset, start=1):
         new = _named(number, lambda row=row: fitted(row))
@@ -119,7 +117,6 @@ def _fit(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, ask: Prompting) -
         changed = changed or old != next(iter(new.values()))
     if not changed:
         return dataset
-    disable_progress_bars()
     return dataset.map(fitted, load_from_cache_file=False)
 
 

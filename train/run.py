@@ -197,6 +197,8 @@ def _open(plan: Plan, setup: Setup) -> Publisher | None:
         seed=cfg.seed,
         prompting=prompting_of(cfg, setup.tokenizer),
     ).write(plan.run)
+    if any(cfg.train.args.get(name) for name in ("chat_template_path", "eos_token")):
+        setup.tokenizer.save_pretrained(plan.run / "tokenizer")
     publisher = Publisher.start(plan.run, logger.wandb_mode)
     if publisher is not None:
         publisher.mirror.announce()

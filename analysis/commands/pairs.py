@@ -44,7 +44,6 @@ def act(options: Options) -> None:
     from pathlib import Path
 
     from analysis.files import atomic_write
-    from analysis.models.loading import load_tokenizer
     from analysis.prompts.benchmarks import problems_for_pairs
     from analysis.prompts.columns import Columns
     from analysis.prompts.pair_building import counterfactual_pairs
@@ -55,7 +54,7 @@ def act(options: Options) -> None:
     if o.options is not None and not isinstance(o.options, dict):
         raise ValueError(f"options is {o.options!r}; write 'options={{terms: 3}}'")
     named = find_model(o.model)
-    tokenizer = load_tokenizer(named.path, named.base)
+    tokenizer = named.load_tokenizer()
     prompting = prompting_for(named, o.system_prompt, o.suffix, on_off("think", o.think))
     columns = Columns(
         o.problem_column,

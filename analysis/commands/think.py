@@ -257,14 +257,14 @@ def act(options: Options) -> None:
     from transformers.utils import logging as transformers_logging
 
     from analysis.comparison.thinking import compare_modes, format_modes
-    from analysis.models.loading import DTYPES, load_tokenizer
+    from analysis.models.loading import DTYPES
     from analysis.records.checkpoints import find_model
 
     if options.dtype not in DTYPES:
         raise ValueError(f"unknown dtype {options.dtype!r}; known: {', '.join(DTYPES)}")
     transformers_logging.disable_progress_bar()
     named = find_model(options.model)
-    tokenizer = load_tokenizer(named.path, named.base)
+    tokenizer = named.load_tokenizer()
     pairs = build_pairs(options, tokenizer)
     track_modes(options, named, start_trackers(options, named.path, tokenizer, pairs))
     q, out = options.tracking.fdr, Path(options.out)

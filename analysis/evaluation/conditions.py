@@ -40,7 +40,6 @@ from analysis.models.loading import (
     check_weights,
     load_config,
     load_model,
-    load_tokenizer,
 )
 from analysis.prompts.pairs import encode
 from analysis.records.checkpoints import Named
@@ -119,7 +118,7 @@ def _fill(
     vllm: Engine,
 ) -> None:
     """Draw what is missing of the conditions of one model, which is loaded if anything is."""
-    tokenizer, sampling = load_tokenizer(model.path, model.base), drawing.sampling
+    tokenizer, sampling = model.load_tokenizer(), drawing.sampling
     problems = questions.problems
     requests = requests_of(tokenizer, problems, questions.prompting, sampling.samples)
     missing = [c for c in conditions if not all(stores[c.name].has(r) for r in requests)]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from analysis.files import read_json
 from analysis.models import hub
-from analysis.models.loading import load_model
+from analysis.models.loading import load_model, load_tokenizer
 from analysis.records.run_file import is_run
 
 if TYPE_CHECKING:
-    from analysis.models.loading import Model
+    from analysis.models.loading import Model, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Named:
 
     path: directory or hub name of the model, or of an adapter. run, step: the run whose checkpoint
     it is, where it is one. dtype: that of the run's training, which its checkpoints are loaded in.
-    base: what the run started from, to which an adapter of it is attached.
+    base: what the run started from, to which an adapter of it is attached. tokenizer: that of the
+    run, where it is not the model's own.
     """
 
     path: str
@@ -66,6 +67,15 @@ class Named:
     step: int | None = None
     dtype: str | None = None
     base: str | None = None
+    tokenizer: str | None = None
+
+    def load_tokenizer(self) -> Tokenizer:
+        """Its tokenizer, with the chat template that the run asks with.
+
+        Raises:
+            ValueError: it can't be read.
+        """
+        return load_tokenizer(self.tokenizer or self.path, self.base)
 
     @property
     def label(self) -> str:
@@ -77,6 +87,12 @@ class Named:
             return place.resolve().name
         name, revision = hub.split(self.path)
         return hub.join(Path(name).name, revision and revision.replace("/", "-"))
+
+
+def own_tokenizer(run: Path) -> str | None:
+    """RUN/tokenizer, which a training writes if it has another template or end than its model."""
+    directory = run / "tokenizer"
+    return str(directory) if directory.is_dir() else None
 
 
 def find_model(text: str) -> Named:
@@ -131,7 +147,7 @@ def _of_run(run: Path, step: str) -> Named:
     if number in there:
         return Named(str(there[number]), run, number, *of_run)
     if number == 0 and base is not None:
-        return Named(base.pinned, run, 0, *of_run)
+        return Named(base.pinned, run, 0, base.dtype, base.pinned, own_tokenizer(run))
     record = read_record(run, number)
     origin = record.origin.get("model", {}) if record else {}
     recorded, commit = str(origin.get("path") or ""), origin.get("commit")

@@ -12,6 +12,7 @@ from analysis.files import write_json
 from analysis.prompts.chat import Prompting
 from analysis.prompts.turns import NO_THINK
 from analysis.records.run_file import RunFile
+from tests.support.runs import small
 from tests.support.templates import TEMPLATES, tokenizer_with
 from train.asking import asks, check_same_prompting, prompting_of, run_tokenizer
 from train.rewards import REWARDS
@@ -242,3 +243,30 @@ def test_prompting_is_written_whole(compose, tmp_path):
     assert len(told.pop("template")) == 16
     assert Prompting(**told) == Prompting(think="on")
     assert {field.name for field in dataclasses.fields(Prompting)} == set(told)
+
+
+def test_the_trainer_itself_ends_rollouts_so(compose, tmp_path, tiny_dir):
+    """The places that TRL looks at, in its own trainer; and step 0 has the run's tokenizer."""
+    from analysis.records.checkpoints import find_model
+    from train.plan import assemble, prepare
+    from train.run import _trainer
+
+    tokenizer_with("opens_think").save_pretrained(tiny_dir)
+    own = {"eos_token_id": 256}
+    write_json(tiny_dir / "generation_config.json", own)
+    config = json.loads((tiny_dir / "config.json").read_text())
+    write_json(tiny_dir / "config.json", {**config, **own})
+    run = tmp_path / "r"
+    more = ["tracking=none", "evaluation=none"]
+    plan = prepare(compose("grpo", *small("grpo", tiny_dir, run, *more)))
+    setup = assemble(plan)
+    trainer = _trainer(plan, setup)
+    ends = [256, 258]
+    assert sorted(trainer.eos_token_ids) == ends
+    assert sorted(trainer.generation_config.eos_token_id) == ends
+    assert setup.dataset[0]["turn"] == {"opened": "<think>\n", "end": ""}
+
+    write_json(run / "base.json", {"path": str(tiny_dir), "dtype": "float32"})
+    assert find_model(f"{run}@0").load_tokenizer().chat_template == TEMPLATES["opens_think"]
+    tokenizer_with("chatml").save_pretrained(run / "tokenizer")
+    assert find_model(f"{run}@0").load_tokenizer().chat_template == TEMPLATES["chatml"]
