@@ -1,10 +1,13 @@
-# make demo | demo-real | test | test-distributed | test-slow | browser | picture | lint | clean
+# make demo | demo-real | test | test-distributed | test-slow | test-real | browser | picture | lint
+# make clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-real test test-distributed test-slow browser picture lint clean
+SLURM := slurm-wlm munge
+
+.PHONY: demo demo-real test test-distributed test-slow test-real browser picture lint clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +33,14 @@ test-distributed: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Against a real Slurm, W&B and hub servers on loopback, and a real vLLM for CPUs (4 GB, in an
+# environment of its own). Debian, as root.
+test-real: $(READY)
+	command -v slurmctld > /dev/null || apt-get install -y --no-install-recommends $(SLURM) || \
+	  (apt-get update && apt-get install -y --no-install-recommends $(SLURM))
+	test -x .venv-vllm/bin/python || sh tests/real/vllm_environment.sh .venv-vllm
+	$(BIN)/python -m pytest -m real tests/real
 
 # Chromium, for the tests of the report page; without a browser they are skipped. Debian, as root.
 browser:
