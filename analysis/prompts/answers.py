@@ -44,7 +44,6 @@ _ADVERBS = re.compile(
     r"(?i)(?:(?:therefore|thus|hence|then|simply|just|exactly|equal to|given by|option|choice"
     r"|a total of)\b[\s,:]*)*"
 )
-_MATH = re.compile(r"\$\$([^$]+)\$\$|(?<!\\)\$(?=[^\s$])([^$\n]*[^\s$\\])\$(?!\d)")
 _JOINED = re.compile(r"(?<!\\)[,;]|and|or|&")
 _FEW_WORDS = re.compile(r"[A-Za-z][A-Za-z'-]*(?: [A-Za-z'-]+){0,4}")
 _BULLET = re.compile(r"^\s*(?:[-*•>]|\d{1,2}[.)])\s+(?=\S)")
@@ -212,7 +211,6 @@ def last_value(text: str) -> str | None:
     """
     for line in reversed(text[-TAIL:].splitlines()):
         line = _BULLET.sub("", line, count=1)
-        line = _MATH.sub(lambda m: f" {m[1] or m[2]} ", line)
         line = normalise(line)
         runs = list(_runs(line))
         if runs:

@@ -63,6 +63,7 @@ _FONT = re.compile(
     r"|operatorname\*?)\s*\{([^{}]*)\}"
 )
 _OVER = re.compile(r"\{([^{}]*?)\\over(?![a-zA-Z])([^{}]*)\}")
+_MATH = re.compile(r"\$\$([^$]+)\$\$|(?<!\\)\$(?=[^\s$])([^$\n]*[^\s$\\])\$(?!\d)")
 _MARKED = [  # bold, italics, code; not the stars of a product or of a power
     re.compile(rf"(?<![\w)}}*]){mark}(?=\S)({inner}*(?<=\S)){mark}(?![\w({{*])")
     for mark, inner in ((r"\*\*", "[^*]"), ("__", "[^_]"), (r"\*", "[^*]"), ("`", "[^`]"))
@@ -140,6 +141,7 @@ def normalise(text: str) -> str:
     ('\\frac{1}{2}', '5 cm ^{2}', '10,000')
     """
     text = strip_delimiters(re.sub(r"\s+", " ", text))
+    text = _MATH.sub(lambda math: f" {math[1] or math[2]} ", text)
     for mark in _MARKED:
         text = mark.sub(r"\1", text)
     text = _SUPERSCRIPT.sub(lambda m: f"^{{{''.join(map(_SCRIPTS.__getitem__, m[0]))}}}", text)

@@ -75,6 +75,8 @@ $5 million | 5000000
 36\pi \text{ cm}^2 | 36\pi
 2\sqrt{3} cm | 2\sqrt{3}
 5 \mathrm{kg} | 5
+$\frac{1}{2}$ cup | 1/2
+$5$ or $6$ | 5, 6
 15\mbox{ cm}^2 | 15
 125\textnormal{ miles} | 125
 30 cm^3 | 30
