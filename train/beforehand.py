@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from analysis.mistakes import one_line
-from train.compat import vllm_for_trl
+from train.compat import unsharded_loading, vllm_for_trl
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -31,7 +31,8 @@ def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> 
     except ValueError as error:
         raise ValueError(f"model.path {error}") from error
     if Path(path).is_dir():
-        check_weights(path)
+        with unsharded_loading():
+            check_weights(path)
     if not tracked:
         return
     check_supported(config.model_type)

@@ -189,7 +189,8 @@ def assemble(plan: Plan) -> Setup:
     tokenizer = run_tokenizer(base.pinned, plan.args)
     check_tokens(tokenizer, source, plan.args)
     if plan.peft is not None:
-        check_adapter(plan.peft, source)
+        with unsharded_loading():
+            check_adapter(plan.peft, source)
     check_same_prompting(plan.run, prompting_of(cfg, tokenizer))
     ask = asks(cfg)
     if isinstance(plan.args, GRPOConfig):
