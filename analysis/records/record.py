@@ -268,10 +268,10 @@ def _open(run: str | Path, content: dict[str, Any]) -> Record:
 def _distinct_in_file(run: str | Path, metric: str) -> int | None:
     """How many of a run's pairs differ, for records of versions that did not say it."""
     path = Path(run) / "pairs.jsonl"
+    if not path.exists():
+        return None
     try:
         return Pairs.load(path).n_distinct(metric)
-    except FileNotFoundError:
-        return None
     except (ValueError, OSError) as error:
         log.warning("%s can't be read, so all its pairs are taken as different: %s", path, error)
         return None
