@@ -192,15 +192,16 @@ def test_a_job_waits_for_a_lock_that_another_host_has_just_touched(
 
 
 def test_a_run_that_a_job_holds_is_refused_with_the_job(start: Start, tmp_path: Path) -> None:
-    job = start(*LONG)
+    longer = [*LONG, "train.args.max_steps=100000", "train.args.save_steps=100000"]
+    job = start(*longer)
     job.wait_for_steps()
     done = subprocess.run(
-        [*program("sft"), *LONG[1:], "name=mine", "resume=auto"],
+        program("launch", *longer, "name=mine", "resume=auto"),
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
+    job.cluster.ask("scancel", job.number)
     assert done.returncode == 2
     assert f"is in use by job {job.number} (process " in done.stderr
-    job.cluster.ask("scancel", job.number)
