@@ -66,7 +66,7 @@ def literal(value: Any, hide: bool = False) -> Any:
 def read_value(text: str) -> Any:
     """What `key=TEXT` gives: a number, a text, a list, ...; references are text.
 
-    >>> read_value("[1,a ${b}]")
+    >>> read_value("[1,'a ${b}']")
     [1, 'a ${b}']
     """
     held = OmegaConf.from_dotlist([literal(f"x={text}", hide=True)])
@@ -184,7 +184,7 @@ def main(
     arguments = sys.argv[1:] if arguments is None else arguments
     if is_answered(arguments, lambda: help_text(schema, usage)):
         return
-    show_messages(stream=sys.stderr)
+    show_messages()
     try:
         options = parse(schema, arguments)
     except ValueError as error:

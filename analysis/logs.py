@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import logging
-from typing import TextIO
+import sys
 
 # they log each request, or each file that they lock
 CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock", "fsspec", "asyncio")
 
 
-def show_messages(level: int = logging.INFO, stream: TextIO | None = None) -> None:
+class _Shown(logging.StreamHandler):
+    """Writes to what standard error is at the time, which whoever calls us may exchange."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def show_messages(level: int = logging.INFO) -> None:
     """Show messages from `level` on, without their origin; of libraries that chat, warnings."""
-    logging.basicConfig(level=level, format="%(message)s", stream=stream)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[_Shown()])
     quiet_libraries()
 
 

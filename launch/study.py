@@ -146,6 +146,7 @@ def build(cfg: DictConfig, used: set[str], places: dict[str, str]) -> None:
     from analysis.models.loading import load_tokenizer
     from analysis.prompts.pairs import Pairs
     from train.build import build_pairs
+    from train.config import escaped, plain
     from train.recipes.registry import build_recipe
 
     for name, model in models_of(cfg).items():
@@ -155,7 +156,8 @@ def build(cfg: DictConfig, used: set[str], places: dict[str, str]) -> None:
         if name not in used:
             continue
         tokenizer = load_tokenizer(places[cfg.study.tokenizer])
-        pairs = build_pairs(OmegaConf.merge(cfg, {"pairs": described}), tokenizer)  # type: ignore[arg-type]
+        changed = OmegaConf.merge(cfg, {"pairs": escaped(plain(described))})
+        pairs = build_pairs(changed, tokenizer)  # type: ignore[arg-type]
         file = Path(places[name])
         if file.exists() and Pairs.load(file).hash != pairs.hash:
             raise ValueError(

@@ -179,17 +179,17 @@ def load_resolved(path: str | Path) -> DictConfig:
 def _read(path: Path) -> Any:
     """The values of a YAML or JSON file, with its `${` as text, escaped for OmegaConf."""
     text = literal(path.read_text(encoding="utf-8"), hide=True)
-    return _escaped(literal(OmegaConf.to_container(OmegaConf.create(text))))
+    return escaped(literal(OmegaConf.to_container(OmegaConf.create(text))))
 
 
-def _escaped(value: Any) -> Any:
+def escaped(value: Any) -> Any:
     """A value as OmegaConf takes it for itself: with its `${` escaped."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     if isinstance(value, list):
-        return [_escaped(inner) for inner in value]
+        return [escaped(inner) for inner in value]
     if isinstance(value, dict):
-        return {name: _escaped(inner) for name, inner in value.items()}
+        return {name: escaped(inner) for name, inner in value.items()}
     return value
 
 
@@ -219,7 +219,7 @@ def settle(cfg: DictConfig) -> None:
         found = OmegaConf.select(cfg, key)
         value = list(found) if isinstance(found, ListConfig) else found
         if value is not None and (whole := expand_home(value)) != value:
-            OmegaConf.update(cfg, key, _escaped(whole))
+            OmegaConf.update(cfg, key, escaped(whole))
     file = cfg.train.args.get("deepspeed")
     if not isinstance(file, str):
         return

@@ -10,10 +10,10 @@ from analysis.cli import parse
 from analysis.commands.evaluate import far_below_held_out
 from analysis.evaluation.parts import Questions
 from analysis.evaluation.setup import Options, prepare
-from analysis.files import write_json
 from analysis.prompts.benchmarks import SUFFIX
 from analysis.prompts.chat import Prompting
 from analysis.records.checkpoints import Named
+from analysis.records.evaluations import write_evaluation
 from analysis.records.run_file import RunFile
 from analysis.records.run_prompting import prompting_for
 
@@ -62,7 +62,7 @@ def test_the_command_asks_so(copier, tmp_path):
 
 
 def test_a_score_far_below_the_runs_own_is_remarked_on(model):
-    write_json(model.run / "evaluations" / "step-000007.json", {"pass_at_1": 0.73, "low": 0.6})
+    write_evaluation(model.run, 7, {"pass_at_1": 0.73, "low": 0.6, "high": 0.8})
 
     def remark(prompting, high=0.02):
         questions = Questions("t", "t", [], prompting)
