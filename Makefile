@@ -27,7 +27,8 @@ demo-real: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# Runs of several processes: ZeRO 1 to 3, Slurm with stand-ins, runs that are killed and go on.
+# Runs of several processes or in one of their own: ZeRO 1 to 3, Slurm with stand-ins, runs that are
+# killed and go on.
 test-distributed: $(READY)
 	$(BIN)/python -m pytest -m distributed -n 2 --dist loadfile
 

@@ -94,6 +94,7 @@ def launched(crowded: Path, model: Path, *more: str) -> subprocess.CompletedProc
     return run(program("launch", *settings, *words), crowded)
 
 
+@pytest.mark.distributed
 def test_a_run_uses_its_own_packages(crowded, tiny_dir):
     done = launched(crowded, tiny_dir)
     assert done.returncode == 0, done.stderr
@@ -107,6 +108,7 @@ def test_the_processes_of_a_run_use_their_own_packages(crowded, tiny_dir):
     assert (crowded / "run" / "checkpoint-1" / "model.safetensors").exists()
 
 
+@pytest.mark.distributed
 def test_what_a_recipe_starts_uses_its_own_packages(crowded):
     done = run(program("recipe", "name=tiny_random"), crowded)
     assert done.returncode == 0, done.stderr

@@ -96,6 +96,7 @@ def test_a_signal_reaches_the_child_whose_status_counts(tmp_path, number):
     assert is_over(pid)
 
 
+@pytest.mark.distributed
 def test_torchrun_ends_with_the_status_and_the_message_of_the_process_that_failed(tmp_path):
     script = tmp_path / "fail.py"
     script.write_text(
@@ -112,6 +113,7 @@ def test_torchrun_ends_with_the_status_and_the_message_of_the_process_that_faile
     assert done.stderr.splitlines() == said
 
 
+@pytest.mark.distributed
 def test_a_run_that_is_running_is_refused_by_its_holder(launch):
     run = launch.directory / "runs" / "mine"
     with Lock.take(run / "locks" / "run", "the run"):

@@ -63,6 +63,7 @@ def test_the_wheel_holds_all_files_that_are_read(installed):
     assert not (installed / "tests").exists()
 
 
+@pytest.mark.distributed
 def test_its_commands_work_anywhere(installed, tmp_path):
     (tmp_path / "train.py").write_text("raise SystemExit('imported')\n")
     assert "supervised fine-tuning" in command(installed, tmp_path, "--help")

@@ -88,6 +88,7 @@ def test_a_base_model_learns_where_its_turns_end(compose, toy):
     assert wanted in GenerationConfig.from_pretrained(made).eos_token_id
 
 
+@pytest.mark.distributed
 def test_distilled(compose, toy, capsys):
     """The whole study; the same command again does nothing."""
     from analysis.records.record import read_records
@@ -114,6 +115,7 @@ def test_distilled(compose, toy, capsys):
         run_study(tiny(compose, toy, "study", "distilled", "pairs.size=3"))
 
 
+@pytest.mark.distributed
 def test_think(compose, toy, capsys):
     from analysis.cli import main
     from analysis.commands import evaluate
@@ -177,6 +179,7 @@ def test_ablation(compose, toy, name):
         )
 
 
+@pytest.mark.distributed
 def test_scaling_goes_on_after_a_step_that_failed(compose, toy, monkeypatch, capsys):
     """It says which runs it needs, takes their heads, and asks the finished evaluations again."""
     from analysis.commands import evaluate

@@ -241,6 +241,7 @@ def test_a_job_trains_and_tracks(launch, fakes, nodes):
 SHOWN = ["logger=wandb", "train.args.dataloader_num_workers=2", "tracking=none", "data.size=1200"]
 
 
+@pytest.mark.distributed
 def test_a_signal_to_every_process_of_a_job_loses_no_checkpoint(launch, fakes):
     """On a step that is logged, with W&B, which ends on it, and with workers."""
     long = ["train.args.max_steps=3000", "train.args.save_steps=3000"]

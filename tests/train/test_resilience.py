@@ -152,6 +152,7 @@ ls "$DISK/r"
 """
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not CAN_MOUNT, reason="needs a mount namespace of its own, to fill a disk")
 def test_a_full_disk_ends_the_run_with_one_line_and_loses_nothing(tiny_dir, tmp_path):
     disk = tmp_path / "disk"

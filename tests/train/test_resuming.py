@@ -184,6 +184,7 @@ def test_a_mistake_found_late_leaves_nothing_that_refuses_the_mended_start(
     """In the trainer, and in the first step: one line, and then the mended command trains."""
     from train import run as module
 
+    monkeypatch.setattr(logging.root, "handlers", [])  # other tests leave some on closed streams
     directory = tmp_path / "r"
     more = ["evaluation=none", "train.args.max_steps=1", "tracking.resamples=4", "pairs.size=2"]
     words = small("sft", tiny_dir, directory, *more)

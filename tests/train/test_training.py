@@ -121,6 +121,7 @@ def start(kind: str, arguments: list[str], cwd: Path) -> subprocess.Popen[bytes]
     )
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("kind", ["sft", "grpo"])
 def test_killed_and_resumed_equals_unbroken(compose, finished_run, tiny_dir, tmp_path, kind):
     """SIGKILL after the first checkpoint, before or while it is tracked; resume=auto goes on."""

@@ -109,6 +109,7 @@ def test_checkpoints_are_found_and_named(tmp_path, monkeypatch):
         find_checkpoints(["checkpoint-2", "other/checkpoint-2"], "base")
 
 
+@pytest.mark.distributed
 def test_command_line_with_wandb_offline(tmp_path):
     """As a user starts it: a list of directories, an offline W&B run, the table at the end."""
     for name in ("base", "a", "b"):

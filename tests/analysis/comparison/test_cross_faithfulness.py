@@ -153,6 +153,7 @@ def test_random_circuits_have_the_size_and_no_dead_ends():
     assert not torch.equal(random_circuit(circuit, 1).edges, random_circuit(circuit, 2).edges)
 
 
+@pytest.mark.distributed
 def test_command_line(tmp_path, trained):
     """As a user starts it, from a run, a checkpoint of it and a graph file of it."""
     record = read_record(trained / "one", 4)

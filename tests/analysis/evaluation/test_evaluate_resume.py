@@ -106,6 +106,7 @@ def test_a_store_that_was_cut_goes_on_alike(tiny_dir, tmp_path):
     assert len(list(batches(range(21), 4))) == 6
 
 
+@pytest.mark.distributed
 def test_a_killed_evaluation_goes_on_to_the_same_result(copier, tmp_path):
     """kill -9 of the command in the middle of it; the same command again, and one never killed."""
     more = ["intervention=zero:L0H1", "controls=2", "batch_size=4", "temperature=1.0"]

@@ -219,6 +219,7 @@ def test_any_of_several_gold_texts_is_right():
     assert not judge("<answer>6</answer>", gold).correct
 
 
+@pytest.mark.distributed
 def test_threads_get_the_same_verdicts():
     answers = ["1+x", TOWER, "x+2", "}", "\\frac{2x+2}{2}", "x" * 300] * 2
     here = [verify_answer(answer, "x+1") for answer in answers]
@@ -243,6 +244,7 @@ def test_threads_get_the_same_verdicts():
     ]
 
 
+@pytest.mark.distributed
 def test_a_process_that_was_killed_is_replaced(monkeypatch):
     process().kill()
     assert verify_answer("1+x", "x+1").correct  # between two answers
@@ -386,6 +388,7 @@ print(verify._worker._running[0].pid)
     assert not psutil.pid_exists(int(done.stdout))
 
 
+@pytest.mark.distributed
 def test_the_process_does_not_outlive_a_killed_parent():
     program = f"""
 import os, signal, threading, time
