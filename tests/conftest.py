@@ -13,7 +13,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("WANDB_API_KEY", None)
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,22 @@ torch.set_num_threads(1)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Models that tests build are not kept in the user's cache."""
     os.environ["HEADLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def no_place_among_processes_is_left() -> Iterator[None]:
+    """What a run in this process sets for DeepSpeed, a process of a later test would take for its.
+
+    Two of them that run at a time would then want one port.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(params=ARCHITECTURES)

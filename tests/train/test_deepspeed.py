@@ -162,7 +162,9 @@ def test_offloaded_stages_train_and_resume_with_as_many_processes_alone(launched
     from train.checkpoints import check_processes
 
     check_processes(directory / "checkpoint-2", 2)
-    with pytest.raises(ValueError, match="was saved by 2 processes, and with 4 the run would not be"):
+    with pytest.raises(
+        ValueError, match="was saved by 2 processes, and with 4 the run would not be"
+    ):
         check_processes(directory / "checkpoint-2", 4)
 
 
