@@ -99,6 +99,18 @@ def as_form(content: object, form: type[F], path: Path) -> F:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
+class OtherSchema(ValueError):
+    """A file that another version has written."""
+
+
+def check_schema(content: dict[str, Any], schema: int, path: Path, mend: str) -> None:
+    """Raise OtherSchema, with the mend, unless a file says that it is of a schema."""
+    if content.get("schema") != schema:
+        raise OtherSchema(
+            f"{path} has schema {content.get('schema')} and this version reads {schema}; {mend}"
+        )
+
+
 def short_hash(content: str | bytes, digits: int = 16) -> str:
     """The first hex digits of the SHA-256 of a text (as UTF-8) or of bytes."""
     return hash_of_parts([content.encode() if isinstance(content, str) else content], digits)

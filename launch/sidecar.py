@@ -14,7 +14,6 @@ from here, in the same W&B run.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass, field
@@ -87,10 +86,9 @@ class Watched:
     @property
     def last(self) -> int | None:
         """The last step, once the training has ended."""
-        from train.keeper import FINISHED
+        from train.keeper import finished_step
 
-        path = self.run / FINISHED
-        return int(json.loads(path.read_text())["step"]) if path.exists() else None
+        return finished_step(self.run)
 
     def pending(self) -> list[tuple[int, Path | None]]:
         """Steps with a complete checkpoint (None: the base) and no record, in order."""

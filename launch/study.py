@@ -24,7 +24,6 @@ is left out, which is said.
 from __future__ import annotations
 
 import gc
-import json
 import shlex
 import sys
 import time
@@ -177,11 +176,11 @@ def run_steps(run: Path, steps: list[Step], places: dict[str, str]) -> None:
     Raises:
         ValueError: naming the step that failed.
     """
-    from analysis.files import write_json
+    from analysis.files import read_json, write_json
     from analysis.interventions.head_sets import NoHeads
 
     log = run / "study.json"
-    done: dict[str, Any] = json.loads(log.read_text(encoding="utf-8")) if log.exists() else {}
+    done = read_json(log, dict[str, dict[str, Any]]) if log.exists() else {}
     for number, step in enumerate(steps, start=1):
         line, counted = step.line(places), f"[{number}/{len(steps)}] {step.name}"
         finished = done.get(step.name, {}).get("command") == line

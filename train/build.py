@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import os
 import random
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig
 
+from analysis.files import read_json
 from analysis.mistakes import one_line
 from analysis.models import hub
 from analysis.prompts.benchmarks import load_task, problems_for_pairs, slug
@@ -275,7 +275,7 @@ def run_pairs(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
     if not goes_on or cfg.pairs.kind == "file":
         return build_pairs(cfg, tokenizer)
     pairs = Pairs.load(saved)
-    if pairs.hash != json.loads(about.read_text(encoding="utf-8"))["hash"]:
+    if pairs.hash != read_json(about, dict[str, Any]).get("hash"):
         raise ValueError(
             f"{saved} was changed since the run was started: its hash is {pairs.hash}, not that in "
             f"{about.name}; restore it, or start a run under another name"

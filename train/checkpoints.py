@@ -10,10 +10,11 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from analysis.files import write_json
+from analysis.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -35,21 +36,29 @@ def write_manifest(checkpoint: Path, interrupted: bool = False, tokens: int | No
     write_json(checkpoint / MANIFEST, content)
 
 
-def _manifest(checkpoint: Path) -> dict[str, Any]:
-    """The content of a manifest; empty if there is none that can be read."""
+@dataclass(frozen=True)
+class _Manifest:
+    """The form of a manifest. files: their sizes in bytes."""
+
+    files: dict[str, int]
+    interrupted: bool = False
+    tokens: int | None = None
+
+
+def _manifest(checkpoint: Path) -> _Manifest | None:
+    """The content of a manifest; None if there is none that can be read."""
     try:
-        found: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return {}
-    return found
+        return read_json(checkpoint / MANIFEST, _Manifest)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def is_complete(checkpoint: Path) -> bool:
     """Whether a checkpoint has a manifest and every file that it names, at its size."""
     manifest = _manifest(checkpoint)
     try:
-        return bool(manifest) and all(
-            (checkpoint / name).stat().st_size == size for name, size in manifest["files"].items()
+        return manifest is not None and all(
+            (checkpoint / name).stat().st_size == size for name, size in manifest.files.items()
         )
     except FileNotFoundError:
         return False
@@ -57,13 +66,14 @@ def is_complete(checkpoint: Path) -> bool:
 
 def is_interrupted(checkpoint: Path) -> bool:
     """Whether a checkpoint was saved because its run was asked to stop."""
-    return bool(_manifest(checkpoint).get("interrupted"))
+    manifest = _manifest(checkpoint)
+    return manifest is not None and manifest.interrupted
 
 
 def tokens_seen(checkpoint: Path) -> int | None:
     """How many tokens the training had seen at a checkpoint, if that was counted."""
-    found = _manifest(checkpoint).get("tokens")
-    return found if isinstance(found, int) else None
+    manifest = _manifest(checkpoint)
+    return None if manifest is None else manifest.tokens
 
 
 def has_weights(checkpoint: Path) -> bool:

@@ -9,15 +9,15 @@ hashes some GB a second, several files at a time.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from analysis.files import write_json
+from analysis.files import as_form, read_json, write_json
 
 INPUTS = "inputs.json"
 # of a model's directory, what shapes a training: weights, configuration, tokenizer, template
@@ -48,6 +48,15 @@ def input_files(cfg: DictConfig) -> dict[str, Path]:
         names = {path for pattern in MODEL_FILES for path in base.glob(pattern)}
         found |= {f"model.path {path.name}": path for path in sorted(names) if path.is_file()}
     return found
+
+
+@dataclass
+class _Input:
+    """What is noted of a file: bytes, time of its last change, hash."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
 
 
 def _stamp(path: Path) -> dict[str, Any]:
@@ -81,11 +90,10 @@ def _saved(run: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} can't be read ({error}); restore it, or name another run"
-        ) from None
+        saved = read_json(path, dict[str, Any]).get("files")
+        return {key: vars(of) for key, of in as_form(saved, dict[str, _Input], path).items()}
+    except ValueError as error:
+        raise ValueError(f"{error}; restore it, or name another run") from None
 
 
 def check_inputs(run: Path, cfg: DictConfig) -> None:

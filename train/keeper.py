@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from analysis.files import write_json
+from analysis.files import read_json, write_json
 from analysis.models.hub import split
 from analysis.records.checkpoints import Base
 from analysis.records.training_log import append_metrics
@@ -45,6 +45,22 @@ FINISHED = "finished.json"
 def write_finished(run: Path, step: int) -> None:
     """Say that a run's training ended with a step."""
     write_json(run / FINISHED, {"step": step})
+
+
+def finished_step(run: Path) -> int | None:
+    """The last step of a run whose training has ended.
+
+    Raises:
+        ValueError: the file that says so is damaged.
+    """
+    try:
+        return read_json(run / FINISHED, dict[str, int])["step"]
+    except FileNotFoundError:
+        return None
+    except KeyError as error:
+        raise ValueError(
+            f"{run / FINISHED} names no step; resume the run to have it again"
+        ) from error
 
 
 def name_base(checkpoint: Path, source: str, base: Base) -> None:

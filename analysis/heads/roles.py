@@ -183,17 +183,14 @@ def read_roles(run: Path, step: int) -> Roles | None:
     Raises:
         ValueError: they are damaged or of another schema.
     """
-    from analysis.files import as_form, read_json
+    from analysis.files import as_form, check_schema, read_json
 
     path = roles_path(run, step)
     try:
         content = read_json(path, dict[str, Any])
     except FileNotFoundError:
         return None
-    if content.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {content.get('schema')} and this version reads {SCHEMA}; {_MEND}"
-        )
+    check_schema(content, SCHEMA, path, _MEND)
     found = as_form(content, _File, path)
 
     def numbers(values: list[float | None]) -> list[float]:

@@ -9,16 +9,16 @@ RUN/evaluations/TASK/step-000040/NAME/scores.json   with changed heads
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis.files import as_form, read_json, write_json
+from analysis.files import as_form, check_schema, read_json, write_json
 from analysis.records.record import recorded_steps
 from analysis.records.record_form import SCHEMA
 
 RESULTS = 1  # schema of scores.json
+_MEND = "evaluate that checkpoint again"
 log = logging.getLogger(__name__)
 
 
@@ -89,7 +89,7 @@ def read_evaluations(run: Path, task: str | None = None) -> dict[int, dict[str, 
         path = directory / f"step-{step:06d}.json"
         try:
             content = read_json(path, dict[str, Any])
-            _check_schema(path, content, SCHEMA)
+            check_schema(content, SCHEMA, path, _MEND)
             if (of := as_form(content, _Step, path).step) != step:
                 raise ValueError(f"{path} is of step {of}")
         except (ValueError, FileNotFoundError) as error:
@@ -97,14 +97,6 @@ def read_evaluations(run: Path, task: str | None = None) -> dict[int, dict[str, 
         else:
             found[step] = content
     return found
-
-
-def _check_schema(path: Path, content: Mapping[str, Any], schema: int) -> None:
-    if content.get("schema") != schema:
-        raise ValueError(
-            f"{path} has schema {content.get('schema')} and this version reads {schema}; "
-            "evaluate that checkpoint again"
-        )
 
 
 def _scored_steps(directory: Path) -> list[int]:
@@ -146,7 +138,7 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     content = read_json(path, dict[str, Any])
     if "schema" in content:
-        _check_schema(path, content, RESULTS)
+        check_schema(content, RESULTS, path, _MEND)
     found = as_form(content, _Results, path)
     needed = ["none", *(["intervention"] if found.comparisons else [])]
     if missing := [name for name in needed if name not in found.conditions]:

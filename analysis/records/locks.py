@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from analysis.files import CLAIMS
+from analysis.files import CLAIMS, read_json
 
 EXPIRY = 120.0  # seconds without a sign of life after which a lock is taken over
 BEAT = 10.0  # seconds between two signs of life
@@ -124,10 +124,10 @@ def _read(path: Path) -> Holder | Unknown:
         FileNotFoundError: it is not there.
     """
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        return read_json(path, Holder)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, TypeError):  # empty after a crash, or no file of ours
+    except ValueError:  # empty after a crash, or no file of ours
         return Unknown(path)
 
 

@@ -27,13 +27,13 @@ import torch
 from safetensors.torch import save
 
 from analysis.attribution.metrics import faithfulness
-from analysis.files import atomic_write, short_hash, write_json
+from analysis.files import OtherSchema, atomic_write, short_hash, write_json
 from analysis.heads.changes import Heads
 from analysis.heads.resampling import Resampled, resample_weights
 from analysis.intervals import Estimate, estimate, resamples_of
 from analysis.models.graph import Graph
 from analysis.prompts.pairs import Pairs
-from analysis.records.record_form import SCHEMA, OtherSchema, read_content, shapes_of
+from analysis.records.record_form import SCHEMA, read_content, shapes_of
 from analysis.records.stored import Shapes, StoredTensors
 
 log = logging.getLogger(__name__)

@@ -8,17 +8,13 @@ from typing import Any
 
 import torch
 
-from analysis.files import as_form, read_json
+from analysis.files import as_form, check_schema, read_json
 from analysis.heads.resampling import SWEEP
 from analysis.models.graph import Graph
 from analysis.records.stored import Shapes
 
 SCHEMA = 2
 _LARGEST = 10_000  # layers or heads of a model; more is a damaged file
-
-
-class OtherSchema(ValueError):
-    """A record of another version."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +80,8 @@ def read_content(path: Path, step: int) -> dict[str, Any] | None:
         content = read_json(path, dict[str, Any])
     except FileNotFoundError:
         return None
-    if content.get("schema") != SCHEMA:
-        raise OtherSchema(
-            f"{path} has schema {content.get('schema')} and this version reads {SCHEMA}; use the "
-            "version that wrote it, or track its checkpoint again (headlab track)"
-        )
+    mend = "use the version that wrote it, or track its checkpoint again (headlab track)"
+    check_schema(content, SCHEMA, path, mend)
     found: _File | _Invalid
     if "invalid" in content:
         found = as_form(content, _Invalid, path)

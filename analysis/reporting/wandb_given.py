@@ -7,16 +7,24 @@ told to begin; and all of a file that `wandb sync` has uploaded.
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from analysis.files import write_json
+from analysis.files import read_json, write_json
 from analysis.reporting.wandb_files import Row, is_offline, is_uploaded, rows, sessions
 
 FILE = "wandb-published.json"
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Saved:
+    """The form of FILE: as of Given."""
+
+    online: dict[str, str] = field(default_factory=dict)
+    offline: dict[str, str] = field(default_factory=dict)
+    settled: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -36,17 +44,11 @@ class Given:
         """What is known of a run without asking the server."""
         given = cls()
         try:
-            saved = json.loads((run / FILE).read_text(encoding="utf-8"))
-            for name in ("online", "offline", "settled"):
-                found = saved.get(name, getattr(given, name))
-                if not isinstance(found, type(getattr(given, name))):
-                    raise ValueError(f"{name!r} is no {type(getattr(given, name)).__name__}")
-                setattr(given, name, found)
+            given = cls(**vars(read_json(run / FILE, _Saved)))
         except FileNotFoundError:
             pass
-        except (ValueError, AttributeError) as error:
-            log.warning("%s is damaged (%s); W&B's own files count", run / FILE, error)
-            given = cls()
+        except ValueError as error:
+            log.warning("%s; it counts for nothing, W&B's own files do", error)
         for session in sessions(run):
             if session.name in given.settled:
                 continue

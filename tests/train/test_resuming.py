@@ -10,13 +10,23 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import read_metrics
 from tests.support.places import ROOT
 from tests.support.runs import assert_same, final_state, small
-from train.checkpoints import can_go_on_from, check_processes, tokens_seen, write_manifest
-from train.inputs import check_inputs, input_files, note_inputs
+from train.checkpoints import (
+    MANIFEST,
+    can_go_on_from,
+    check_processes,
+    is_complete,
+    is_interrupted,
+    tokens_seen,
+    write_manifest,
+)
+from train.inputs import INPUTS, check_inputs, input_files, note_inputs
+from train.keeper import FINISHED, finished_step
 from train.resuming import ARGUMENTS, PARTS, check_same_run, clear, is_begun, may_change
 from train.run import prepare, run
 
@@ -216,3 +226,19 @@ def test_a_fault_of_the_program_keeps_its_traceback(compose, tiny_dir, tmp_path,
     monkeypatch.setattr(module, "_trainer", lambda *parts: {}["a fault"])
     with pytest.raises(KeyError, match="a fault"):
         module.run_or_exit(compose("sft", *small("sft", tiny_dir, tmp_path / "r", *QUIET)))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"files": 3}', '{"files": {"a": "b"}}', "\x00", "{}"])
+def test_what_is_damaged_is_not_complete_or_one_line(tmp_path, text):
+    """The manifest, the last step, the inputs: whatever stands in them, no other exception."""
+    checkpoint = tmp_path / "checkpoint-2"
+    checkpoint.mkdir()
+    for file in (checkpoint / MANIFEST, tmp_path / FINISHED, tmp_path / INPUTS):
+        file.write_text(text)
+    assert not is_complete(checkpoint)
+    assert not is_interrupted(checkpoint)
+    assert tokens_seen(checkpoint) is None
+    with pytest.raises(ValueError, match=FINISHED):
+        finished_step(tmp_path)
+    with pytest.raises(ValueError, match="inputs.json.*restore it, or name another run"):
+        check_inputs(tmp_path, OmegaConf.create({}))
