@@ -13,12 +13,11 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import yaml
 from omegaconf import DictConfig
 
-from analysis.evaluation.sampling import Sampling
 from analysis.files import atomic_write
 from analysis.logs import show_messages
 from analysis.mistakes import Mistake, as_line, in_one_line, one_line, out_of_memory
@@ -32,19 +31,16 @@ from analysis.records.run_file import RunFile
 from analysis.records.secrets import redact
 from analysis.reporting.publish import Publisher
 from analysis.tracking import distributed
-from analysis.tracking.tracker import HeadTracker
 from train.asking import prompting_of
-from train.build import generation_cycle
-from train.checkpoints import is_finished, is_interrupted, step_of
-from train.compat import unsharded_loading, with_orders_of_passed_epochs, without_hub
+from train.checkpoints import is_finished, step_of
+from train.compat import unsharded_loading, without_hub
 from train.config import load_resolved, plain
 from train.disk import DiskFull, explained_if_full, is_full
 from train.inputs import note_inputs
 from train.plan import Plan, Setup, assemble, prepare
 from train.resuming import clear, is_begun, is_same
-from train.rollouts import end_alike
-from train.schedule import Schedule
 from train.sharding import NotInForce, set_up
+from train.trainer import build_callbacks, build_trainer
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -55,91 +51,6 @@ if TYPE_CHECKING:
 STOPPED = 10.0  # seconds that W&B has to end in when the run does not end as it should
 SIGNALS = {"sft": "loss", "grpo": "reward"}  # what a training is followed by
 LOCK_VARIABLE = "HEADLAB_LOCK"  # token of the launcher's lock, which passes to the main process
-
-
-def _trainer(plan: Plan, setup: Setup) -> SFTTrainer | GRPOTrainer:
-    from trl import GRPOTrainer, SFTTrainer
-
-    shared: dict[str, Any] = {
-        "model": setup.source,
-        "args": plan.args,
-        "train_dataset": setup.dataset,
-        "processing_class": setup.tokenizer,
-        "peft_config": plan.peft,
-    }
-    if plan.cfg.train.kind == "sft":
-        return SFTTrainer(**shared)
-    trainer = GRPOTrainer(**shared | {"reward_funcs": plan.rewards})
-    with_orders_of_passed_epochs(trainer)
-    end_alike(trainer, setup.tokenizer, setup.ask)
-    return trainer
-
-
-def _callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> list[TrainerCallback]:
-    """In the order of their calls: what a checkpoint is comes before anything that reads it.
-
-    What shows the run is the main process's; the others only keep pace.
-    """
-    from train.callbacks import (
-        EvaluationCallback,
-        HeadTrackingCallback,
-        MirrorCallback,
-        PresentCallback,
-    )
-    from train.interrupt import Interrupt
-    from train.keeper import Keeper, LocalMetrics
-    from train.save_first import SaveFirst
-
-    cfg = plan.cfg
-    where = cfg.tracking.where
-    schedule = Schedule.parse(plain(cfg.tracking)["schedule"])
-    # who looks at the model, and what stops the training
-    tracker = None
-    if plan.tracking is not None and setup.pairs is not None:
-        tracker = HeadTracker(plan.run, setup.pairs, plan.tracking, setup.tokenizer)
-        tracker.start()
-    interrupt = Interrupt(
-        generation_cycle(plan.args),
-        lambda step: tracker is not None and where != "inline" and schedule.is_due(step),
-    )
-
-    def may_go(step: int) -> bool:
-        return tracker is None or not schedule.includes(step, 0) or tracker.is_tracked(step)
-
-    # what every run has
-    deepspeed = cast("dict[str, Any] | None", plan.args.deepspeed)  # cfg.deepspeed.config
-    found: list[TrainerCallback] = [
-        LocalMetrics(plan.run),
-        interrupt,
-        Keeper(plan.run, setup.base, setup.source, deepspeed, plan.keep, may_go, interrupt),
-        SaveFirst(interrupt),
-    ]
-    # what looks at the checkpoints, from the step where this run starts
-    start: int | None = 0
-    if plan.checkpoint is not None:
-        start = None if is_interrupted(plan.checkpoint) else step_of(plan.checkpoint)
-    if tracker is not None:
-        found.append(
-            HeadTrackingCallback(
-                tracker,
-                where,
-                schedule,
-                cfg.tracking.budget,
-                cfg.tracking.on_error,
-                interrupt,
-                start,
-            )
-        )
-    e = cfg.evaluation
-    for evaluation in plan.evaluations:
-        sampling = Sampling(e.samples, e.temperature, e.top_p, e.max_new_tokens, e.batch_size)
-        found.append(EvaluationCallback(plan.run, evaluation, sampling, e.seed, interrupt, start))
-    # last, what shows their records
-    if distributed.rank() == 0 and (tracker is not None or plan.evaluations):
-        found.append(PresentCallback(plan.run, publisher, pages=where != "sidecar"))
-    if publisher is not None:
-        found.append(MirrorCallback(publisher))
-    return found
 
 
 def run(plan: Plan) -> None:
@@ -220,7 +131,7 @@ def _execute(plan: Plan, setup: Setup) -> None:
         model = None if trainer is None else trainer.model
         with nullcontext() if model is None else preserved(model):
             publisher = _open(plan, setup) if distributed.rank() == 0 else None
-            callbacks = _callbacks(plan, setup, publisher)
+            callbacks = build_callbacks(plan, setup, publisher)
         try:
             _go(plan, setup, trainer, callbacks)
         except BaseException:
@@ -274,7 +185,7 @@ def _standing(plan: Plan, setup: Setup) -> SFTTrainer | GRPOTrainer:
     set_seed(plan.args.seed)
     try:
         with in_one_line():
-            trainer = _trainer(plan, setup)
+            trainer = build_trainer(plan, setup)
     except TypeError as error:  # of a model that has no such option
         for name in plan.args.model_init_kwargs or ():
             if f"unexpected keyword argument '{name}'" in str(error):

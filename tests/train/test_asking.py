@@ -249,7 +249,7 @@ def test_the_trainer_itself_ends_rollouts_so(compose, tmp_path, tiny_dir):
     """The places that TRL looks at, in its own trainer; and step 0 has the run's tokenizer."""
     from analysis.records.checkpoints import find_model
     from train.plan import assemble, prepare
-    from train.run import _trainer
+    from train.trainer import build_trainer
 
     tokenizer_with("opens_think").save_pretrained(tiny_dir)
     own = {"eos_token_id": 256}
@@ -260,7 +260,7 @@ def test_the_trainer_itself_ends_rollouts_so(compose, tmp_path, tiny_dir):
     more = ["tracking=none", "evaluation=none"]
     plan = prepare(compose("grpo", *small("grpo", tiny_dir, run, *more)))
     setup = assemble(plan)
-    trainer = _trainer(plan, setup)
+    trainer = build_trainer(plan, setup)
     ends = [256, 258]
     assert sorted(trainer.eos_token_ids) == ends
     assert sorted(trainer.generation_config.eos_token_id) == ends

@@ -273,14 +273,14 @@ def test_a_checkpoint_that_a_stop_left_is_resumed_and_not_tracked(
             if state.global_step == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    original = module._callbacks
-    module._callbacks = lambda *parts: [*original(*parts), Terminate()]
+    original = module.build_callbacks
+    module.build_callbacks = lambda *parts: [*original(*parts), Terminate()]
     words = small("sft", tiny_dir, stopped, "evaluation=none")
     try:
         with pytest.raises(SystemExit) as ended:
             run(prepare(compose("sft", *words)))
     finally:
-        module._callbacks = original
+        module.build_callbacks = original
     assert ended.value.code == 143
     assert [path.name for path in checkpoints(stopped)] == ["checkpoint-1"]
     assert not (stopped / "finished.json").exists()

@@ -203,7 +203,7 @@ def test_a_mistake_found_late_leaves_nothing_that_refuses_the_mended_start(
         raise ValueError("no\nsuch thing")
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
-        patched.setattr(module, "_trainer", refuses)
+        patched.setattr(module, "build_trainer", refuses)
         module.run_or_exit(compose("sft", *words))
     *counts, line = capsys.readouterr().err.splitlines()
     assert (ended.value.code, line) == (2, "error: no such thing")
@@ -223,7 +223,7 @@ def test_a_mistake_found_late_leaves_nothing_that_refuses_the_mended_start(
 def test_a_fault_of_the_program_keeps_its_traceback(compose, tiny_dir, tmp_path, monkeypatch):
     from train import run as module
 
-    monkeypatch.setattr(module, "_trainer", lambda *parts: {}["a fault"])
+    monkeypatch.setattr(module, "build_trainer", lambda *parts: {}["a fault"])
     with pytest.raises(KeyError, match="a fault"):
         module.run_or_exit(compose("sft", *small("sft", tiny_dir, tmp_path / "r", *QUIET)))
 
