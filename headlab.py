@@ -12,6 +12,7 @@ from there (`from analysis import attribute`): a module of one file can't say th
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,12 @@ def main() -> None:
     from analysis.commands import COMMANDS
 
     purposes = {command: purpose for command, (_, purpose) in TRAINING.items()}
-    dispatch("headlab", {**purposes, **COMMANDS}, _run, sys.argv[1:])
+    try:
+        dispatch("headlab", {**purposes, **COMMANDS}, _run, sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 if __name__ == "__main__":

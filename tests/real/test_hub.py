@@ -80,7 +80,7 @@ def scores(hub: Hub, tmp_path: Path, model: str) -> torch.Tensor:
 
 def test_a_run_of_a_revision_is_tracked_on_it(hub: Hub, tmp_path: Path) -> None:
     """Base, checkpoints and what is measured later are of one commit, inline and from files."""
-    more = ["train.args.learning_rate=1e-12", "train.args.max_steps=2", "evaluation=none"]
+    more = ["train.args.learning_rate=1e-12", "train.args.max_steps=4", "evaluation=none"]
     words = small("sft", Path("org/tiny"), tmp_path / "r", *more, "tracking.where=checkpoint")
     revision = "+train.args.model_init_kwargs={revision: step1000}"
     done = run(hub, tmp_path, "train.sft", *words, revision)
@@ -88,14 +88,15 @@ def test_a_run_of_a_revision_is_tracked_on_it(hub: Hub, tmp_path: Path) -> None:
     base = json.loads((tmp_path / "r" / "base.json").read_text())
     commit = hub.commit("org/tiny", "step1000")
     assert (base["path"], base["commit"]) == ("org/tiny@step1000", commit)
-    first, last = read_records(tmp_path / "r")
+    first, *_, last = read_records(tmp_path / "r")
     assert first.origin["model"]["commit"] == commit
     assert torch.equal(first.circuit, last.circuit)
     # the branch moves on; the run does not
     shutil.copytree(hub.root / "org/tiny/main", hub.root / "org/tiny/step1000", dirs_exist_ok=True)
-    more = ["resume=auto", "train.args.max_steps=4"]
-    done = run(hub, tmp_path, "train.sft", *words, revision, *more)
+    shutil.rmtree(tmp_path / "r" / "checkpoint-4")  # as of a run that was stopped
+    done = run(hub, tmp_path, "train.sft", *words, revision, "resume=auto")
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r" / "checkpoint-4").is_dir()
     assert json.loads((tmp_path / "r" / "base.json").read_text())["commit"] == commit
 
 
