@@ -27,11 +27,11 @@ from analysis.ranges import COUNT, POSITIVE
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from analysis.live.schedule import Schedule
     from analysis.records.checkpoints import Base
     from analysis.reporting.publish import Publisher
     from analysis.tracking.tracker import HeadTracker
     from analysis.trajectories.trajectory import Known
-    from train.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +63,13 @@ class Watched:
         Raises:
             ValueError: it is a run without tracking.
         """
+        from analysis.live.schedule import Schedule
         from analysis.models.loading import load_tokenizer_if_any
         from analysis.prompts.pairs import Pairs
         from analysis.records.checkpoints import Base, own_tokenizer
         from analysis.tracking.tracker import HeadTracker
         from train.build import tracking_settings
         from train.config import load_resolved, plain
-        from train.schedule import Schedule
 
         base = Base.read(run)
         if base is None:

@@ -25,6 +25,7 @@ FLOORS = (
     ("tracking", "trajectories"),
     ("interventions", "reporting"),
     ("evaluation", "comparison"),
+    ("live",),
     ("commands",),
 )
 FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}

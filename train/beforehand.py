@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from analysis.live.compat import unsharded_loading
 from analysis.mistakes import one_line
-from train.compat import unsharded_loading, vllm_for_trl
+from train.compat import vllm_for_trl
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -18,6 +18,9 @@ from transformers.trainer_callback import ProgressCallback
 from analysis.evaluation.asking import digest, evaluate
 from analysis.evaluation.completions import Completions
 from analysis.evaluation.sampling import Sampling
+from analysis.live.compat import unsharded_loading
+from analysis.live.schedule import Budget, Schedule
+from analysis.live.whole_weights import whole_weights
 from analysis.records.checkpoints import Base
 from analysis.records.evaluations import answers_path, read_evaluations, write_evaluation
 from analysis.reporting.present import present
@@ -26,10 +29,7 @@ from analysis.tracking import distributed
 from analysis.tracking.tracker import HeadTracker
 from analysis.trajectories.trajectory import Known
 from train.build import Evaluation
-from train.compat import unsharded_loading
 from train.interrupt import Interrupt
-from train.schedule import Budget, Schedule
-from train.sharding import whole_weights
 
 if TYPE_CHECKING:
     from transformers import (

@@ -15,13 +15,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from analysis.cli import expand_home, literal
+from analysis.live.schedule import Schedule
 from analysis.mistakes import one_line
 from analysis.prompts.chat import on_off
 from analysis.ranges import check_values
 from analysis.records.secrets import secrets_in
 from analysis.tracking.settings import TrackingConfig
 from train.resuming import is_begun
-from train.schedule import Schedule
 from train.schema import RECIPES, Config, ModelConfig, PairsConfig, StudyConfig
 
 WHERE = ("inline", "checkpoint", "sidecar")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from analysis.live.compat import unsharded_loading
 from analysis.models import hub
 from analysis.models.loading import adapter_base, check_weights
 from analysis.prompts.chat import Prompting
@@ -40,7 +41,6 @@ from train.build import (
     training_args,
 )
 from train.checkpoints import check_processes, is_finished, last_to_go_on_from
-from train.compat import unsharded_loading
 from train.config import check, plain
 from train.data import draws_held_out, grpo_dataset, sft_dataset
 from train.inputs import check_inputs

@@ -19,6 +19,7 @@ import yaml
 from omegaconf import DictConfig
 
 from analysis.files import atomic_write
+from analysis.live.compat import unsharded_loading
 from analysis.logs import show_messages
 from analysis.mistakes import Mistake, as_line, in_one_line, one_line, out_of_memory
 from analysis.models.anatomy import base_model
@@ -33,7 +34,7 @@ from analysis.reporting.publish import Publisher
 from analysis.tracking import distributed
 from train.asking import prompting_of
 from train.checkpoints import is_finished, step_of
-from train.compat import unsharded_loading, without_hub
+from train.compat import without_hub
 from train.config import load_resolved, plain
 from train.disk import DiskFull, explained_if_full, is_full
 from train.inputs import note_inputs

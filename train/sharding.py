@@ -1,20 +1,13 @@
-"""DeepSpeed around a trainer: its set-up, the proof that it is in force, and whole weights to read.
-
-A callback that wants to look at the model must not call DeepSpeed's engine: under ZeRO-2 that
-fails, under ZeRO-3 it silently changes the training. `whole_weights` gives the plain model instead.
-Under ZeRO-3 it gathers all parameters on every rank and takes the engine's hooks off meanwhile, as
-TRL does for generation; with it, training is bit-identical to a run nobody looked at.
-"""
+"""DeepSpeed around a trainer: its set-up, and the proof that it is in force."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from train.compat import without_engine_hooks, without_shm_operator
+from train.compat import without_shm_operator
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -91,22 +84,3 @@ def check_in_force(trainer: Trainer, config: Mapping[str, Any] | None) -> None:
             f"{engine.zero_optimization_stage()} is in force; remove other DeepSpeed settings "
             "(an accelerate configuration, environment variables ACCELERATE_DEEPSPEED_*)"
         )
-
-
-def is_partitioned(trainer: Trainer) -> bool:
-    """Whether every rank holds only a part of each weight (ZeRO-3)."""
-    stage = getattr(trainer.model_wrapped, "zero_optimization_stage", None)
-    return stage is not None and stage() == 3
-
-
-@contextmanager
-def whole_weights(trainer: Trainer) -> Iterator[None]:
-    """Whole weights in the trainer's model, to read; to be entered by all ranks."""
-    if not is_partitioned(trainer):
-        yield
-        return
-    import deepspeed
-
-    engine = trainer.model_wrapped
-    with deepspeed.zero.GatheredParameters(list(engine.parameters())), without_engine_hooks(engine):
-        yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from analysis.evaluation.sampling import Sampling
+from analysis.live.schedule import Schedule
 from analysis.tracking import distributed
 from analysis.tracking.tracker import HeadTracker
 from train.build import generation_cycle
@@ -13,7 +14,6 @@ from train.compat import with_orders_of_passed_epochs
 from train.config import plain
 from train.plan import Plan, Setup
 from train.rollouts import end_alike
-from train.schedule import Schedule
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

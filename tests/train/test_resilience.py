@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.live.schedule import Budget, Schedule
 from analysis.records.record import read_record, read_records
 from analysis.records.secrets import secrets_in
 from analysis.tracking.tracker import HeadTracker
@@ -21,7 +22,6 @@ from train.checkpoints import checkpoints, discard, is_complete, tidy, write_man
 from train.config import check
 from train.disk import DiskFull, explained_if_full, is_full
 from train.run import prepare, run
-from train.schedule import Budget, Schedule
 
 
 @pytest.mark.parametrize(
