@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # `as`: these are names of this package, for type checkers to
     from analysis.records.record import read_scores as read_scores
     from analysis.records.run_file import RunFile as RunFile
     from analysis.reporting.report import write_report as write_report
+    from analysis.reporting.run_view import RunView as RunView
+    from analysis.reporting.run_view import read_run as read_run
     from analysis.tracking.settings import TrackingSettings as TrackingSettings
     from analysis.tracking.tracker import HeadTracker as HeadTracker
     from analysis.trajectories.run import Run as Run
@@ -69,6 +71,7 @@ _NAMES = {  # home: what is public of it
     "records.record": ("Record", "read_record", "read_records", "read_scores"),
     "records.run_file": ("RunFile",),
     "reporting.report": ("write_report",),
+    "reporting.run_view": ("RunView", "read_run"),
     "tracking.settings": ("TrackingSettings",),
     "tracking.tracker": ("HeadTracker",),
     "trajectories.run": ("Run", "read_runs"),
