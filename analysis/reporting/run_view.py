@@ -1,9 +1,9 @@
 """A run in a notebook: its figures, its tables, or all of it.
 
-    view = read_run("runs/my-run")
-    view                     # in a notebook: curves, map and table
-    view.figure("map")       # one figure, of plotly
-    print(view.table())      # the checkpoints as text
+view = read_run("runs/my-run")
+view                     # in a notebook: curves, map and table
+view.figure("map")       # one figure, of plotly
+print(view.table())      # the checkpoints as text
 """
 
 from __future__ import annotations
