@@ -56,7 +56,7 @@ class Section:
 
     charts: by their titles. associations: of the signal with the curves. roles: what the roles in
     the table of heads rest on. sources, shared: what was measured with what, by checkpoint and for
-    all of them.
+    all of them. reference: the second model, in words.
     """
 
     label: str
@@ -73,6 +73,7 @@ class Section:
     sources: Table | None
     shared: dict[str, str]
     config: str | None
+    reference: str | None
 
 
 def summary(run: Run) -> Summary | None:
@@ -204,6 +205,25 @@ def roles_note(run: Run) -> str:
     return f"{defining_pairs(run.roles)}; receiver kurtosis over {run.roles.unit}"
 
 
+def reference_note(run: Run) -> str | None:
+    """How like its reference a run became, in words; None if it has none."""
+    from analysis.reporting.text import number
+
+    reference = run.reference
+    if reference is None:
+        return None
+    if reference.unlike is not None or not reference.jaccard:
+        why = reference.unlike or "no checkpoint is measured yet"
+        return f"The reference {reference.name} is not compared head by head: {why}."
+    first, last = reference.jaccard[0], reference.jaccard[-1]
+    said = f"Jaccard index with the heads of {reference.name}: {number(first)} at the base"
+    if len(reference.jaccard) > 1:
+        said += f", {number(last)} at step {run.points[-1].step}"
+    if math.isnan(ceiling := reference.ceiling[-1]):
+        return f"{said}."
+    return f"{said}; two samples of one model would have {ceiling:.2f}."
+
+
 def charts(run: Run, name: str) -> dict[str, Markup]:
     """The charts of a run by their titles."""
     from analysis.reporting.figures.head_map import head_map
@@ -246,6 +266,7 @@ def section(run: Run, name: str) -> Section:
         sources=source_table(run) if there else None,
         shared=shared_sources(run) if there else {},
         config=run.config_text,
+        reference=reference_note(run),
     )
 
 

@@ -17,6 +17,7 @@ from analysis.records.evaluations import evaluated_tasks, read_evaluations, read
 from analysis.records.record import Record, read_steps
 from analysis.records.run_file import RunFile, config_text
 from analysis.records.training_log import read_metrics, series
+from analysis.trajectories.reference import Reference, read_reference
 from analysis.trajectories.trajectory import Known, Point, associations, trajectory
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Run:
     logged: step and value of the signal (loss, reward), as the trainer logged it.
     interventions: results of `headlab evaluate` on its checkpoints.
     roles: of the heads at the last record; None if they were not measured.
+    reference: a second model that the checkpoints are compared with, if there is one.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Run:
     logged: list[tuple[int, float]]
     interventions: dict[str, dict[str, Any]] = field(default_factory=dict)
     roles: Roles | None = None
+    reference: Reference | None = None
 
     @classmethod
     def read(cls, path: str | Path, known: Known | None = None) -> Run:
@@ -87,6 +90,7 @@ class Run:
             logged=logged,
             interventions=read_interventions(path),
             roles=roles_at(path, points[-1]) if points else None,
+            reference=_or_warn(lambda: read_reference(path, [p.record for p in points])),
         )
 
     @property

@@ -11,6 +11,7 @@ from analysis.reporting.figures.panels import Draw, curve, panel, plain, stack
 from analysis.reporting.figures.style import COLOURS, GREY, INK, PALE, finish
 from analysis.reporting.tables import task_names
 from analysis.reporting.text import estimate_in
+from analysis.trajectories.reference import Reference
 from analysis.trajectories.run import Run
 
 
@@ -48,6 +49,19 @@ def _signal(run: Run) -> Draw:
     return draw
 
 
+def _likeness_to_reference(reference: Reference, steps: Sequence[int]) -> Draw:
+    """To a second model; the thin line is what two samples of one model would have."""
+    found = {"Jaccard": reference.jaccard, "weighted overlap": reference.overlap}
+    likeness = panel("likeness to<br>reference", steps, found, range=[0, 1.05])
+
+    def draw(figure: Figure, row: int) -> None:
+        likeness(figure, row)
+        line = {"color": GREY, "width": 1}
+        plain(figure, row, steps, reference.ceiling, "Jaccard of one model's samples", line=line)
+
+    return draw
+
+
 def trajectory_chart(run: Run) -> Figure:
     """Everything that is followed over the checkpoints, one panel under another."""
     points, panels = run.points, []
@@ -64,6 +78,8 @@ def trajectory_chart(run: Run) -> Figure:
             "weighted overlap": [point.change.overlap for point in points],
         }
         panels.append(panel("likeness<br>to base", steps, found, range=[0, 1.05]))
+    if run.reference is not None and run.reference.jaccard:
+        panels.append(_likeness_to_reference(run.reference, steps))
     if run.logged:
         panels.append(_signal(run))
     if scored := [(row.step, row.evaluation) for row in run.rows if row.evaluation is not None]:

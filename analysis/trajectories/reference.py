@@ -1,0 +1,73 @@
+"""A second model that a run is measured against, such as the teacher of a distillation.
+
+It is measured on the run's pairs with the run's settings, once, and its record lies in
+RUN/reference, a run of its own (`headlab compare a=RUN@last b=RUN/reference@0` has the rest). How
+like its heads those of each checkpoint are is the Jaccard index of the two sets and the weighted
+overlap of analysis/heads/changes.py, with their intervals. The controls: the value of the base, and
+`ceiling`, the Jaccard index that two resamples of the pairs have at one and the same checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.heads.changes import compare
+from analysis.intervals import Estimate
+from analysis.records.record import COMPARABLE, Record, read_record
+from analysis.records.run_file import RunFile
+
+DIRECTORY = "reference"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is known of a run's reference.
+
+    jaccard, overlap: with the heads of each record, in their order.  ceiling: see the top.
+    unlike: why the two can't be compared head by head; the lists are empty then.
+    """
+
+    name: str
+    jaccard: list[Estimate]
+    overlap: list[Estimate]
+    ceiling: list[float]
+    unlike: str | None = None
+
+
+def read_reference(run: Path, records: Sequence[Record]) -> Reference | None:
+    """That of a run, against its records; None if it has none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    directory = run / DIRECTORY
+    if not directory.is_dir() or (found := read_record(directory, 0)) is None:
+        return None
+    name = RunFile.read(directory).name
+    if records and (reason := _unlike(found, records[0])) is not None:
+        return Reference(name, [], [], [], reason)
+    changes = [compare(found.heads, record.heads) for record in records]
+    return Reference(
+        name,
+        [change.jaccard for change in changes],
+        [change.overlap for change in changes],
+        [1 - change.null_turnover for change in changes],
+    )
+
+
+def _unlike(reference: Record, record: Record) -> str | None:
+    """Why a reference's heads can't be compared with a record's; None if they can."""
+    of_reference, ours = (
+        f"{r.graph.n_layers} layers of {r.graph.n_heads} heads" for r in (reference, record)
+    )
+    if of_reference != ours:
+        return f"it has {of_reference}, and the trained model {ours}: no head is another one's"
+    differ = [what for what in COMPARABLE if getattr(reference, what) != getattr(record, what)]
+    words = {
+        "pairs_hash": "it was measured on other pairs",
+        "settings": "it was measured with other settings",
+        "graph": "its key and value heads are shared otherwise",
+    }
+    return words[differ[0]] if differ else None
