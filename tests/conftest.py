@@ -31,18 +31,13 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def no_place_among_processes_is_left() -> Iterator[None]:
-    """What a run in this process sets for DeepSpeed, a process of a later test would take for its.
-
-    Two of them that run at a time would then want one port.
-    """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    before = {name: os.environ.get(name) for name in names}
+    """A run that was prepared for DeepSpeed and never trained leaves no world for later tests."""
+    before = "RANK" in os.environ
     yield
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    if "RANK" in os.environ and not before:
+        from train.sharding import leave
+
+        leave()
 
 
 @pytest.fixture(params=ARCHITECTURES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,7 @@ from train.resuming import check_same_run, is_begun, saved_settings
 from train.rewards import find_rewards
 from train.rollouts import ask_alike
 from train.rows import fit_rows
-from train.sharding import alone
+from train.sharding import alone, leave
 from train.states import check_states
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Plan:
     evaluations: list[Evaluation]
     checkpoint: Path | None
     keep: int | None  # checkpoints
+    world: ExitStack  # to be closed after the run: leaves what was set up for DeepSpeed, if it was
 
 
 @dataclass(frozen=True)
@@ -102,31 +104,33 @@ def prepare(cfg: DictConfig) -> Plan:
     if cfg.train.kind == "grpo":
         rewards = find_rewards(list(cfg.train.rewards))
         check_rewards(list(cfg.train.rewards), cfg.train.args.get("reward_weights"))
-    if cfg.deepspeed.config is not None:
-        alone()
-    args = training_args(cfg)
-    keep, args.save_total_limit = args.save_total_limit, None  # train/keeper.py sees to it
-    check_optimizer(args)
-    check_vllm(args)
-    if cfg.model.path is not None:
-        assert not isinstance(args.model_init_kwargs, str), "training_args makes it a mapping"
-        check_model(model_of(cfg), args.model_init_kwargs, tracking is not None)
-    # what a run that is resumed must have in common with the one that was started
-    checkpoint = checkpoint_to_resume(cfg, args) if is_begun(run) else None
-    return Plan(
-        cfg=cfg,
-        run=run,
-        args=args,
-        dataset=(sft_dataset if cfg.train.kind == "sft" else grpo_dataset)(
-            cfg.data, "train" if draws_held_out(cfg) else "all"
-        ),
-        rewards=rewards,
-        peft=peft_config(cfg),
-        tracking=tracking,
-        evaluations=evaluations(cfg),
-        checkpoint=checkpoint,
-        keep=keep,
-    )
+    with ExitStack() as world:
+        if cfg.deepspeed.config is not None and alone():
+            world.callback(leave)
+        args = training_args(cfg)
+        keep, args.save_total_limit = args.save_total_limit, None  # train/keeper.py sees to it
+        check_optimizer(args)
+        check_vllm(args)
+        if cfg.model.path is not None:
+            assert not isinstance(args.model_init_kwargs, str), "training_args makes it a mapping"
+            check_model(model_of(cfg), args.model_init_kwargs, tracking is not None)
+        # what a run that is resumed must have in common with the one that was started
+        checkpoint = checkpoint_to_resume(cfg, args) if is_begun(run) else None
+        return Plan(
+            cfg=cfg,
+            run=run,
+            args=args,
+            dataset=(sft_dataset if cfg.train.kind == "sft" else grpo_dataset)(
+                cfg.data, "train" if draws_held_out(cfg) else "all"
+            ),
+            rewards=rewards,
+            peft=peft_config(cfg),
+            tracking=tracking,
+            evaluations=evaluations(cfg),
+            checkpoint=checkpoint,
+            keep=keep,
+            world=world.pop_all(),
+        )
 
 
 def checkpoint_to_resume(cfg: DictConfig, args: SFTConfig | GRPOConfig) -> Path | None:

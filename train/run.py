@@ -56,7 +56,8 @@ LOCK_VARIABLE = "HEADLAB_LOCK"  # token of the launcher's lock, which passes to 
 
 def run(plan: Plan) -> None:
     """Train, with tracking at step 0 and at each save; leave a report in the run directory."""
-    execute(plan, assemble(plan))
+    with plan.world:
+        execute(plan, assemble(plan))
 
 
 def execute(plan: Plan, setup: Setup) -> None:
@@ -302,7 +303,8 @@ def run_or_exit(cfg: DictConfig) -> None:
     from train.interrupt import Stopped
 
     try:
-        execute(plan, setup)
+        with plan.world:
+            execute(plan, setup)
     except Stopped as stop:
         stop.pass_on()
         raise

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
+# what `alone` sets in the environment, and accelerate when it finds that
+WORLD = [
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    "ACCELERATE_USE_DEEPSPEED",
+]
+
+
 class NotInForce(Exception):
     """DeepSpeed was asked for, and the trainer does not train under it."""
 
@@ -33,10 +40,14 @@ def check_config(config: Mapping[str, Any] | None) -> None:
         )
 
 
-def alone() -> None:
-    """Give a process that no launcher started the environment of a world of one."""
+def alone() -> bool:
+    """Give a process that no launcher started the environment of a world of one; `leave` ends it.
+
+    Returns:
+        Whether it did: False where there is such an environment.
+    """
     if "RANK" in os.environ:
-        return
+        return False
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -47,6 +58,26 @@ def alone() -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    return True
+
+
+def leave() -> None:
+    """Take down what `alone` and then DeepSpeed have set up in this process.
+
+    Whatever trains here next would be trained under DeepSpeed too, asked for or not.
+    """
+    import torch.distributed as dist
+    from accelerate.state import AcceleratorState
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()  # else a model that is loaded would be split over the ranks
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if dist.is_available() and dist.is_initialized():
+        from deepspeed import comm
+
+        (comm if comm.is_initialized() else dist).destroy_process_group()
+    for name in WORLD:
+        os.environ.pop(name, None)
 
 
 def set_up(on_cpu: bool) -> None:

@@ -22,6 +22,7 @@ from analysis.records.training_log import read_metrics
 from tests.support.places import ROOT
 from tests.support.runs import small
 from tests.support.warm import warm_python
+from train.run import prepare, run
 from train.sharding import check_config, zero_stage
 
 pytestmark = pytest.mark.distributed
@@ -231,6 +232,23 @@ def test_deepspeed_that_is_not_in_force_is_an_error(compose, tiny_dir, tmp_path)
     assert done.returncode == 2, done.stderr[-2000:]
     assert "deepspeed was asked for and is not in force" in done.stderr.splitlines()[-1]
     assert not list((tmp_path / "r").glob("checkpoint-*"))
+
+
+def test_the_next_run_in_the_same_process_is_not_under_deepspeed(compose, tiny_dir, tmp_path):
+    """Its files would show it; and it trains what it would have trained before."""
+    import torch.distributed as dist
+
+    trained = {}
+    for name, deepspeed in (("a", "none"), ("b", "zero3"), ("c", "none"), ("d", "zero1")):
+        directory = tmp_path / name
+        words = small("sft", tiny_dir, directory, *OFF, "train.args.max_steps=1")
+        run(prepare(compose("sft", *words, f"deepspeed={deepspeed}")))
+        assert not dist.is_initialized()
+        assert not {"RANK", "ACCELERATE_USE_DEEPSPEED"} & set(os.environ)
+        checkpoint = directory / "checkpoint-1"
+        assert (checkpoint / "global_step1").exists() == (deepspeed != "none")
+        trained[name] = load_file(checkpoint / "model.safetensors")
+    assert all(torch.equal(trained["a"][key], trained["c"][key]) for key in trained["a"])
 
 
 def test_stage_3_that_would_not_gather_is_refused():

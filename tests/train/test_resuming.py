@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 from pathlib import Path
@@ -90,6 +91,7 @@ def test_what_shapes_the_training_may_not_change(stopped, again, words, said):
     ):
         again(stopped, *words)
     assert (stopped / "config.yaml").read_bytes() == before
+    assert "RANK" not in os.environ  # DeepSpeed's world, if there was one, is left
 
 
 def test_what_shapes_no_training_may_change(stopped, again):
