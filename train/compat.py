@@ -48,6 +48,19 @@ def without_shm_operator() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+def forget_world() -> None:
+    """Let accelerate and transformers find out anew what processes and DeepSpeed there are.
+
+    Else a model that is loaded would still be split over the ranks after a run under ZeRO-3.
+    Checked in accelerate 1.15.0 and transformers 5.23.0.
+    """
+    from accelerate.state import AcceleratorState
+    from transformers.integrations import deepspeed as integration
+
+    integration.unset_hf_deepspeed_config()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def with_orders_of_passed_epochs(trainer: GRPOTrainer) -> None:
     """Resumed in a later epoch, GRPO takes that epoch's order of the prompts.
 

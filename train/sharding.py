@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from train.compat import without_shm_operator
+from train.compat import forget_world, without_shm_operator
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -67,11 +67,8 @@ def leave() -> None:
     Whatever trains here next would be trained under DeepSpeed too, asked for or not.
     """
     import torch.distributed as dist
-    from accelerate.state import AcceleratorState
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    unset_hf_deepspeed_config()  # else a model that is loaded would be split over the ranks
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget_world()
     if dist.is_available() and dist.is_initialized():
         from deepspeed import comm
 
