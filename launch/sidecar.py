@@ -14,26 +14,25 @@ from here, in the same W&B run.
 
 from __future__ import annotations
 
-import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.cli import key
 from analysis.cli import main as run_command
+from analysis.live.watching import Found, Watched, follow
 from analysis.ranges import COUNT, POSITIVE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from analysis.live.schedule import Schedule
+    from analysis.models.loading import Model
     from analysis.records.checkpoints import Base
-    from analysis.reporting.publish import Publisher
     from analysis.tracking.tracker import HeadTracker
-    from analysis.trajectories.trajectory import Known
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,18 +45,17 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A run as far as its sidecar needs it."""
+class Training:
+    """The checkpoints of a run as far as its sidecar needs them."""
 
     run: Path
     cfg: DictConfig
     base: Base
     schedule: Schedule
     tracker: HeadTracker
-    known: Known = field(default_factory=dict)  # of the trajectory, for the next page
 
     @classmethod
-    def find(cls, run: Path) -> Watched | None:
+    def find(cls, run: Path) -> Training | None:
         """The run of a directory, or None if its training has not begun.
 
         Raises:
@@ -90,56 +88,47 @@ class Watched:
 
         return finished_step(self.run)
 
-    def pending(self) -> list[tuple[int, Path | None]]:
-        """Steps with a complete checkpoint (None: the base) and no record, in order."""
-        from train.checkpoints import checkpoints, is_complete, is_interrupted, step_of
-
-        last = -1 if self.last is None else self.last
-        found: list[tuple[int, Path | None]] = [(0, None)]
-        for checkpoint in checkpoints(self.run):
-            step = step_of(checkpoint)
-            if not self.schedule.includes(step, last):
-                continue
-            if is_complete(checkpoint) and not is_interrupted(checkpoint):
-                found.append((step, checkpoint))
-        return [(step, path) for step, path in found if not self.tracker.is_tracked(step)]
-
-    def track(self, step: int, checkpoint: Path | None, device: str) -> bool:
-        """Track a step unless another process does; whether it was done here.
-
-        Raises:
-            ValueError: the checkpoint can't be loaded.
-        """
-        from analysis.records.locks import Held, Lock
-
-        try:
-            claim = Lock.take(self.run / "locks" / f"step-{step:06d}", f"step {step}")
-        except Held:
-            return False
-        with claim:
-            if self.tracker.is_tracked(step):
-                return False
-            print(f"step {step}: {checkpoint or self.base.path}", flush=True)
-            self.tracker.track(self.base.load(checkpoint, device), step)
-        return True
-
     @property
     def trainer_is_there(self) -> bool:
         from analysis.records.locks import holder_of
 
         return holder_of(self.run / "locks" / "run") is not None
 
+    def pending(self) -> list[Found]:
+        """Complete checkpoints, and the base, that have no record, by step."""
+        from train.checkpoints import checkpoints, is_complete, is_interrupted, step_of
 
-def _show(watched: Watched, publisher: Publisher | None = None) -> None:
-    from analysis.records.locks import Lock
-    from analysis.reporting.present import present
+        last = -1 if self.last is None else self.last
+        found = [Found(0, self.base.path)]
+        for checkpoint in checkpoints(self.run):
+            step = step_of(checkpoint)
+            if not self.schedule.includes(step, last):
+                continue
+            if is_complete(checkpoint) and not is_interrupted(checkpoint):
+                found.append(Found(step, checkpoint))
+        return [each for each in found if not self.tracker.is_tracked(each.step)]
 
-    run = watched.run
-    with Lock.wait(run / "locks" / "present", f"the report of {run}", float("inf")):
-        present(run, publisher, known=watched.known)
+    @contextmanager
+    def loaded(self, found: Found, device: str) -> Iterator[Model]:
+        """The model of a checkpoint, or of the base, in the type of the training's weights."""
+        yield self.base.load(Path(found.path) if found.step else None, device)
+
+    def is_over(self, wait: bool) -> bool:
+        """Whether the training has ended, if that is waited for."""
+        return not wait or (self.last is not None and not self.trainer_is_there)
+
+    def left_out(self) -> list[str]:
+        """The incomplete checkpoints."""
+        from train.checkpoints import checkpoints, is_complete
+
+        return [
+            f"{checkpoint} is incomplete (its saving was interrupted); it is passed over"
+            for checkpoint in checkpoints(self.run)
+            if not is_complete(checkpoint)
+        ]
 
 
-def _conclude(watched: Watched) -> None:
+def _conclude(training: Training, watched: Watched) -> None:
     """Report and W&B rows of everything, once the trainer has gone, and the table."""
     from analysis.records.locks import Lock
     from analysis.reporting.publish import Publisher, missing
@@ -147,89 +136,55 @@ def _conclude(watched: Watched) -> None:
     from analysis.reporting.wandb_mirror import resolve_mode
     from analysis.trajectories.run import Run
 
-    run, publisher = watched.run, None
-    mode = resolve_mode(watched.cfg.logger.wandb_mode)
+    run = watched.run
+    mode = resolve_mode(training.cfg.logger.wandb_mode)
     with Lock.wait(run / "locks" / "publish", f"what W&B has of {run}", float("inf")):
         if mode != "disabled" and missing(Run.read(run, watched.known), mode):
-            publisher = Publisher.start(run, mode)
-        _show(watched, publisher)
-        if publisher is not None:
-            publisher.conclude()
+            watched.publisher = Publisher.start(run, mode)
+        watched.show()
+        if watched.publisher is not None:
+            watched.publisher.conclude()
     print(format_table(Run.read(run, watched.known)))
     print(f"report: {run / 'report.html'}")
 
 
-def watch(options: Options) -> Watched:
-    """Wait for the run, track what comes until it has ended; the run.
-
-    Raises:
-        ValueError: the run is tracked by its trainer, or some checkpoints could not be tracked.
-    """
-    from train.checkpoints import checkpoints, is_complete
-
-    run = Path(options.run)
-    watched = _find(run, options)
-    if watched.cfg.tracking.where != "sidecar" and watched.trainer_is_there:
-        raise ValueError(
-            f"{run} is being tracked by its trainer (tracking.where={watched.cfg.tracking.where}); "
-            "start it with tracking.where=sidecar, or come back when it has ended"
-        )
-    # one checkpoint at a time, until the trainer has gone and nothing is left
-    failed: dict[int, str] = {}
-    while True:
-        todo = [(step, path) for step, path in watched.pending() if step not in failed]
-        worked = False
-        for step, checkpoint in todo:
-            try:
-                worked = watched.track(step, checkpoint, options.device)
-            except (ValueError, RuntimeError) as error:
-                failed[step] = str(error)
-                log.error("step %d can't be tracked: %s", step, error)
-            if worked:
-                _show(watched)
-                break  # look again: what came meanwhile may be earlier than the rest
-        over = watched.last is not None and not watched.trainer_is_there
-        if not worked and not todo and (over or not options.wait):
-            break
-        if not worked:
-            if not options.wait:
-                break
-            time.sleep(options.poll)
-    # what will never be tracked is said
-    for checkpoint in checkpoints(run):
-        if not is_complete(checkpoint):
-            log.warning(
-                "%s is incomplete (its saving was interrupted); it is passed over", checkpoint
-            )
-    if failed:
-        raise ValueError(f"{len(failed)} checkpoints could not be tracked: {sorted(failed)}")
-    return watched
-
-
-def _find(run: Path, options: Options) -> Watched:
+def _find(run: Path, options: Options) -> Training:
     """The run, waited for if it has not begun."""
     said = False
-    while (watched := Watched.find(run)) is None:
+    while (training := Training.find(run)) is None:
         if not options.wait:
             raise ValueError(f"there is no run {run} whose training has begun")
         if not said:
             print(f"waiting for {run} to begin", flush=True)
             said = True
         time.sleep(options.poll)
-    return watched
+    return training
 
 
 def act(options: Options) -> None:
-    """Watch the run to its end and conclude."""
+    """Watch the run to its end and conclude.
+
+    Raises:
+        ValueError: the run is tracked by its trainer, or some checkpoints could not be tracked.
+    """
     import torch
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    watched = watch(options)
-    if not watched.trainer_is_there:
-        _conclude(watched)
+    run = Path(options.run)
+    training = _find(run, options)
+    where = training.cfg.tracking.where
+    if where != "sidecar" and training.trainer_is_there:
+        raise ValueError(
+            f"{run} is being tracked by its trainer (tracking.where={where}); "
+            "start it with tracking.where=sidecar, or come back when it has ended"
+        )
+    watched = Watched(run, training, training.tracker)
+    follow(watched, options.device, options.poll, options.wait)
+    if not training.trainer_is_there:
+        _conclude(training, watched)
 
 
 def main(arguments: list[str]) -> None:

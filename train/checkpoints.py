@@ -10,18 +10,17 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.files import read_json, write_json
+from analysis.files import write_json
+from analysis.live.manifest import MANIFEST, Manifest
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "headlab.json"
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 
 
@@ -36,43 +35,21 @@ def write_manifest(checkpoint: Path, interrupted: bool = False, tokens: int | No
     write_json(checkpoint / MANIFEST, content)
 
 
-@dataclass(frozen=True)
-class _Manifest:
-    """The form of a manifest. files: their sizes in bytes."""
-
-    files: dict[str, int]
-    interrupted: bool = False
-    tokens: int | None = None
-
-
-def _manifest(checkpoint: Path) -> _Manifest | None:
-    """The content of a manifest; None if there is none that can be read."""
-    try:
-        return read_json(checkpoint / MANIFEST, _Manifest)
-    except (FileNotFoundError, ValueError):
-        return None
-
-
 def is_complete(checkpoint: Path) -> bool:
     """Whether a checkpoint has a manifest and every file that it names, at its size."""
-    manifest = _manifest(checkpoint)
-    try:
-        return manifest is not None and all(
-            (checkpoint / name).stat().st_size == size for name, size in manifest.files.items()
-        )
-    except FileNotFoundError:
-        return False
+    manifest = Manifest.read(checkpoint)
+    return manifest is not None and manifest.is_kept(checkpoint)
 
 
 def is_interrupted(checkpoint: Path) -> bool:
     """Whether a checkpoint was saved because its run was asked to stop."""
-    manifest = _manifest(checkpoint)
+    manifest = Manifest.read(checkpoint)
     return manifest is not None and manifest.interrupted
 
 
 def tokens_seen(checkpoint: Path) -> int | None:
     """How many tokens the training had seen at a checkpoint, if that was counted."""
-    manifest = _manifest(checkpoint)
+    manifest = Manifest.read(checkpoint)
     return None if manifest is None else manifest.tokens
 
 

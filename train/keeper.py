@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from analysis.files import read_json, write_json
+from analysis.live.manifest import MANIFEST
 from analysis.models.hub import split
 from analysis.records.checkpoints import Base
 from analysis.records.training_log import append_metrics
 from analysis.tracking import distributed
 from train.checkpoints import (
-    MANIFEST,
     checkpoints,
     has_weights,
     step_of,

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from analysis.live.manifest import MANIFEST
 from analysis.records.record import read_records
 from launch.sidecar import Options, act
 from tests.support.places import ROOT
 from tests.support.runs import assert_equal_records, small
 from tests.support.warm import pid_of, warm_python
-from train.checkpoints import MANIFEST
 from train.run import prepare, run
 
 

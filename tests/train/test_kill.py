@@ -16,11 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from analysis.live.manifest import MANIFEST
 from analysis.records.record import read_record, read_records
 from tests.support.places import ROOT
 from tests.support.runs import assert_equal_records, small
 from tests.support.warm import pid_of, warm_python
-from train.checkpoints import MANIFEST, checkpoints, is_interrupted
+from train.checkpoints import checkpoints, is_interrupted
 from train.run import prepare, run
 
 STEPS = 12

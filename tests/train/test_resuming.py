@@ -13,12 +13,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from analysis.live.manifest import MANIFEST
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import read_metrics
 from tests.support.places import ROOT
 from tests.support.runs import assert_same, final_state, small
 from train.checkpoints import (
-    MANIFEST,
     can_go_on_from,
     check_processes,
     is_complete,
