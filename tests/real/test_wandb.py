@@ -7,6 +7,7 @@ server has, no row twice.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,12 +37,30 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def environment(server: Server) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def unlogged(tmp_path_factory: pytest.TempPathFactory, tiny_model_files: Path) -> Path:
+    """The run without W&B."""
+    place = tmp_path_factory.mktemp("unlogged")
+    finish(start(place, tiny_model_files, None, "logger=none"))
+    return place / "r"
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory, tiny_model_files: Path) -> Path:
+    """The run that no server has been given yet; for copies."""
+    place = tmp_path_factory.mktemp("offline")
+    finish(start(place, tiny_model_files, None, "logger.wandb_mode=offline"))
+    return place / "r"
+
+
+def environment(server: Server | None) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    return {**own, **server.environment, "PYTHONPATH": str(ROOT)}
+    return {**own, **(server.environment if server else {}), "PYTHONPATH": str(ROOT)}
 
 
-def start(tmp_path: Path, tiny_dir: Path, server: Server, *more: str) -> subprocess.Popen[str]:
+def start(
+    tmp_path: Path, tiny_dir: Path, server: Server | None, *more: str
+) -> subprocess.Popen[str]:
     words = small("sft", tiny_dir, tmp_path / "r", "logger=wandb", "name=r")
     words += [f"train.args.max_steps={STEPS}", f"train.args.save_steps={SAVE}", *more]
     return subprocess.Popen(
@@ -52,6 +71,16 @@ def start(tmp_path: Path, tiny_dir: Path, server: Server, *more: str) -> subproc
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What a run says, which has to end well."""
+    try:
+        out, _ = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    assert process.returncode == 0, out
+    return out
 
 
 def wait_for_step(run: Path, step: int) -> None:
@@ -79,7 +108,7 @@ def given(server: Server) -> Counter[str]:
 
 
 def core_of(pid: int) -> int:
-    """The second process of W&B below a process."""
+    """The second process of W&B below a process; 0: there is none."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     for child in map(int, children):
         if "wandb-core" in Path(f"/proc/{child}/cmdline").read_text():
@@ -91,7 +120,7 @@ def core_of(pid: int) -> int:
 
 
 def test_an_online_run(tmp_path: Path, tiny_dir: Path, server: Server) -> None:
-    out, _ = start(tmp_path, tiny_dir, server).communicate(timeout=LIMIT)
+    out = finish(start(tmp_path, tiny_dir, server))
     assert given(server) == ALL, out
     assert list(server.state.values()) == ["finished"]
     assert server.named("heads/step") == sorted(server.named("heads/step"))
@@ -99,23 +128,23 @@ def test_an_online_run(tmp_path: Path, tiny_dir: Path, server: Server) -> None:
     assert publish(tmp_path / "r", server).stdout == "nothing is missing\n"
 
 
-def kill_core(pid: int, server: Server) -> None:
-    os.kill(core_of(pid), signal.SIGKILL)
+def kill_core(core: int, server: Server) -> None:
+    os.kill(core, signal.SIGKILL)
 
 
-def freeze_core(pid: int, server: Server) -> None:
-    os.kill(core_of(pid), signal.SIGSTOP)
+def freeze_core(core: int, server: Server) -> None:
+    os.kill(core, signal.SIGSTOP)
 
 
-def take_server_away(pid: int, server: Server) -> None:
+def take_server_away(core: int, server: Server) -> None:
     server.down()
 
 
-def break_server(pid: int, server: Server) -> None:
+def break_server(core: int, server: Server) -> None:
     server.broken = True
 
 
-def slow_server(pid: int, server: Server) -> None:
+def slow_server(core: int, server: Server) -> None:
     server.delay = 60.0
 
 
@@ -123,23 +152,24 @@ def slow_server(pid: int, server: Server) -> None:
     "harm", [kill_core, freeze_core, take_server_away, break_server, slow_server]
 )
 def test_a_wandb_that_fails_in_a_run(
-    tmp_path: Path, tiny_dir: Path, server: Server, harm: Callable[[int, Server], None]
+    tmp_path: Path,
+    tiny_dir: Path,
+    server: Server,
+    unlogged: Path,
+    harm: Callable[[int, Server], None],
 ) -> None:
     run = tmp_path / "r"
     process = start(tmp_path, tiny_dir, server)
     wait_for_step(run, 5)
-    frozen = core_of(process.pid)
-    harm(process.pid, server)
-    out, _ = process.communicate(timeout=LIMIT)
+    core = core_of(process.pid)
+    assert core
+    harm(core, server)
+    finish(process)
     if harm is freeze_core:
-        os.kill(frozen, signal.SIGKILL)
-    assert process.returncode == 0, out
-    (tmp_path / "alone").mkdir()
-    alone = start(tmp_path / "alone", tiny_dir, server, "logger=none")
-    assert alone.wait(LIMIT) == 0
+        os.kill(core, signal.SIGKILL)
     weights = "checkpoint-12/model.safetensors"
-    assert (run / weights).read_bytes() == (tmp_path / "alone/r" / weights).read_bytes()
-    assert_equal_records(run, tmp_path / "alone/r", exact=True)
+    assert (run / weights).read_bytes() == (unlogged / weights).read_bytes()
+    assert_equal_records(run, unlogged, exact=True)
     server.down()
     server.broken, server.delay = False, 0.0
     server.up()
@@ -156,9 +186,7 @@ def test_a_wandb_that_is_away_at_the_start(
 ) -> None:
     """The run is kept offline, which is one line; publish says so too, and later uploads it."""
     harm(0, server)
-    process = start(tmp_path, tiny_dir, server)
-    out, _ = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, out
+    out = finish(start(tmp_path, tiny_dir, server))
     assert out.count("It is kept offline; headlab publish run=") == 1
     refused = publish(tmp_path / "r", server)
     assert refused.returncode == 1
@@ -172,9 +200,9 @@ def test_a_wandb_that_is_away_at_the_start(
 
 @pytest.mark.parametrize("requests", [3, 8, 14])
 def test_a_server_that_dies_while_it_is_given_a_run(
-    tmp_path: Path, tiny_dir: Path, server: Server, requests: int
+    tmp_path: Path, server: Server, offline: Path, requests: int
 ) -> None:
-    out, _ = start(tmp_path, tiny_dir, server, "logger.wandb_mode=offline").communicate()
+    run = Path(shutil.copytree(offline, tmp_path / "r"))
     answer = server.answer
 
     def dying(path: str, content: bytes) -> dict[str, object]:
@@ -183,8 +211,8 @@ def test_a_server_that_dies_while_it_is_given_a_run(
         return answer(path, content)
 
     server.answer = dying  # type: ignore[method-assign]
-    assert publish(tmp_path / "r", server).returncode == 1, out
+    assert publish(run, server).returncode == 1
     server.answer, server.broken = answer, False  # type: ignore[method-assign]
-    assert publish(tmp_path / "r", server).returncode == 0
+    assert publish(run, server).returncode == 0
     assert given(server) == ALL
-    assert publish(tmp_path / "r", server).stdout == "nothing is missing\n"
+    assert publish(run, server).stdout == "nothing is missing\n"
