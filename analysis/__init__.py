@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # `as`: these are names of this package, for type checkers to
     from analysis.interventions.operations import constants as constants
     from analysis.interventions.operations import intervened as intervened
     from analysis.interventions.random_sets import matched_random_sets as matched_random_sets
+    from analysis.live.head_tracking import HeadTracking as HeadTracking
     from analysis.models.loading import load_model as load_model
     from analysis.models.loading import load_tokenizer as load_tokenizer
     from analysis.prompts.pair_building import answer_style_pairs as answer_style_pairs
@@ -63,6 +64,7 @@ _NAMES = {  # home: what is public of it
     "interventions.head_sets": ("parse_intervention",),
     "interventions.operations": ("Intervention", "constants", "intervened"),
     "interventions.random_sets": ("matched_random_sets",),
+    "live.head_tracking": ("HeadTracking",),
     "models.loading": ("load_model", "load_tokenizer"),
     "prompts.pair_building": ("answer_style_pairs", "counterfactual_pairs"),
     "prompts.pairs": ("Pair", "Pairs"),

@@ -112,7 +112,8 @@ def steps_of(cfg: DictConfig) -> list[Step]:
     Raises:
         ValueError: there is no such command, or a step needs tasks and there are none.
     """
-    from train.config import one_of, plain
+    from analysis.live.keywords import one_of
+    from train.config import plain
 
     study = plain(cfg)["study"]
     for command in study["defaults"]:

@@ -112,7 +112,8 @@ def check_study(cfg: DictConfig) -> tuple[list[Step], dict[str, str]]:
 
 
 def _check_models(cfg: DictConfig, used: set[str]) -> None:
-    from train.config import RECIPES, one_of
+    from analysis.live.keywords import one_of
+    from train.config import RECIPES
 
     for name, model in models_of(cfg).items():
         key = "model" if name == "model" else f"study.models.{name}"

@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from analysis.cli import expand_home, literal
-from analysis.live.schedule import Schedule
+from analysis.live.keywords import check_tracking, one_of
 from analysis.mistakes import one_line
 from analysis.prompts.chat import on_off
 from analysis.ranges import check_values
@@ -23,8 +23,6 @@ from analysis.records.secrets import secrets_in
 from analysis.tracking.settings import TrackingConfig
 from train.resuming import is_begun
 from train.schema import RECIPES, Config, ModelConfig, PairsConfig, StudyConfig
-
-WHERE = ("inline", "checkpoint", "sidecar")
 
 
 def register() -> None:
@@ -41,12 +39,6 @@ def check_schema(cfg: DictConfig) -> None:
     plain(cfg)
     values = OmegaConf.to_container(cfg)  # only the names: cfg itself would be taken as it is
     OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(values))
-
-
-def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError, naming the key and the choices, unless the value is one of them."""
-    if value not in allowed:
-        raise ValueError(f"{key} is {value!r}; choose one of: {', '.join(allowed)}")
 
 
 def check_one_line(key: str, text: str | None) -> None:
@@ -89,21 +81,6 @@ def tracking_config(cfg: DictConfig) -> TrackingConfig:
     tracking = OmegaConf.to_object(cfg.tracking)
     assert isinstance(tracking, TrackingConfig)
     return tracking
-
-
-def check_tracking(tracking: TrackingConfig) -> None:
-    """When and where a trainer tracks.
-
-    Raises:
-        ValueError: with the key, the offending value, and the mend.
-    """
-    one_of("tracking.on_error", tracking.on_error, ("raise", "warn"))
-    one_of("tracking.where", tracking.where, WHERE)
-    Schedule.parse(tracking.schedule)
-    if tracking.budget is not None and tracking.where == "sidecar":
-        raise ValueError(
-            "tracking.budget is for tracking in the trainer; a sidecar takes none of its time"
-        )
 
 
 def check_numbers(values: dict[str, Any]) -> None:

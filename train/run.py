@@ -245,7 +245,7 @@ def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Traine
 
     The trainer is not started: resumed at its last step, it would train one step more.
     """
-    from train.callbacks import CheckpointCallback
+    from analysis.live.observing import Observer
     from train.keeper import write_finished
 
     step = step_of(checkpoint)
@@ -255,7 +255,7 @@ def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Traine
     observers = [
         c
         for c in callbacks
-        if isinstance(c, CheckpointCallback)
+        if isinstance(c, Observer)
         and c.is_wanted(step, step)
         and not distributed.main_decides(lambda c=c: c.is_done(step))  # type: ignore[misc]
     ]

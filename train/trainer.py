@@ -11,7 +11,7 @@ from analysis.tracking.tracker import HeadTracker
 from train.build import generation_cycle
 from train.checkpoints import is_interrupted, step_of
 from train.compat import with_orders_of_passed_epochs
-from train.config import plain
+from train.config import plain, tracking_config
 from train.plan import Plan, Setup
 from train.rollouts import end_alike
 
@@ -46,9 +46,9 @@ def build_callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> li
 
     What shows the run is the main process's; the others only keep pace.
     """
+    from analysis.live.head_observer import HeadObserver
     from train.callbacks import (
         EvaluationCallback,
-        HeadTrackingCallback,
         MirrorCallback,
         PresentCallback,
     )
@@ -85,17 +85,7 @@ def build_callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> li
     if plan.checkpoint is not None:
         start = None if is_interrupted(plan.checkpoint) else step_of(plan.checkpoint)
     if tracker is not None:
-        found.append(
-            HeadTrackingCallback(
-                tracker,
-                where,
-                schedule,
-                cfg.tracking.budget,
-                cfg.tracking.on_error,
-                interrupt,
-                start,
-            )
-        )
+        found.append(HeadObserver(tracking_config(cfg), tracker, start, lambda: interrupt.stopping))
     e = cfg.evaluation
     for evaluation in plan.evaluations:
         sampling = Sampling(e.samples, e.temperature, e.top_p, e.max_new_tokens, e.batch_size)

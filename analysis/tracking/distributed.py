@@ -56,6 +56,14 @@ def main_decides(decide: Callable[[], bool]) -> bool:
     return any_rank(rank() == 0 and decide())
 
 
+def from_main(make: Callable[[], T]) -> T:
+    """On every rank what `make` gives on rank 0, which alone calls it; it must not fail."""
+    found: list[T | None] = [make() if rank() == 0 else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(found, group=_group(), group_src=0)
+    return found[0]  # type: ignore[return-value]
+
+
 def together(act: Callable[[], T]) -> T:
     """The result of `act`; if it fails on a rank it fails on all, so that none waits for another.
 

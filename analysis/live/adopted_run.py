@@ -1,0 +1,171 @@
+"""The run that tracking keeps in the output directory of a trainer that is not headlab's.
+
+It is a run like any other: run.json, base.json, pairs, records, metrics.jsonl, trajectory.json and
+report.html (docs/architecture.md), so that RUN@STEP, `headlab report`, `compare` and `evaluate`
+work on it. Everything here is the main process's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.files import write_json
+from analysis.live.earlier import put_aside
+from analysis.models import hub
+from analysis.models.anatomy import base_model
+from analysis.models.provenance import weight_hashes
+from analysis.records.checkpoints import Base
+from analysis.records.locks import Lock
+from analysis.records.record import Record, read_record, recorded_steps
+from analysis.records.run_file import RunFile
+from analysis.records.training_log import append_metrics
+from analysis.reporting.present import write_pages
+from analysis.reporting.publish import head_values
+from analysis.trajectories.run import Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+    from analysis.models.loading import Model
+    from analysis.tracking.settings import TrackingConfig
+    from analysis.tracking.tracker import HeadTracker
+    from analysis.trajectories.trajectory import Known
+
+log = logging.getLogger(__name__)
+
+ENTERING = ("heads/", "circuit/")  # of the values of a checkpoint, those for the trainer's logs
+
+
+def base_of(model: Model) -> Base | None:
+    """What a live model was read from; None for one that was not read from anywhere."""
+    inner = base_model(model)
+    config = inner.config
+    name, commit = str(getattr(config, "name_or_path", "")), getattr(config, "_commit_hash", None)
+    if not name:
+        return None
+    dtype = str(next(inner.parameters()).dtype).removeprefix("torch.")
+    place = Path(name).expanduser()
+    if place.is_dir():
+        return Base(str(place.resolve()), dtype)
+    return Base(name, dtype, commit) if hub.is_hub_name(name) else None
+
+
+def run_file(
+    name: str, args: TrainingArguments, tracking: TrackingConfig, trainer: object | None
+) -> RunFile:
+    """What is said of the run; its kind is the trainer's, as its class or its arguments name it."""
+    kind = type(args).__name__ if trainer is None else type(trainer).__name__
+    kind = kind.removesuffix("Config").removesuffix("Trainer").removesuffix("TrainingArguments")
+    return RunFile(
+        name=name,
+        kind=kind.lower() or "trainer",
+        signal="loss",
+        tracking=asdict(tracking.settings()),
+        fdr=tracking.fdr,
+        hysteresis=tracking.hysteresis,
+        seed=args.seed,
+    )
+
+
+@contextmanager
+def warned(what: str) -> Iterator[None]:
+    """Inside, what fails is logged: a training does not end for what shows it."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s", what)
+
+
+class AdoptedRun:
+    """A run that is open for one training. values: of the newest checkpoint, by their names."""
+
+    def __init__(self, file: RunFile, tracker: HeadTracker, step: int) -> None:
+        """Take the directory: nobody else may train in it.
+
+        step: the one that the training begins with.
+
+        Raises:
+            Held: another process does.
+        """
+        self.path = tracker.run
+        self.file = file
+        self.tracker = tracker
+        self.step = step
+        self.known: Known = {}
+        self.values: dict[str, float] = {}
+        self._lock = Lock.take(self.path / "locks" / "run", f"the run {self.path}")
+
+    def begin(
+        self, model: Model, base: Base | None, tokenizer: PreTrainedTokenizerBase | None
+    ) -> None:
+        """Put aside what is another training's, and write down what this one is.
+
+        Raises:
+            ValueError: the training is resumed, and its records were measured otherwise.
+        """
+        settings = self.tracker.settings.of_record()
+
+        def is_ours(record: Record) -> bool:
+            measured = record.settings == settings and record.pairs_hash == self.tracker.pairs.hash
+            its = record.origin.get("model") or {}
+            return measured and weight_hashes(model).items() <= its.items()
+
+        put_aside(self.path, self.step, is_ours)
+        self._check_settings(settings)
+        self.tracker.start()
+        self.file.write(self.path)
+        (self.path / "finished.json").unlink(missing_ok=True)
+        if base is not None:
+            write_json(self.path / "base.json", vars(base))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(self.path / "tokenizer")
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        for step in recorded_steps(self.path / "heads")[:1]:
+            record = read_record(self.path, step)
+            if record is not None and record.settings != settings:
+                differ = [
+                    f"{name}={record.settings.get(name)!r}"
+                    for name, value in settings.items()
+                    if record.settings.get(name) != value
+                ]
+                raise ValueError(
+                    f"{self.path} was tracked with other settings; give HeadTracking "
+                    f"{', '.join(differ)}, or another run_dir"
+                )
+
+    def log(self, step: int, logs: dict[str, Any]) -> None:
+        """Keep what the trainer logs. A run that logs a reward is followed by it."""
+        numbers = {k: v for k, v in logs.items() if isinstance(v, int | float)}
+        with warned(f"what step {step} logs is not kept"):
+            append_metrics(self.path, step, numbers)
+            if "reward" in numbers and self.file.signal != "reward":
+                self.file = replace(self.file, signal="reward")
+                self.file.write(self.path)
+
+    def show(self) -> dict[str, float]:
+        """Bring the pages up to date with the records; the values of the newest checkpoint."""
+        with warned(f"the report of {self.path} could not be written; its records are safe"):
+            run = Run.read(self.path, self.known)
+            if run.points:
+                found = head_values(run.points, 0)
+                kept = {name: value for name, value in found.items() if name.startswith(ENTERING)}
+                self.values = {"heads/step": run.points[-1].step, **kept}
+            write_pages(run)
+        return self.values
+
+    def end(self, step: int) -> None:
+        """Say that the training has ended with a step."""
+        with warned(f"{self.path} does not say that it has ended"):
+            write_json(self.path / "finished.json", {"step": step})
+        if self.values:
+            print(f"heads of {self.path.name}: {self.path / 'report.html'}", flush=True)
+
+    def close(self) -> None:
+        """Leave the directory to others."""
+        self._lock.release()
