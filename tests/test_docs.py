@@ -23,6 +23,7 @@ import pytest
 import headlab
 from analysis.cli import REQUIRED, keys, parse
 from analysis.commands import COMMANDS, command_module
+from tests.support.hung import plain_trainer
 from tests.support.places import ROOT
 from train.config import RECIPES
 
@@ -363,5 +364,7 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("text", PYTHON)
 def test_every_python_block_runs(tiny_files, monkeypatch, text):
+    """Some are about a trainer that the reader has."""
     monkeypatch.chdir(tiny_files)
-    exec(compile(text, "block", "exec"), {})
+    names = {"trainer": plain_trainer(Path("DIR"), Path("OUT"))} if "trainer." in text else {}
+    exec(compile(text, "block", "exec"), names)
