@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 # of a run, and not of a step (docs/architecture.md)
 ABOUT = ("run.json", "base.json", "config.yaml", "pairs.jsonl", "pairs.json", "metrics.jsonl")
 SHOWN = ("trajectory.json", "report.html", "finished.json", "wandb-id", "wandb-published.json")
-STEPS = ("heads", "roles", "evaluations")
+STEPS = ("heads", "roles", "evaluations", "reference")
 
 
 def put_aside(run: Path, step: int, is_ours: Callable[[Record], bool]) -> Path | None:

@@ -20,6 +20,7 @@ from analysis.live.adopted_run import ENTERING, AdoptedRun, base_of, run_file
 from analysis.live.head_observer import HeadObserver
 from analysis.live.keywords import tracking_of
 from analysis.live.observing import seen_whole
+from analysis.live.reference import ReferenceModel
 from analysis.live.schedule import Budget
 from analysis.models.anatomy import anatomy, base_model
 from analysis.models.preserve import preserved
@@ -63,6 +64,7 @@ class HeadTracking(HeadObserver):
         fdr: float = FDR,
         hysteresis: int = HYSTERESIS,
         name: str | None = None,
+        reference: Model | str | Path | None = None,
         **settings: Any,
     ) -> None:
         """Nothing is read or written before the training begins.
@@ -73,6 +75,8 @@ class HeadTracking(HeadObserver):
             trainer: needed where its weights are divided over processes (ZeRO-3).
             where, schedule, budget, on_error, fdr, hysteresis: keys of `tracking`.
             name: of the run, in report and W&B; that of its directory if it is not said.
+            reference: a second model, such as a teacher, whose heads the report compares; or where
+                its files are.
             settings: the other keys of `tracking`: ig_steps, metric, top_n, resamples, ...
 
         Raises:
@@ -100,6 +104,7 @@ class HeadTracking(HeadObserver):
         self._pairs = pairs
         self._run_dir = None if run_dir is None else Path(run_dir).expanduser()
         self._name = name
+        self._reference = reference
         self._logs = 0  # how many of the training's have been seen
         self._entered: float | None = None  # the step whose values the training's logs have
 
@@ -252,6 +257,7 @@ class HeadTracking(HeadObserver):
         with seen_whole(model, self.trainer) as plain:
             base = base_of(plain)
             self._check(args, plain, base)
+            reference = self._reference and ReferenceModel(self._reference, tokenizer)
             pairs = self._pairs
             if not isinstance(pairs, Pairs):
                 pairs = Pairs.load(Path(pairs).expanduser(), tokenizer, self.tracking.metric)
@@ -265,6 +271,8 @@ class HeadTracking(HeadObserver):
 
             try:
                 distributed.together(begin)
+                if reference:
+                    reference.measure(tracker)
             except BaseException:
                 self._close()
                 raise
