@@ -85,7 +85,8 @@ def test_a_signal_reaches_the_fork(number):
     fork = int(child.stdout.readline())
     assert fork == pid_of(child)
     child.send_signal(number)
-    assert child.wait(timeout=30) == (1 if number == signal.SIGINT else -number)
+    interrupted = (1, -number)  # by what some library does at the end, a Python returns 1
+    assert child.wait(timeout=30) in (interrupted if number == signal.SIGINT else (-number,))
     psutil.wait_procs([psutil.Process(fork)] if psutil.pid_exists(fork) else [], timeout=30)
     assert not psutil.pid_exists(fork)
 

@@ -37,7 +37,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("datasets", "hydra", "math_verify", "peft", "plotly.graph_objects", "scipy.stats")
+PACKAGES = (
+    *("datasets", "hydra", "math_verify", "peft", "plotly.graph_objects", "scipy.stats"),
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # which brings the compiler of torch
+)
 
 
 @functools.cache
@@ -85,16 +88,23 @@ def pid_of(process: subprocess.Popen[Any]) -> int:
 
 
 def import_packages() -> None:
-    """What a process of a training run, of a launcher and of torchrun imports."""
+    """What a process of a training run, of a launcher and of torchrun imports, and first makes."""
     import importlib
+    import inspect
 
     import transformers
     from torch.distributed.run import run  # noqa: F401
+    from transformers import conversion_mapping
     from trl import GRPOTrainer, SFTTrainer  # noqa: F401
 
     for name in PACKAGES:
         importlib.import_module(name)
     transformers.AutoModelForCausalLM, transformers.Qwen3ForCausalLM  # noqa: B018 - these load late
+    conversion_mapping.get_checkpoint_conversion_mapping("qwen3")  # a table of all models' names
+    # torchrun asks for the source of each frame at each event, and goes through all modules for
+    # those that it can't find
+    inspect.stack()
+    inspect.modulesbyfile |= dict.fromkeys(("<frozen runpy>", __file__), "runpy")
     threads = [Path(path, "comm").read_text() for path in Path("/proc/self/task").iterdir()]
     if len(threads) > 1:
         raise RuntimeError(f"an import has started a thread, so forks are not safe: {threads}")
