@@ -44,6 +44,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file; a last line that a crash cut is closed first."""
+    check_claims()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as lines:
+        if lines.tell() > 0:
+            lines.seek(-1, os.SEEK_END)
+            if lines.read(1) != b"\n":
+                lines.write(b"\n")
+        lines.write(f"{line}\n".encode())
+
+
 def to_json(value: object, **how: Any) -> str:
     """The JSON of a value; how: of `json.dumps`. What JSON has no number for, NaN and infinity, is
     null: files are read by others, which refuse anything else."""

@@ -233,6 +233,8 @@ def account(cfg: DictConfig) -> list[str]:
     """Whether the run is mirrored online."""
     from analysis.reporting.wandb_mirror import has_account, resolve_mode
 
+    if "wandb" not in cfg.logger.to:
+        return []
     if resolve_mode(cfg.logger.wandb_mode) == "online" and not has_account():
         return [
             "there is no W&B account here: log in with `wandb login`, or logger.wandb_mode=auto"

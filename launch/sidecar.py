@@ -131,16 +131,16 @@ class Training:
 def _conclude(training: Training, watched: Watched) -> None:
     """Report and W&B rows of everything, once the trainer has gone, and the table."""
     from analysis.records.locks import Lock
-    from analysis.reporting.publish import Publisher, missing
+    from analysis.reporting.mirror import open_mirrors
+    from analysis.reporting.publish import Publisher, lacking
     from analysis.reporting.tables import format_table
-    from analysis.reporting.wandb_mirror import resolve_mode
     from analysis.trajectories.run import Run
 
-    run = watched.run
-    mode = resolve_mode(training.cfg.logger.wandb_mode)
-    with Lock.wait(run / "locks" / "publish", f"what W&B has of {run}", float("inf")):
-        if mode != "disabled" and missing(Run.read(run, watched.known), mode):
-            watched.publisher = Publisher.start(run, mode)
+    run, logger = watched.run, training.cfg.logger
+    mirrors = open_mirrors(logger=logger.to, adopt=False, mode=logger.wandb_mode)
+    with Lock.wait(run / "locks" / "publish", f"what loggers have of {run}", float("inf")):
+        wanted = lacking(Run.read(run, watched.known), mirrors)
+        watched.publisher = Publisher.start(run, wanted)
         watched.show()
         if watched.publisher is not None:
             watched.publisher.conclude()

@@ -20,6 +20,7 @@ from analysis.mistakes import one_line
 from analysis.prompts.chat import on_off
 from analysis.ranges import check_values
 from analysis.records.secrets import secrets_in
+from analysis.reporting.mirror import NAMES, is_installed
 from analysis.tracking.settings import TrackingConfig
 from train.resuming import is_begun
 from train.schema import RECIPES, Config, ModelConfig, PairsConfig, StudyConfig
@@ -118,6 +119,11 @@ def check(cfg: DictConfig) -> None:
             f"{', '.join(secrets)} would write a secret into the run's files; leave it out and "
             "set it in the environment (HF_TOKEN, WANDB_API_KEY)"
         )
+    for name in cfg.logger.to:
+        one_of("logger.to", name, NAMES)
+        if not is_installed(name):
+            extra = f"pip install 'headlab[{name}]'"
+            raise ValueError(f"logger.to: {name} is not installed; {extra}")
     one_of("logger.wandb_mode", cfg.logger.wandb_mode, ("auto", "online", "offline", "disabled"))
     # a model, from one place
     if (cfg.model.path is None) == (cfg.model.recipe is None):

@@ -30,6 +30,7 @@ from analysis.records.checkpoints import Base
 from analysis.records.locks import BEAT, EXPIRY, Held, Lock
 from analysis.records.run_file import RunFile
 from analysis.records.secrets import redact
+from analysis.reporting.mirror import open_mirrors
 from analysis.reporting.publish import Publisher
 from analysis.tracking import distributed
 from train.asking import prompting_of
@@ -86,7 +87,8 @@ def execute(plan: Plan, setup: Setup) -> None:
 
 
 def _open(plan: Plan, setup: Setup) -> Publisher | None:
-    """Claim the directory: write down what the run is, was told and was made from; start W&B.
+    """Claim the directory: write down what the run is, was told and was made from; open
+    its loggers.
 
     Nothing is written before the trainer stands, and what a start left that took no step goes if
     its settings were others: a mistake that is mended leaves nothing behind.
@@ -112,9 +114,10 @@ def _open(plan: Plan, setup: Setup) -> Publisher | None:
     ).write(plan.run)
     if any(cfg.train.args.get(name) for name in ("chat_template_path", "eos_token")):
         setup.tokenizer.save_pretrained(plan.run / "tokenizer")
-    publisher = Publisher.start(plan.run, logger.wandb_mode)
+    mirrors = open_mirrors(logger=logger.to, adopt=False, mode=logger.wandb_mode)
+    publisher = Publisher.start(plan.run, mirrors)
     if publisher is not None:
-        publisher.mirror.announce()
+        publisher.announce()
     return publisher
 
 

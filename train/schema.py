@@ -105,6 +105,7 @@ class EvaluationConfig:
 
 @dataclass
 class LoggerConfig:
+    to: list[str] = field(default_factory=lambda: ["wandb"])
     wandb_mode: str = "auto"
     wandb_project: str = "headlab"
     max_head_curves: int = number(200, NATURAL)

@@ -36,6 +36,7 @@ class Options:
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     dtype: str = key("float32, float64 or bfloat16", "float32")
     redo: bool = key("measure steps again that have a record", False)
+    logger: Any = key("wandb, trackio, tensorboard, none, or a list of them", "wandb")
     wandb_mode: str = key("auto, online, offline or disabled", "auto")
     wandb_project: str = key("W&B project", "headlab")
 
@@ -155,6 +156,7 @@ def act(options: Options) -> None:
     from transformers.utils import logging as transformers_logging
 
     from analysis.models.loading import DTYPES, load_model
+    from analysis.reporting.mirror import open_mirrors
     from analysis.reporting.present import present
     from analysis.reporting.publish import Publisher
     from analysis.reporting.tables import format_table
@@ -168,13 +170,19 @@ def act(options: Options) -> None:
     for path in found.values():
         if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
             raise ValueError(f"there is no directory {path}")
+    mirrors = open_mirrors(
+        *("wandb", options.logger),
+        adopt=False,
+        mode=options.wandb_mode,
+        project=options.wandb_project,
+    )
     run = prepare_run(options)
     tracker = start_tracker(options, run)
     todo = {s: path for s, path in found.items() if options.redo or not tracker.is_tracked(s)}
     print(f"{len(found)} checkpoints, {len(found) - len(todo)} of them tracked already", flush=True)
-    publisher = Publisher.start(run, options.wandb_mode, options.wandb_project)
+    publisher = Publisher.start(run, mirrors)
     if publisher is not None:
-        publisher.mirror.announce()
+        publisher.announce()
     known: Known = {}
     for count, (step, path) in enumerate(todo.items(), start=1):
         print(f"[{count}/{len(todo)}] step {step}: {path}", flush=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-from analysis.files import check_claims, to_json
+from analysis.files import append_line, to_json
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +19,7 @@ def append_metrics(run: Path, step: int, values: dict[str, Any]) -> None:
 
     `time` is that of the call, in seconds since 1970.
     """
-    line = to_json({"step": step, "time": time.time(), **values})
-    check_claims()
-    run.mkdir(parents=True, exist_ok=True)
-    with open(run / "metrics.jsonl", "a+b") as lines:
-        if lines.tell() > 0:
-            lines.seek(-1, os.SEEK_END)
-            if lines.read(1) != b"\n":
-                lines.write(b"\n")
-        lines.write(f"{line}\n".encode())
+    append_line(run / "metrics.jsonl", to_json({"step": step, "time": time.time(), **values}))
 
 
 def read_metrics(run: Path) -> dict[int, dict[str, Any]]:

@@ -22,7 +22,7 @@ from analysis.reporting.paper_tables import (
     Table,
     standard_error,
 )
-from analysis.reporting.text import count, estimate_in, percent, score, text_table
+from analysis.reporting.text import count, estimate_in, markdown_table, percent, score, text_table
 
 if TYPE_CHECKING:
     import torch
@@ -244,14 +244,9 @@ def _text(rows: Sequence[Sequence[str]]) -> list[str]:
     return text_table(rows, "llr")
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(text.strip() for text in row)} |" for row in rows]
-    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
-
-
 def format_tables(runs: Sequence[tuple[Path, str]], results: Results, format: str = "text") -> str:
     """All tables, each with its notes."""
-    draw, mark = (_markdown, "## ") if format == "markdown" else (_text, "")
+    draw, mark = (markdown_table, "## ") if format == "markdown" else (_text, "")
     counted, of_runs = head_rows(runs)
     parts = [("Heads in circuits", [HEAD_TITLES, *counted], [*HEAD_NOTES, *of_runs])]
     for table in TABLES:

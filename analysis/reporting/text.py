@@ -45,6 +45,12 @@ def text_table(
     return lines
 
 
+def markdown_table(rows: Sequence[Sequence[object]]) -> list[str]:
+    """Rows of cells as the lines of a table in Markdown; the first is the heading."""
+    lines = [f"| {' | '.join(str(cell).strip() for cell in row)} |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
 def has_interval(estimate: Estimate) -> bool:
     """Whether both ends of an estimate are known."""
     return not (math.isnan(estimate.low) or math.isnan(estimate.high))

@@ -8,7 +8,7 @@ record is one chunk, or a first, middle and last ones. The file begins with 7 by
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,23 @@ class Row:
 
 def sessions(run: Path) -> list[Path]:
     """The directories of W&B in a run, one a session, the oldest first."""
-    found = [path for path in (run / "wandb").glob("*run-*") if not path.is_symlink()]
-    return sorted(found, key=lambda path: path.name.removeprefix("offline-"))
+    return _ordered((run / "wandb").glob("*run-*"))
+
+
+def sessions_of(session: Path) -> list[Path]:
+    """Those of the same W&B run as one, which is among them, the oldest first."""
+    there = session.parent.glob("*run-*")
+    return _ordered(path for path in there if _id_of(path) == _id_of(session))
+
+
+def _id_of(session: Path) -> str:
+    """ID, of run-DATE_TIME-ID or offline-run-DATE_TIME-ID."""
+    return session.name.removeprefix("offline-").split("-", 2)[-1]
+
+
+def _ordered(found: Iterable[Path]) -> list[Path]:
+    there = [path for path in found if not path.is_symlink()]
+    return sorted(there, key=lambda path: path.name.removeprefix("offline-"))
 
 
 def is_offline(session: Path) -> bool:

@@ -31,11 +31,11 @@ from urllib.parse import urlparse
 from urllib.request import urlopen
 
 from analysis.records.secrets import redact
+from analysis.reporting.mirror_protocol import FINISH
 
 log = logging.getLogger(__name__)
 
-START = 30.0  # seconds that W&B has to start in
-FINISH = 60.0  # and to give its server what is left at the end of a run
+START = 30.0  # seconds that W&B has to start in; FINISH to give its server what is left
 ANSWER = 5.0  # that its server has to answer in, before W&B is given these times
 WORKER = Path(__file__).with_name("wandb_worker.py")
 
@@ -198,6 +198,10 @@ class WandbMirror:
         """Set values of the run as a whole."""
         self._say({"summary": dict(values)})
 
+    def alert(self, title: str, text: str) -> None:
+        """Raise an alert of W&B."""
+        self._say({"alert": [title, text]})
+
     def finish(self, limit: float = FINISH, exit_code: int = 0) -> bool:
         """Give W&B what is left, in `limit` seconds at most; whether it has taken all there was.
 
@@ -253,6 +257,11 @@ class WandbMirror:
             for line in lines:
                 self._replies.put(json.loads(line))
         self._replies.put(None)
+
+
+def has_id(directory: Path) -> bool:
+    """Whether a run has an id already."""
+    return (directory / "wandb-id").exists()
 
 
 def run_id(directory: Path, name: str) -> str:

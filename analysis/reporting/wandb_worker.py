@@ -4,9 +4,9 @@ W&B keeps threads, a second process and functions that Python calls at its exit,
 may hang or raise when its server or its second process is gone. Here that can harm nobody.
 
 It speaks JSON, a line a message. It hears how to start, then any number of
-{"row": VALUES, "pictures": {KEY: PNG in base64}, "tables": {KEY: [TITLES, ROWS]}}, {"config": ...}
-and {"summary": ...}, then {"finish": EXIT CODE}. It says {"started": ...}, {"finished": true}, or
-{"failed": REASON} and ends.
+{"row": VALUES, "pictures": {KEY: PNG in base64}, "tables": {KEY: [TITLES, ROWS]}}, {"config": ...},
+{"summary": ...} and {"alert": [TITLE, TEXT]}, then {"finish": EXIT CODE}. It says
+{"started": ...}, {"finished": true}, or {"failed": REASON} and ends.
 """
 
 from __future__ import annotations
@@ -24,15 +24,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from wandb import Run
 
+TITLE = 60  # characters of an alert's title; W&B refuses 64
 ORPHANED = 30.0  # seconds to finish in once the process that started this one has gone
 FLUSH = 1.0  # seconds between two flushes of its file; 15 otherwise, as between two uploads
-STEPS = {  # what a group of values is shown over
-    "heads/*": "heads/step",
-    "head/*": "heads/step",
-    "circuit/*": "heads/step",
-    "eval/*": "heads/step",
-    "train/*": "train/global_step",
-}
+AXES = ("heads/step", "train/global_step")  # what a row is shown over: the one that is in it
 HIDDEN = ("heads/step", "headlab/row")
 
 
@@ -51,7 +46,7 @@ def start(how: dict[str, Any]) -> Run:
         x_stats_pid=how["pid"],
         program=how["program"],
     )
-    run = wandb.init(
+    return wandb.init(
         dir=how["directory"],
         project=how["project"],
         name=how["name"],
@@ -61,22 +56,40 @@ def start(how: dict[str, Any]) -> Run:
         config=how["config"],
         settings=settings,
     )
-    for name in HIDDEN:
-        run.define_metric(name, hidden=True)
-    for group, step in STEPS.items():
-        run.define_metric(group, step_metric=step)
-    return run
 
 
-def log(run: Run, message: dict[str, Any]) -> None:
-    """Log a row; without its tables, or without tables and pictures, if W&B refuses these."""
+def define(run: Run, message: dict[str, Any], defined: set[str]) -> None:
+    """Say over which step the values of a row are shown, once each, by name.
+
+    A pattern such as `eval/*` would take in values of the trainer's as well, or lose to a pattern
+    of its own: transformers shows `*` over its step.
+    """
+    row, media = message["row"], ("pictures", "tables")
+    axis = next((name for name in AXES if name in row), None)
+    names = [*row, *(name for kind in media for name in message.get(kind) or ())]
+    for name in names:
+        if name in defined:
+            continue
+        defined.add(name)
+        if name in HIDDEN:
+            run.define_metric(name, hidden=True)
+        elif name not in AXES and axis is not None:
+            run.define_metric(name, step_metric=axis)
+
+
+def log(run: Run, message: dict[str, Any], defined: set[str]) -> None:
+    """Log a row; without its tables, or without tables and pictures, if W&B refuses these.
+
+    defined: the values whose step is said already; those of this row are added.
+    """
     import wandb
     from PIL import Image
 
+    define(run, message, defined)
     row = message["row"]
     pictures = {
         key: wandb.Image(Image.open(io.BytesIO(base64.b64decode(png))))
-        for key, png in message.get("pictures", {}).items()
+        for key, png in (message.get("pictures") or {}).items()
     }
     for dropped in ("nothing", "tables", "pictures"):
         tables = (message.get("tables") or {}) if dropped == "nothing" else {}
@@ -101,7 +114,7 @@ def serve(lines: TextIO, replies: TextIO) -> None:
     run = start(json.loads(lines.readline()))
     step = run.starting_step
     say(started={"files": run.dir, "offline": run.offline, "starting_step": step})
-    code = 1
+    code, defined = 1, set[str]()
     for line in lines:
         message = json.loads(line)
         if "finish" in message:
@@ -109,9 +122,12 @@ def serve(lines: TextIO, replies: TextIO) -> None:
             break
         if "row" in message:
             with suppress(TypeError, ValueError):  # this row is not W&B's, others are
-                log(run, message)
+                log(run, message, defined)
         elif "config" in message:
             run.config.update(message["config"], allow_val_change=True)
+        elif "alert" in message:
+            title, text = message["alert"]
+            run.alert(title[:TITLE], text, "WARN")
         else:
             run.summary.update(message["summary"])
     else:

@@ -26,7 +26,6 @@ from analysis.records.record import (
 )
 from analysis.records.run_file import RunFile, configuration
 from analysis.reporting.paper import read_results
-from analysis.reporting.publish import missing
 from analysis.reporting.report import (
     intervention_table,
     roles_note,
@@ -35,6 +34,7 @@ from analysis.reporting.report import (
 )
 from analysis.reporting.roles import role_cells
 from analysis.reporting.tables import format_table, table_cells, task_table
+from analysis.reporting.wandb_run import missing
 from analysis.trajectories.run import Run, roles_at
 from analysis.trajectories.trajectory import Known, trajectory
 from tests.support.planted_runs import FINAL, PAIRS, SCORE, make_run, plant

@@ -9,9 +9,11 @@ import pytest
 from analysis.records import record
 from analysis.records.record import write_record
 from analysis.records.run_file import RunFile
+from analysis.reporting.mirror import open_mirrors
 from analysis.reporting.present import present, write_pages
-from analysis.reporting.publish import Publisher, missing
+from analysis.reporting.publish import Publisher
 from analysis.reporting.tables import format_table
+from analysis.reporting.wandb_run import missing
 from analysis.trajectories.run import Run
 from tests.support.planted import World, make_record
 
@@ -44,7 +46,7 @@ def test_nothing_is_shown_of_a_run_without_checkpoints(tmp_path: Path) -> None:
 
 
 def test_a_publisher_that_is_off_is_none(path: Path) -> None:
-    assert Publisher.start(path, "disabled") is None
+    assert Publisher.start(path, open_mirrors(logger="wandb", mode="disabled")) is None
     present(path, None, pages=False)
     assert {file.name for file in path.iterdir()} == {"run.json", "heads"}
     present(path)

@@ -11,12 +11,16 @@ import pytest
 from analysis.records.record import write_record
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import append_metrics
-from analysis.reporting.publish import Publisher, missing, training_rows
+from analysis.reporting.mirror import open_mirrors
+from analysis.reporting.publish import Publisher
+from analysis.reporting.rows import training_rows
 from analysis.reporting.wandb_files import Row, rows
 from analysis.reporting.wandb_given import Given
+from analysis.reporting.wandb_run import missing
 from analysis.trajectories.run import Run
 from tests.support.mirrors import FakeMirror, write_session
 from tests.support.planted import World, make_record
+from tests.support.publishing import to_wandb
 
 BASE, MOVED = World(4, changed=10, factor=100.0, noise=0.02).scores(8)
 
@@ -40,7 +44,7 @@ ALL = ["heads/0", "train/1", "train/2", "heads/10"]
 
 def give(run: Path, mirror: FakeMirror) -> list[str]:
     """What a session was given."""
-    publisher = Publisher(run, mirror, "p")  # type: ignore[arg-type]
+    publisher = to_wandb(run, mirror)
     publisher.update(Run.read(run))
     publisher.finish()
     return [row["headlab/row"].split()[0] for row in mirror.rows]
@@ -91,7 +95,7 @@ def test_a_session_that_lost_its_server_is_completed(run: Path) -> None:
 def test_rows_in_no_file_are_given_again(run: Path) -> None:
     """W&B's process died before it wrote them."""
     mirror = FakeMirror(run)
-    publisher = Publisher(run, mirror, "p")  # type: ignore[arg-type]
+    publisher = to_wandb(run, mirror)
     publisher.update(Run.read(run))
     mirror.rows, mirror.whole = mirror.rows[:1], False
     assert publisher.finish() == ALL[1:]
@@ -107,8 +111,8 @@ def test_a_mirror_that_dies_is_started_again_and_not_for_ever(
         mirrors.append(FakeMirror(run))
         return mirrors[-1]
 
-    monkeypatch.setattr("analysis.reporting.publish.WandbMirror.start", start)
-    publisher = Publisher.start(run, "offline")
+    monkeypatch.setattr("analysis.reporting.wandb_run.WandbMirror.start", start)
+    publisher = Publisher.start(run, open_mirrors(logger="wandb", mode="offline"))
     assert publisher is not None
     for _ in range(6):
         mirrors[-1].is_alive, mirrors[-1].rows, mirrors[-1].whole = False, [], False
@@ -121,13 +125,14 @@ def test_a_mirror_that_dies_is_started_again_and_not_for_ever(
 def test_nothing_of_the_mirror_raises(
     run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    publisher = Publisher(run, FakeMirror(run), "p")  # type: ignore[arg-type]
+    publisher = to_wandb(run, FakeMirror(run))
     for name in ("finish", "log", "summarise"):
-        monkeypatch.setattr(publisher.mirror, name, None)
+        monkeypatch.setattr(publisher.mirrors[0], name, None)
     publisher.training(1, {"loss": 1.0, "train_runtime": 2.0})
     publisher.configure({})
     publisher.conclude()
-    assert len(caplog.messages) == 3
+    [said] = caplog.messages
+    assert said.startswith("W&B misses something") and "the local records are complete" in said
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"online": []}', '{"settled": {}}', "\x00"])
@@ -150,7 +155,7 @@ def test_rows_of_the_trainer() -> None:
 
 def test_the_last_log_of_a_trainer_is_no_second_row(run: Path) -> None:
     mirror = FakeMirror(run)
-    publisher = Publisher(run, mirror, "p")  # type: ignore[arg-type]
+    publisher = to_wandb(run, mirror)
     publisher.training(2, {"loss": 0.5, "epoch": 1.0})
     publisher.training(2, {"train_runtime": 3.0, "train_loss": 0.7, "epoch": 1.0})
     assert [row["train/global_step"] for row in mirror.rows] == [2]

@@ -17,9 +17,11 @@ from analysis.records.record import Record, read_records, record_dir, write_reco
 from analysis.records.run_file import RunFile
 from analysis.records.secrets import redact
 from analysis.records.stored import StoredTensors
+from analysis.reporting.mirror import open_mirrors
 from analysis.reporting.pictures import CELL, COLOURS, cohort_picture, head_map_picture
 from analysis.reporting.present import present
-from analysis.reporting.publish import Publisher, curve_heads, head_values
+from analysis.reporting.publish import Publisher
+from analysis.reporting.rows import curve_heads, head_values
 from analysis.reporting.tables import HEAD_TITLES, head_rows
 from analysis.reporting.wandb_mirror import WandbMirror
 from analysis.trajectories.run import Run
@@ -34,6 +36,7 @@ from analysis.trajectories.trajectory import (
 )
 from tests.support.mirrors import FakeMirror
 from tests.support.planted import GRAPH, N_HEADS, World, make_record
+from tests.support.publishing import to_wandb
 
 WORLD = World(4, changed=10, factor=100.0, noise=0.02)
 BASE, MOVED = WORLD.scores(8)
@@ -210,7 +213,7 @@ def test_only_what_is_missing_is_published(tmp_path: Path) -> None:
     records = some_records("bmm")
     run = run_with(tmp_path / "r", [records[0], records[2]])
     fake = FakeMirror(run)
-    publisher = Publisher(run, fake, "p")
+    publisher = to_wandb(run, fake)
     write_evaluation(run, 0, {"pass_at_1": 0.5, "low": 0.4, "high": 0.6})
     assert publisher.update(Run.read(run)) == [0, 0, 20]
     assert publisher.update(Run.read(run)) == []
@@ -220,7 +223,7 @@ def test_only_what_is_missing_is_published(tmp_path: Path) -> None:
     write_record(run, make_record(20, BASE, 40), torch.zeros(8, 1))  # one measured again
     assert publisher.finish() == []
     other = FakeMirror(run)
-    again = Publisher(run, other, "p")  # in another process
+    again = to_wandb(run, other)  # in another process
     assert again.update(Run.read(run)) == [20]
     assert other.rows[-1]["heads/emergent"] == 0
     rows = fake.rows + other.rows
@@ -231,14 +234,14 @@ def test_only_what_is_missing_is_published(tmp_path: Path) -> None:
         assert pictures <= row.keys() or "eval/held_out/pass@1" in row
     again.finish()
     (run / "wandb-published.json").write_text("{")  # damaged: W&B's own files count
-    assert Publisher(run, FakeMirror(run), "p").update(Run.read(run)) == []
+    assert to_wandb(run, FakeMirror(run)).update(Run.read(run)) == []
 
 
 def test_scores_of_benchmarks_are_published(tmp_path: Path) -> None:
     """Each task has its own curves, at the checkpoint's step; one measured again goes again."""
     run = run_with(tmp_path / "r", some_records("b"))
     fake = FakeMirror(run)
-    publisher = Publisher(run, fake, "p")
+    publisher = to_wandb(run, fake)
     publisher.update(Run.read(run))
     write_evaluation(run, 20, {"pass_at_1": 0.5, "low": 0.4, "high": 0.6}, "math500")
     write_evaluation(run, 20, {"pass_at_1": 0.1, "low": 0.0, "high": 0.2}, "aime24-think-off")
@@ -276,7 +279,7 @@ def test_an_uploaded_offline_run_is_not_logged_again(
     records = some_records("bmm")
     run = run_with(tmp_path / "r", records[:2])
     offline = FakeMirror(run)
-    publisher = Publisher(run, offline, "p")
+    publisher = to_wandb(run, offline)
     publisher.update(Run.read(run))
     publisher.finish()
     (offline.files / "run-id.wandb.synced").touch()
@@ -321,17 +324,17 @@ def test_a_wandb_that_always_fails_stops_nothing(tmp_path: Path, monkeypatch: An
 
     monkeypatch.setattr(WandbMirror, "begin", broken)
     RunFile("x", "track").write(tmp_path)
-    assert Publisher.start(tmp_path, "offline") is None
+    assert Publisher.start(tmp_path, open_mirrors(logger="wandb", mode="offline")) is None
     run = run_with(tmp_path / "r", some_records("bm"))
-    failing = Publisher(run, FakeMirror(run), "p")
-    monkeypatch.setattr(failing.mirror, "log", broken)
-    monkeypatch.setattr(failing.mirror, "finish", broken)
+    failing = to_wandb(run, FakeMirror(run))
+    monkeypatch.setattr(failing.mirrors[0], "log", broken)
+    monkeypatch.setattr(failing.mirrors[0], "finish", broken)
     present(run, failing)
     failing.conclude()
     assert (run / "trajectory.json").exists()
     assert (run / "report.html").exists()
     assert not (run / "wandb-published.json").exists()
-    later = Publisher(run, FakeMirror(run), "p")  # it works again: everything is made up
+    later = to_wandb(run, FakeMirror(run))  # it works again: everything is made up
     assert later.update(Run.read(run)) == [0, 10]
 
 
