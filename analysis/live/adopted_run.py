@@ -25,7 +25,7 @@ from analysis.records.record import Record, read_record, recorded_steps
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import append_metrics
 from analysis.reporting.present import write_pages
-from analysis.reporting.publish import head_values
+from analysis.reporting.rows import head_values
 from analysis.trajectories.run import Run
 
 if TYPE_CHECKING:
