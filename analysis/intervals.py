@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special, stats
 
 LEVELS = (0.025, 0.975)
 FEWEST = 2  # distinct things that can be resampled
+ROWS = 32  # of ranks at a time, which fit into the processor's cache
 T = TypeVar("T", torch.Tensor, np.ndarray)
 
 
@@ -96,7 +97,7 @@ def difference_p_values(before: torch.Tensor, after: torch.Tensor, n_pairs: int)
     change = (after - before).double()
     error = change[1:].std(0)
     ratio = change[0].abs() / error.clamp_min(1e-12)
-    p = torch.from_numpy(2 * stats.t.sf(ratio.numpy(), max(1, n_pairs - 1)))
+    p = torch.from_numpy(2 * special.stdtr(max(1, n_pairs - 1), -ratio.numpy()))
     return torch.where(change[0] == 0, torch.ones_like(p), p)
 
 
@@ -116,15 +117,39 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def centred_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks in each row of [rows, n], ties averaged, less their mean."""
-    found: np.ndarray = stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2
+    """Ranks in each row of [rows, n], ties averaged, less their mean; NaN in a row that has a NaN.
+
+    As scipy's rankdata has them, which takes twice the time for the tables of resamples.
+    """
+    found = np.empty(values.shape)
+    for start in range(0, len(values), ROWS):
+        found[start : start + ROWS] = _centred_ranks(values[start : start + ROWS])
     return found
 
 
+def _centred_ranks(values: np.ndarray) -> np.ndarray:
+    rows, n = values.shape
+    order = np.argsort(values, axis=1)
+    ordered = np.take_along_axis(values, order, axis=1)
+    differs = np.ones(values.shape, dtype=bool)  # from the value before it
+    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=differs[:, 1:])
+    first = np.flatnonzero(differs)
+    ties = np.diff(first, append=values.size)
+    found = np.empty(values.size)
+    found[(order + n * np.arange(rows)[:, None]).ravel()] = np.repeat(
+        first % n + (ties - n) / 2, ties
+    )
+    return np.where(np.isnan(ordered[:, -1:]), np.nan, found.reshape(values.shape))
+
+
 def rank_correlation(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """`spearman` of rows whose `centred_ranks` are known."""
+    """`spearman` of rows whose `centred_ranks` are known.
+
+    Sums of halves and quarters are exact, in whatever order they are summed.
+    """
+    uv, uu, vv = (np.einsum("ij,ij->i", a, b) for a, b in ((u, v), (u, u), (v, v)))
     with np.errstate(invalid="ignore"):
-        found: np.ndarray = (u * v).sum(1) / np.sqrt((u**2).sum(1) * (v**2).sum(1))
+        found: np.ndarray = uv / np.sqrt(uu * vv)
     return found
 
 

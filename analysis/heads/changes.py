@@ -62,6 +62,7 @@ STABILITY = 0.8
 FDR = 0.05
 HYSTERESIS = 2  # checkpoints in a row that settle a call (trajectories/trajectory.py)
 _FLOOR = 1e-6  # of the threshold: weaker heads all have the same margin
+_REACH = (_FLOOR, 1 / _FLOOR)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Heads:
     @cached_property
     def inside(self) -> torch.Tensor:
         """Membership: bool [1+R, L * H]."""
-        return (self.strength >= self.threshold[:, None]) & (self.strength > 0)
+        return (self.strength >= self.threshold[:, None]).logical_and_(self.strength > 0)
 
     @cached_property
     def members(self) -> Members:
@@ -101,8 +102,7 @@ class Heads:
         """
         cut = self.threshold[:, None].double()
         cut = torch.where(cut > 0, cut, torch.finfo(torch.float32).tiny)
-        ratio = (self.strength[:, heads].double() / cut).clamp(_FLOOR, 1 / _FLOOR)
-        return ratio.log()
+        return self.strength.index_select(1, heads).double().div_(cut).clamp_(*_REACH).log_()
 
     @cached_property
     def ranks(self) -> np.ndarray:
@@ -116,7 +116,27 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class Change:
+class Turn:
+    """How alike the circuits of `before` and `after` are as wholes; NaN as in Change."""
+
+    jaccard: Estimate
+    turnover: Estimate
+    null_turnover: float
+    overlap: Estimate
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the pairs could be resampled."""
+        return not math.isnan(self.null_turnover)
+
+    @property
+    def excess_turnover(self) -> Estimate:
+        """Turnover beyond what resampling the pairs gives at one checkpoint."""
+        return self.turnover.minus(self.null_turnover)
+
+
+@dataclass(frozen=True)
+class Change(Turn):
     """What became of the heads between `before` and `after`.
 
     Where the pairs of either can't be resampled nothing is called, and p_value, inclusion, null and
@@ -134,24 +154,10 @@ class Change:
     p_value: torch.Tensor
     inclusion_before: torch.Tensor
     inclusion_after: torch.Tensor
-    jaccard: Estimate
-    turnover: Estimate
-    null_turnover: float
-    overlap: Estimate
     rank_correlation: Estimate
     effect: torch.Tensor
     effect_low: torch.Tensor
     effect_high: torch.Tensor
-
-    @property
-    def is_tested(self) -> bool:
-        """Whether the pairs could be resampled."""
-        return not math.isnan(self.null_turnover)
-
-    @property
-    def excess_turnover(self) -> Estimate:
-        """Turnover beyond what resampling the pairs gives at one checkpoint."""
-        return self.turnover.minus(self.null_turnover)
 
 
 @dataclass(frozen=True)
@@ -251,8 +257,9 @@ def calls(before: Heads, after: Heads, q: float = FDR) -> tuple[torch.Tensor, to
     n_pairs = min(before.n_pairs, after.n_pairs)
     of_some = difference_p_values(before.margin(some), after.margin(some), n_pairs)
     p[few] = of_some[: len(few)]
-    held = [inside[:, few] == inside[0, few] for inside in (before.inside, after.inside)]
-    stable = (held[0] & held[1])[1:].double().mean(0) >= STABILITY
+    held = [inside.index_select(1, few) for inside in (before.inside, after.inside)]
+    both = (held[0] == held[0][0]).logical_and_(held[1] == held[1][0])
+    stable = both[1:].double().mean(0) >= STABILITY
     called[few] = discoveries(p, q)[few] & stable
     return called, p
 
@@ -265,13 +272,7 @@ def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
     Raises:
         ValueError: the tables differ in shape, so they are not of the same graph and resamples.
     """
-    if 1 in (len(before.strength), len(after.strength)):
-        before, after = before.bare, after.bare
-    if before.strength.shape != after.strength.shape:
-        raise ValueError(
-            f"tables of {tuple(before.strength.shape)} and {tuple(after.strength.shape)} resamples "
-            "x heads can't be compared; track both with the same settings"
-        )
+    before, after = _comparable(before, after)
     # the raw sets and those that are called
     a, b = before.members, after.members
     found, p = calls(before, after, q)
@@ -288,13 +289,12 @@ def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
         null[name] = (float(chance.mean()), high)
     union, n_called = float((a | b).sizes[0]), float(found.sum())
     counts["retained"] = _up_to(counts["retained"], union - n_called)
-    # how alike the two are as a whole, and what each head gained or lost
-    likeness = _up_to(estimate_of_set(likeness_of(a, b), 0, 1), 1 - n_called / max(1, union))
-    turnover = Estimate(1 - likeness.value, 1 - likeness.high, 1 - likeness.low)
+    # what each head gained or lost
     effects = effect(before.importance, after.importance)
     correlation = torch.from_numpy(rank_correlation(before.ranks, after.ranks))
     low, high = percentile(effects)
     return Change(
+        **vars(_turn(before, after, found)),
         masks=raw,
         called=called,
         counts=counts,
@@ -302,14 +302,44 @@ def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
         p_value=p,
         inclusion_before=before.inclusion,
         inclusion_after=after.inclusion,
-        jaccard=likeness,
-        turnover=turnover,
-        null_turnover=(null_turnover(a) + null_turnover(b)) / 2,
-        overlap=estimate_of_set(overlap(before.importance, after.importance), 0, 1),
         rank_correlation=estimate(correlation),
         effect=effects[0].clone(),  # and not a view that keeps the resamples
         effect_low=low,
         effect_high=high,
+    )
+
+
+def turn(before: Heads, after: Heads, q: float = FDR) -> Turn:
+    """What `compare` says of the two as wholes, and nothing of single heads, which takes longer.
+
+    Raises:
+        ValueError: as `compare`.
+    """
+    before, after = _comparable(before, after)
+    return _turn(before, after, calls(before, after, q)[0])
+
+
+def _comparable(before: Heads, after: Heads) -> tuple[Heads, Heads]:
+    if 1 in (len(before.strength), len(after.strength)):
+        before, after = before.bare, after.bare
+    if before.strength.shape != after.strength.shape:
+        raise ValueError(
+            f"tables of {tuple(before.strength.shape)} and {tuple(after.strength.shape)} resamples "
+            "x heads can't be compared; track both with the same settings"
+        )
+    return before, after
+
+
+def _turn(before: Heads, after: Heads, called: torch.Tensor) -> Turn:
+    """called: heads whose change is called, bool [L * H]."""
+    a, b = before.members, after.members
+    changed = float(called.sum()) / max(1, float((a | b).sizes[0]))
+    likeness = _up_to(estimate_of_set(likeness_of(a, b), 0, 1), 1 - changed)
+    return Turn(
+        jaccard=likeness,
+        turnover=Estimate(1 - likeness.value, 1 - likeness.high, 1 - likeness.low),
+        null_turnover=(null_turnover(a) + null_turnover(b)) / 2,
+        overlap=estimate_of_set(overlap(before.importance, after.importance), 0, 1),
     )
 
 

@@ -34,10 +34,12 @@ from analysis.heads.changes import (
     Change,
     Heads,
     Members,
+    Turn,
     calls,
     compare,
     set_sizes,
     sets,
+    turn,
 )
 from analysis.heads.resampling import sweep_sizes
 from analysis.intervals import Association, Estimate, association, estimate_of_set
@@ -74,7 +76,7 @@ class Point:
 
     record: Record
     change: Change
-    turn: Change | None
+    turn: Turn | None
     masks: dict[str, torch.Tensor]
     settled: dict[str, torch.Tensor]
     counts: dict[str, Estimate]
@@ -112,7 +114,7 @@ class Compared:
 
     members: Members
     change: Change
-    turn: Change | None
+    turn: Turn | None
     sensitivity: list[Setting]
 
 
@@ -187,7 +189,7 @@ def _compare(
     found = Compared(
         members=now.heads.members,
         change=compare(base.heads, now.heads, q),
-        turn=None if before is None else compare(before.heads, now.heads, q),
+        turn=None if before is None else turn(before.heads, now.heads, q),
         sensitivity=_sensitivity(base, now, q),
     )
     if "" not in key:
@@ -313,8 +315,8 @@ def curves(points: Sequence[Point]) -> dict[str, list[Estimate]]:
     for name in ("jaccard", "overlap", "rank_correlation"):
         found[name] = [getattr(p.change, name) for p in points]
     turns = [p.turn for p in points if p.turn is not None]
-    found["turnover"] = [turn.turnover for turn in turns]
-    found["excess_turnover"] = [turn.excess_turnover for turn in turns]
+    found["turnover"] = [last.turnover for last in turns]
+    found["excess_turnover"] = [last.excess_turnover for last in turns]
     return found
 
 
@@ -349,7 +351,7 @@ def write_trajectory(path: str | Path, points: Sequence[Point]) -> None:
 
 def _json(point: Point) -> dict[str, Any]:
     names = point.names
-    turn = point.turn
+    last = point.turn
     return {
         "step": point.step,
         "counts": {name: asdict(count) for name, count in point.counts.items()},
@@ -357,8 +359,8 @@ def _json(point: Point) -> dict[str, Any]:
         "jaccard_with_base": asdict(point.change.jaccard),
         "weighted_overlap_with_base": asdict(point.change.overlap),
         "rank_correlation_with_base": asdict(point.change.rank_correlation),
-        "turnover": None if turn is None else asdict(turn.turnover),
-        "excess_turnover": None if turn is None else asdict(turn.excess_turnover),
+        "turnover": None if last is None else asdict(last.turnover),
+        "excess_turnover": None if last is None else asdict(last.excess_turnover),
         "faithfulness": asdict(point.record.faithfulness()),
         "raw": {name: names(mask) for name, mask in point.masks.items()},
         "called": {name: names(mask) for name, mask in point.change.called.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,9 @@ def test_what_is_known_is_not_computed_again(tmp_path: Path, monkeypatch: Any) -
     known: module.Known = {}
     first = Run.read(run, known).points
     calls = []
-    original = module.compare
-    monkeypatch.setattr(module, "compare", lambda *a: calls.append(1) or original(*a))
+    for name, original in (("compare", module.compare), ("turn", module.turn)):
+        counted = partial(lambda original, *a: calls.append(1) or original(*a), original)
+        monkeypatch.setattr(module, name, counted)
     again = Run.read(run, known).points
     assert not calls
     assert again[1].change is first[1].change
@@ -379,8 +381,7 @@ def test_tables_of_one_record_are_in_memory_at_a_time(tmp_path: Path) -> None:
         sizes = [x.untyped_storage().nbytes() for x in held.values() if isinstance(x, torch.Tensor)]
         sizes += [
             value.untyped_storage().nbytes()
-            for change in (point.change, point.turn)
-            if change is not None
+            for change in (point.change,)
             for value in (change.effect, *change.masks.values(), *change.called.values())
         ]
         assert max(sizes) <= 8 * N_HEADS
