@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainingArguments
 
 import headlab
 from analysis.cli import REQUIRED, keys, parse
@@ -222,7 +223,11 @@ def known_to_a_command(words: list[str]) -> bool:
 
 def check_fragment(compose: Any, words: list[str]) -> None:
     """Raises unless a training run, a command of analysis or `attribute` takes these options."""
-    parameters = inspect.signature(headlab.attribute).parameters
+    parameters = {  # of Python: what pages call with keywords
+        name
+        for called in (headlab.attribute, headlab.HeadTracking, TrainingArguments)
+        for name in inspect.signature(called).parameters
+    }
     if known_to_a_command(words) or all(word.partition("=")[0] in parameters for word in words):
         return
     if words == ["debug=tiny"]:  # it is for the experiments of the paper
