@@ -32,7 +32,7 @@ test: $(READY)
 # Runs of several processes or in one of their own: ZeRO 1 to 3, Slurm with stand-ins, runs that are
 # killed and go on.
 test-distributed: $(READY)
-	$(BIN)/python -m pytest -m distributed -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'distributed and not slow' -n 2 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

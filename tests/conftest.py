@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import shutil
 
@@ -38,6 +39,20 @@ def no_place_among_processes_is_left() -> Iterator[None]:
         from train.sharding import leave
 
         leave()
+
+
+@pytest.fixture(autouse=True)
+def logging_is_as_before() -> Iterator[None]:
+    """Hydra and `show_messages` set up the root logger, and what it is given later writes anew.
+
+    Its handlers would write to streams that pytest has closed, and a command that finds one there
+    adds none of its own.
+    """
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(params=ARCHITECTURES)
