@@ -3,7 +3,8 @@
     with Server() as server:
         environment = server.environment
         ...
-        server.down()          # nobody listens; `up` brings it back, with what it had
+        server.down()          # nobody listens, and what is not answered yet is lost; `up` brings
+                               # it back, with what it had
 
 delay: seconds before each answer. broken: it answers status 500.
 """
@@ -62,6 +63,10 @@ class Server:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
             self.connections.clear()
+
+    def serves(self, http: object) -> bool:
+        """Whether nothing has gone down since `http` took a request."""
+        return http is self._http
 
     def named(self, key: str) -> list[Any]:
         """The values of a key in the rows of the only run, in order."""
@@ -152,6 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             content = self._content()
             time.sleep(self.of.delay)
+            if not self.of.serves(self.server):  # it went down with what it had not answered
+                return
             known = self.path == "/graphql" or "/file_stream" in self.path or "/upload" in self.path
             status = 500 if self.of.broken else 200 if known else 404
             answer = self.of.answer(self.path, content) if status == 200 else {}
