@@ -10,14 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from analysis.files import write_json
 from analysis.live.earlier import put_aside
-from analysis.models import hub
-from analysis.models.anatomy import base_model
+from analysis.live.taken import ENTERING
 from analysis.models.provenance import weight_hashes
 from analysis.records.checkpoints import Base
 from analysis.records.locks import Lock
@@ -29,47 +27,13 @@ from analysis.reporting.rows import head_values
 from analysis.trajectories.run import Run
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, TrainingArguments
+    from transformers import PreTrainedTokenizerBase
 
     from analysis.models.loading import Model
-    from analysis.tracking.settings import TrackingConfig
     from analysis.tracking.tracker import HeadTracker
     from analysis.trajectories.trajectory import Known
 
 log = logging.getLogger(__name__)
-
-ENTERING = ("heads/", "circuit/")  # of the values of a checkpoint, those for the trainer's logs
-
-
-def base_of(model: Model) -> Base | None:
-    """What a live model was read from; None for one that was not read from anywhere."""
-    inner = base_model(model)
-    config = inner.config
-    name, commit = str(getattr(config, "name_or_path", "")), getattr(config, "_commit_hash", None)
-    if not name:
-        return None
-    dtype = str(next(inner.parameters()).dtype).removeprefix("torch.")
-    place = Path(name).expanduser()
-    if place.is_dir():
-        return Base(str(place.resolve()), dtype)
-    return Base(name, dtype, commit) if hub.is_hub_name(name) else None
-
-
-def run_file(
-    name: str, args: TrainingArguments, tracking: TrackingConfig, trainer: object | None
-) -> RunFile:
-    """What is said of the run; its kind is the trainer's, as its class or its arguments name it."""
-    kind = type(args).__name__ if trainer is None else type(trainer).__name__
-    kind = kind.removesuffix("Config").removesuffix("Trainer").removesuffix("TrainingArguments")
-    return RunFile(
-        name=name,
-        kind=kind.lower() or "trainer",
-        signal="loss",
-        tracking=asdict(tracking.settings()),
-        fdr=tracking.fdr,
-        hysteresis=tracking.hysteresis,
-        seed=args.seed,
-    )
 
 
 @contextmanager

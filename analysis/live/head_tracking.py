@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.heads.changes import FDR, HYSTERESIS
-from analysis.live.adopted_run import ENTERING, AdoptedRun, base_of, run_file
+from analysis.live.adopted_run import AdoptedRun
 from analysis.live.head_observer import HeadObserver
 from analysis.live.keywords import tracking_of
 from analysis.live.observing import seen_whole
-from analysis.live.reference import ReferenceModel
+from analysis.live.reference import ReferenceModel, teacher_of
 from analysis.live.schedule import Budget
-from analysis.models.anatomy import anatomy, base_model
+from analysis.live.taken import base_of, check, chooses_by_heads, run_file, tokenizer_of
 from analysis.models.preserve import preserved
 from analysis.prompts.pairs import Pairs
 from analysis.tracking import distributed
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     )
 
     from analysis.models.loading import Model
-    from analysis.records.checkpoints import Base
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +74,8 @@ class HeadTracking(HeadObserver):
             trainer: needed where its weights are divided over processes (ZeRO-3).
             where, schedule, budget, on_error, fdr, hysteresis: keys of `tracking`.
             name: of the run, in report and W&B; that of its directory if it is not said.
-            reference: a second model, such as a teacher, whose heads the report compares; or where
-                its files are.
+            reference: a second model whose heads the report compares, or where its files are; of a
+                distillation the teacher, where trainer or arguments name it.
             settings: the other keys of `tracking`: ig_steps, metric, top_n, resamples, ...
 
         Raises:
@@ -119,7 +118,7 @@ class HeadTracking(HeadObserver):
     ) -> None:
         assert model is not None, "a trainer hands over its model"
         with preserved(model):
-            if not self._open(args, state, model, _tokenizer(processing_class)):
+            if not self._open(args, state, model, tokenizer_of(processing_class)):
                 return
         super().on_train_begin(args, state, control, model, processing_class, **kwargs)
         if state.global_step and self.tracking.where != "sidecar":
@@ -255,19 +254,14 @@ class HeadTracking(HeadObserver):
             if broken_off is not None:
                 broken_off._close()
         with seen_whole(model, self.trainer) as plain:
-            base = base_of(plain)
-            self._check(args, plain, base)
-            reference = self._reference and ReferenceModel(self._reference, tokenizer)
-            pairs = self._pairs
-            if not isinstance(pairs, Pairs):
-                pairs = Pairs.load(Path(pairs).expanduser(), tokenizer, self.tracking.metric)
-            tracker = HeadTracker(path, pairs, self.tracking.settings(), tokenizer)
-            file = run_file(self._name or path.resolve().name, args, self.tracking, self.trainer)
+            tracker, reference = self._take(args, path, plain, tokenizer)
 
             def begin() -> None:
                 if distributed.rank() == 0:
+                    name = self._name or path.resolve().name
+                    file = run_file(name, args, self.tracking, self.trainer)
                     self.run = AdoptedRun(file, tracker, state.global_step)
-                    self.run.begin(plain, base, tokenizer)
+                    self.run.begin(plain, base_of(plain), tokenizer)
 
             try:
                 distributed.together(begin)
@@ -284,29 +278,28 @@ class HeadTracking(HeadObserver):
         self.show_progress = not args.disable_tqdm
         return True
 
-    def _check(self, args: TrainingArguments, model: Model, base: Base | None) -> None:
-        """Raise ValueError if the model can't be tracked, or not as it is asked for."""
-        inner = base_model(model)
-        if not hasattr(inner, "lm_head"):
-            raise ValueError(
-                f"{type(inner).__name__} has no LM head (a reward model or a classifier has a head "
-                "of its own instead), so there are no next tokens whose circuit could be found; "
-                "track a model that generates"
-            )
-        anatomy(model, self.tracking.kv)
-        if self.is_inline:
-            return
-        where = f"where={self.tracking.where!r}"
-        if base is None:
-            raise ValueError(
-                f"{where} reads the base model from its files, and this model was not loaded from "
-                "any; save it and load it from there, or give where='inline'"
-            )
-        if _chooses_by_heads(args):
-            raise ValueError(
-                f"metric_for_best_model={args.metric_for_best_model!r} is needed before a step is "
-                f"saved, and {where} measures it afterwards; give where='inline'"
-            )
+    def _take(
+        self,
+        args: TrainingArguments,
+        path: Path,
+        model: Model,
+        tokenizer: PreTrainedTokenizerBase | None,
+    ) -> tuple[HeadTracker, ReferenceModel | None]:
+        """The tracker of a training, and what it is measured against."""
+        check(args, model, self.tracking)
+        pairs = self._pairs
+        if not isinstance(pairs, Pairs):
+            pairs = Pairs.load(Path(pairs).expanduser(), tokenizer, self.tracking.metric)
+        tracker = HeadTracker(path, pairs, self.tracking.settings(), tokenizer)
+        if self._reference is not None:
+            return tracker, ReferenceModel(self._reference, tokenizer)
+        teacher = teacher_of(args, self.trainer)
+        try:
+            return tracker, None if teacher is None else ReferenceModel(teacher, tokenizer)
+        except ValueError as error:  # nobody has asked for it
+            if distributed.rank() == 0:
+                log.warning("the teacher is no reference: %s", error)
+            return tracker, None
 
     def _make_up_base(self, model: Model) -> None:
         """Track the base of a training that is resumed, where nobody did so when it began."""
@@ -334,7 +327,7 @@ class HeadTracking(HeadObserver):
         step, last = state.global_step, state.max_steps
         if not self.is_inline or self.looked == step or (step == self.start and self.is_done(step)):
             return
-        if _chooses_by_heads(args):
+        if chooses_by_heads(args):
             self._also.add(step)
         if step in self._also or control.should_save or self.schedule.is_due(step) or step == last:
             self.look_or_save(state, control, last, model, tokenizer)
@@ -360,18 +353,3 @@ class HeadTracking(HeadObserver):
         for path in [path for path, tracking in _OPEN.items() if tracking is self]:
             del _OPEN[path]
         self.run = self.training = None
-
-
-def _chooses_by_heads(args: TrainingArguments) -> bool:
-    """Whether the trainer's best model is the best by its heads."""
-    return (args.metric_for_best_model or "").removeprefix("eval_").startswith(ENTERING)
-
-
-def _tokenizer(processing_class: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a trainer, which may have a processor of several kinds of input."""
-    from transformers import PreTrainedTokenizerBase
-
-    for found in (processing_class, getattr(processing_class, "tokenizer", None)):
-        if isinstance(found, PreTrainedTokenizerBase):
-            return found
-    return None

@@ -6,7 +6,7 @@ It is measured once, into RUN/reference (analysis/trajectories/reference.py).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
@@ -20,9 +20,17 @@ from analysis.tracking.tracker import HeadTracker
 from analysis.trajectories.reference import DIRECTORY
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
     from analysis.models.loading import Model
+
+
+def teacher_of(args: TrainingArguments, trainer: Trainer | None) -> Model | str | None:
+    """The teacher that a trainer or its arguments name, as TRL's do; None if they name none."""
+    of_trainer = getattr(trainer, "teacher_model", None)
+    if isinstance(of_trainer, nn.Module):
+        return cast("Model", of_trainer)
+    return getattr(args, "teacher_model_name_or_path", None)
 
 
 class ReferenceModel:

@@ -3,7 +3,8 @@
     python -m launch.bench.bare_trl FILE
 
 FILE is JSON: `kind` (sft or grpo), `model` (a directory), `rows` (a JSONL file of the data set),
-`args` (of SFTConfig or GRPOConfig) and `rewards` (names in train/rewards.py). Only the moments of
+`args` (of SFTConfig or GRPOConfig) and `rewards` (names in train/rewards.py); where it has
+`tracking`, the keywords of HeadTracking, that one line is in the script too. Only the moments of
 the logs are kept beside what TRL does, in memory, and written at the end to `metrics.jsonl` in the
 output directory, in the form of headlab's own.
 """
@@ -62,6 +63,10 @@ def train(spec: dict[str, Any]) -> None:
     else:
         shared["reward_funcs"] = find_rewards(spec["rewards"])
         trainer = GRPOTrainer(args=GRPOConfig(**spec["args"]), **shared)
+    if "tracking" in spec:
+        from headlab import HeadTracking
+
+        trainer.add_callback(HeadTracking(**spec["tracking"]))
     trainer.train()
     assert trainer.args.output_dir is not None, "the specification names one"
     written = "".join(to_json(line) + "\n" for line in stamps.lines)

@@ -2,6 +2,8 @@
 
     headlab launch bench shape=tiny
     headlab launch bench shape=smollm2-135m kind=sft sides=bare,off repeats=5
+    headlab launch bench shape=tiny kind=sft sides=bare,line      # what the line costs that
+                                                                  # HeadTracking is hung on with
 
 Every run is a fresh process. In each turn every side (launch/bench/runs.py) runs once, in an order
 that is reversed from turn to turn. Compared are steps per second between saves
@@ -132,11 +134,11 @@ def table(turns: Turns, save_steps: int) -> list[str]:
 def shares(turns: Turns) -> list[str]:
     """Sentences on the part of the training that tracking takes, in percent."""
     lines = []
-    for side in ("inline", "sidecar"):
+    for side in ("line", "inline", "sidecar"):
         if side not in turns[0]:
             continue
         parts = []
-        if side == "inline":
+        if side != "sidecar":
             own = [100 * sum(p[side].tracked) / p[side].training for p in turns]
             parts.append(f"{spread(own, '.0f')} %")
         if "off" in turns[0]:

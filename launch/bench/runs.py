@@ -1,7 +1,8 @@
 """The runs that `launch.bench.command` times: their models, files and processes.
 
-A side is `bare` (launch/bench/bare_trl.py), or headlab with tracking `off`, `inline` or in a
-`sidecar`. All train the same model on the same rows with the same arguments of TRL.
+A side is `bare` (launch/bench/bare_trl.py), that script with the one `line` of HeadTracking, or
+headlab with tracking `off`, `inline` or in a `sidecar`. All train the same model on the same rows
+with the same arguments of TRL.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from train.program import program
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-SIDES = ("bare", "off", "inline", "sidecar")
+SIDES = ("bare", "line", "off", "inline", "sidecar")
 KINDS = ("sft", "grpo")
 LOGGERS = ("none", "wandb")
 
@@ -34,7 +35,7 @@ class Options:
         "null: tiny on a CPU, qwen2.5-0.5b,qwen2.5-1.5b on a GPU",
         None,
     )
-    sides: str = key("which of bare, off, inline, sidecar", ",".join(SIDES))
+    sides: str = key("which of bare, line, off, inline, sidecar", ",".join(SIDES))
     repeats: int = key("turns; in each, every side has a process of its own", 3, COUNT)
     steps: int = key("optimizer steps of each run", 24, COUNT)
     save_steps: int = key("steps from one save, tracked or not, to the next", 8, COUNT)
@@ -94,8 +95,9 @@ def overrides(options: Options, kind: str, side: str, model: Path, run: Path) ->
     if gpu_name():
         args["model_init_kwargs"] = "{dtype:bfloat16}"
     tracking = ["tracking=none"]
-    if side in ("inline", "sidecar"):
-        tracking = [f"tracking.where={side}", "tracking.on_error=raise"]
+    if side in ("line", "inline", "sidecar"):
+        where = "sidecar" if side == "sidecar" else "inline"
+        tracking = [f"tracking.where={where}", "tracking.on_error=raise"]
     return [
         *("model=hub", f"model.path={model}", f"run_dir={run}", "evaluation=none", *tracking),
         *("data=arithmetic", f"data.options.digits={options.tokens // 9 + 1}"),
@@ -127,6 +129,19 @@ def bare_specification(cfg: DictConfig, rows: Path) -> dict[str, Any]:
     }
 
 
+def line_specification(cfg: DictConfig, pairs: Path) -> dict[str, Any]:
+    """What the line of the bare script is told, to track as headlab would; writes its pairs."""
+    from dataclasses import asdict
+
+    from train.plan import assemble, prepare
+
+    plan = prepare(cfg)
+    made = assemble(plan).pairs
+    assert made is not None and plan.tracking is not None, "it is a run with tracking"
+    made.save(pairs)
+    return {"pairs": str(pairs), "on_error": "raise", **asdict(plan.tracking)}
+
+
 def commands(options: Options, kind: str, side: str, model: Path, run: Path) -> list[list[str]]:
     """The processes of a run, the trainer first; their input is written beside the run."""
     import yaml
@@ -135,9 +150,12 @@ def commands(options: Options, kind: str, side: str, model: Path, run: Path) -> 
     from train.entry import compose
 
     cfg = compose(kind, overrides(options, kind, side, model, run))
-    if side == "bare":
+    if side in ("bare", "line"):
         file = run.with_suffix(".json")
         specification = bare_specification(cfg, run.with_suffix(".jsonl"))
+        if side == "line":
+            pairs = run.with_name("pairs.jsonl")
+            specification["tracking"] = line_specification(cfg, pairs)
         file.write_text(to_json(specification), encoding="utf-8")
         return [program("launch.bench.bare_trl", str(file))]
     file = run.with_suffix(".yaml")

@@ -252,10 +252,11 @@ def test_a_failed_process_ends_the_others_and_shows_its_last_words(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_prints_a_table(capsys):
-    arguments = ["shape=tiny", "sides=bare,off,inline", "kind=sft", "repeats=1", "pairs=2"]
+    arguments = ["shape=tiny", "sides=bare,line,off,inline", "kind=sft", "repeats=1", "pairs=2"]
     main([*arguments, "steps=8", "save_steps=4", "batch=2", "tokens=16"])
     printed = capsys.readouterr().out
     assert (
         "sft, tiny, 2 x 16: equal tokens and losses in every step (256 tokens in a run)" in printed
     )
+    assert "tracking's share of the run, line: " in printed
     assert "tracking's share of the run, inline: " in printed

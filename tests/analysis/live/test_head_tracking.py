@@ -3,14 +3,52 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from functools import partial
 
+import pytest
+
+from analysis.live.keywords import tracking_of
 from analysis.records.checkpoints import find_model
 from analysis.records.record import read_records
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import read_metrics
+from analysis.tracking.settings import CircuitKeys
 from headlab import HeadTracking
 from tests.support.hung import TRACKING, assert_left_alone, plain_trainer, write_pairs
+
+
+def test_keywords():
+    with pytest.raises(TypeError, match="no keyword 'resample'; did you mean resamples"):
+        HeadTracking("p", resample=3)
+    with pytest.raises(TypeError, match="no keyword 'run_dirs'; did you mean run_dir"):
+        HeadTracking("p", run_dirs="x")
+    wrong = [
+        ({"where": "sidecars"}, "where is 'sidecars'; choose one of: inline"),
+        ({"on_error": "stop"}, "on_error is 'stop'; choose one of"),
+        ({"schedule": "every"}, "schedule is 'every'; choose"),
+        ({"schedule": [-1]}, "schedule is"),
+        ({"resamples": 1}, "resamples must be at least 2"),
+        ({"resamples": "10"}, "Expected `int`"),
+        ({"ig_steps": 2.5}, "Expected `int`"),
+        ({"method": "EAPIG"}, "EAPIG"),
+        ({"fraction": 0.1, "top_n": 5}, "exactly one size"),
+        ({"fdr": 1.0}, "fdr must lie in"),
+        ({"budget": 0.5, "where": "sidecar"}, "budget is for tracking in the trainer"),
+        ({"budget": 2.0}, "budget must lie in"),
+        ({"run_dir": "x", "where": "checkpoint"}, "leave run_dir out"),
+    ]
+    for keywords, message in wrong:
+        with pytest.raises(ValueError, match="^HeadTracking: ") as error:
+            HeadTracking("p", **keywords)
+        assert message in str(error.value), keywords
+        assert "tracking." not in str(error.value)
+    assert HeadTracking("p", top_n=5).tracking.fraction is None
+    defaults = HeadTracking("p").tracking
+    assert all(
+        getattr(defaults, f.name) == getattr(tracking_of({}, ()), f.name)
+        for f in fields(CircuitKeys)
+    )
 
 
 def test_one_line_tracks_a_training_and_leaves_it_bit_identical(tiny_dir, tmp_path):

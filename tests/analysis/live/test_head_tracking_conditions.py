@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import fields
 
 import pytest
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from analysis.live.keywords import tracking_of
 from analysis.prompts.pairs import Pairs
 from analysis.records.checkpoints import find_model
 from analysis.records.record import read_record, read_records, read_scores, recorded_steps
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import read_metrics
-from analysis.tracking.settings import CircuitKeys
 from analysis.tracking.tracker import HeadTracker
 from headlab import HeadTracking
 from tests.support.hung import TRACKING, load, plain_trainer, rows, tokenizer_of, write_pairs
 from tests.support.runs import assert_same, final_state
+
+pytestmark = pytest.mark.distributed  # each is short, and together they are not
 
 
 @pytest.fixture
@@ -59,39 +58,6 @@ def quick(monkeypatch):
 
 def steps(run):
     return recorded_steps(run / "heads")
-
-
-def test_keywords():
-    with pytest.raises(TypeError, match="no keyword 'resample'; did you mean resamples"):
-        HeadTracking("p", resample=3)
-    with pytest.raises(TypeError, match="no keyword 'run_dirs'; did you mean run_dir"):
-        HeadTracking("p", run_dirs="x")
-    wrong = [
-        ({"where": "sidecars"}, "where is 'sidecars'; choose one of: inline"),
-        ({"on_error": "stop"}, "on_error is 'stop'; choose one of"),
-        ({"schedule": "every"}, "schedule is 'every'; choose"),
-        ({"schedule": [-1]}, "schedule is"),
-        ({"resamples": 1}, "resamples must be at least 2"),
-        ({"resamples": "10"}, "Expected `int`"),
-        ({"ig_steps": 2.5}, "Expected `int`"),
-        ({"method": "EAPIG"}, "EAPIG"),
-        ({"fraction": 0.1, "top_n": 5}, "exactly one size"),
-        ({"fdr": 1.0}, "fdr must lie in"),
-        ({"budget": 0.5, "where": "sidecar"}, "budget is for tracking in the trainer"),
-        ({"budget": 2.0}, "budget must lie in"),
-        ({"run_dir": "x", "where": "checkpoint"}, "leave run_dir out"),
-    ]
-    for keywords, message in wrong:
-        with pytest.raises(ValueError, match="^HeadTracking: ") as error:
-            HeadTracking("p", **keywords)
-        assert message in str(error.value), keywords
-        assert "tracking." not in str(error.value)
-    assert HeadTracking("p", top_n=5).tracking.fraction is None
-    defaults = HeadTracking("p").tracking
-    assert all(
-        getattr(defaults, f.name) == getattr(tracking_of({}, ()), f.name)
-        for f in fields(CircuitKeys)
-    )
 
 
 def test_two_trainings_in_one_process_have_a_run_each(quick, trained, tmp_path, pairs):
@@ -337,7 +303,7 @@ def test_a_compiled_model_is_tracked_like_a_plain_one(trained, tiny_dir, tmp_pat
         layer.self_attn.o_proj.compile(backend="eager")
     kinds = {
         "trainer": {"torch_compile": True, "torch_compile_backend": "eager"},
-        "whole": {"model": whole},
+        "whole": {"model": whole, "remove_unused_columns": False},
         "parts": {"model": parts},
     }
     for name, more in kinds.items():
