@@ -66,6 +66,35 @@ def place(text: str | Path, weights: bool = False) -> Path:
     return _snapshot(name, commit, weights, is_away)
 
 
+def revisions(name: str) -> list[str]:
+    """The branches and tags of a hub model, in the hub's order.
+
+    Raises:
+        ValueError: the hub does not give them.
+    """
+    from huggingface_hub import list_repo_refs, model_info
+
+    try:
+        model_info(name, timeout=ANSWER)  # which says soon that the hub is away; the list does not
+        refs = list_repo_refs(name)
+    except Exception as error:  # of whichever network library the hub's client uses
+        raise ValueError(
+            f"the hub does not list the revisions of {name} ({_line(error)})"
+        ) from error
+    return list(dict.fromkeys(ref.name for ref in (*refs.branches, *refs.tags)))
+
+
+def remove(files: list[Path]) -> None:
+    """Take files of a model out of the hub's cache, and what they link to if no other one does."""
+    for file in files:
+        content = file.resolve()
+        file.unlink(missing_ok=True)
+        others = file.parents[1].glob(f"*/{file.name}")  # of other commits
+        if content != file and all(other.resolve() != content for other in others):
+            content.unlink(missing_ok=True)
+    _snapshot.cache_clear()
+
+
 class _NoBar(tqdm):
     """Of the number of files; each that is fetched has a bar of its own."""
 

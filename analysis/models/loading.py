@@ -43,12 +43,17 @@ log = logging.getLogger(__name__)
 
 
 def load_model(
-    path: str | Path, dtype: str | None, device: str = "auto", base: str | None = None
+    path: str | Path,
+    dtype: str | None,
+    device: str = "auto",
+    base: str | None = None,
+    bare: str | None = None,
 ) -> Model:
     """A model in eval mode; an adapter is attached to its base by PEFT and not merged.
 
     dtype: None is that of its files. device: `auto` is the GPU if there is one. base: the model
     that an adapter belongs to, instead of the one it names; for a whole model it has no effect.
+    bare: the model whose configuration is taken for weights that stand without one.
 
     Raises:
         ValueError: it can't be read, has no safetensors, or has other tensors than its model (some
@@ -64,7 +69,7 @@ def load_model(
     named, on_meta = adapter_base(path), device == "meta"
     model: Any
     if named is None:
-        model = _whole(path, kind, on_meta)
+        model = _whole(path, kind, on_meta, bare)
     else:
         model = _attached(path, _base_of(path, base or named), kind, on_meta)
     return model.to(device).eval()
@@ -198,7 +203,7 @@ def _read(kind: Any, path: str | Path, **options: Any) -> Any:
 
 
 def name_hub_model(found: Any, name: str, commit: str | None) -> None:
-    """Have a model, configuration or tokenizer that was read from the hub's cache name the hub."""
+    """Have a model, configuration or tokenizer name what it stands for, not where it was read."""
     from analysis.models.compat import set_commit
 
     for part in (found, getattr(found, "config", None)):
@@ -207,12 +212,25 @@ def name_hub_model(found: Any, name: str, commit: str | None) -> None:
             set_commit(part, commit)
 
 
-def _whole(path: str | Path, dtype: torch.dtype | None, on_meta: bool = False) -> PreTrainedModel:
-    """A model that is no adapter, all its tensors from the files; on_meta: without their values."""
+def _whole(
+    path: str | Path,
+    dtype: torch.dtype | None,
+    on_meta: bool = False,
+    bare: str | None = None,
+) -> PreTrainedModel:
+    """A model that is no adapter, all its tensors from the files; on_meta: without their values.
+
+    bare: as in `load_model`.
+    """
     from transformers import AutoModelForCausalLM
 
     directory = Path(_place(path, weights=True))
     stored = stored_tensors(directory) if directory.is_dir() else {}
+    given: dict[str, Any] = {}
+    if bare is not None and not (directory / "config.json").is_file():
+        log.warning("%s has no config.json; that of %s is taken", path, bare)
+        given["config"] = load_config(bare)
+        name_hub_model(given["config"], str(path), None)
     with _no_report():
         model, found = _read(
             AutoModelForCausalLM,
@@ -222,6 +240,7 @@ def _whole(path: str | Path, dtype: torch.dtype | None, on_meta: bool = False) -
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # else transformers raises before it gives the names
             **({"device_map": "meta"} if on_meta else {}),
+            **given,
         )
     shapes = [
         f"{name} is {list(there)} instead of {list(wanted)}"
