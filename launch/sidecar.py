@@ -137,7 +137,8 @@ def _conclude(training: Training, watched: Watched) -> None:
     from analysis.trajectories.run import Run
 
     run, logger = watched.run, training.cfg.logger
-    mirrors = open_mirrors(logger=logger.to, adopt=False, mode=logger.wandb_mode)
+    how = {"mode": logger.wandb_mode, "workspace": logger.workspace}
+    mirrors = open_mirrors(logger=logger.to, adopt=False, **how)
     with Lock.wait(run / "locks" / "publish", f"what loggers have of {run}", float("inf")):
         wanted = lacking(Run.read(run, watched.known), mirrors)
         watched.publisher = Publisher.start(run, wanted)

@@ -124,6 +124,8 @@ def check(cfg: DictConfig) -> None:
         if not is_installed(name):
             extra = f"pip install 'headlab[{name}]'"
             raise ValueError(f"logger.to: {name} is not installed; {extra}")
+    if cfg.logger.workspace and not is_installed("wandb_workspaces"):
+        raise ValueError("logger.workspace: install it with pip install 'headlab[views]'")
     one_of("logger.wandb_mode", cfg.logger.wandb_mode, ("auto", "online", "offline", "disabled"))
     # a model, from one place
     if (cfg.model.path is None) == (cfg.model.recipe is None):

@@ -114,7 +114,8 @@ def _open(plan: Plan, setup: Setup) -> Publisher | None:
     ).write(plan.run)
     if any(cfg.train.args.get(name) for name in ("chat_template_path", "eos_token")):
         setup.tokenizer.save_pretrained(plan.run / "tokenizer")
-    mirrors = open_mirrors(logger=logger.to, adopt=False, mode=logger.wandb_mode)
+    how = {"mode": logger.wandb_mode, "workspace": logger.workspace}
+    mirrors = open_mirrors(logger=logger.to, adopt=False, **how)
     publisher = Publisher.start(plan.run, mirrors)
     if publisher is not None:
         publisher.announce()

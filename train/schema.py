@@ -108,6 +108,7 @@ class LoggerConfig:
     to: list[str] = field(default_factory=lambda: ["wandb"])
     wandb_mode: str = "auto"
     wandb_project: str = "headlab"
+    workspace: bool | None = None
     max_head_curves: int = number(200, NATURAL)
 
 

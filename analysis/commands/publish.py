@@ -30,6 +30,7 @@ class Options:
         "wandb, trackio or tensorboard", "wandb", among=("wandb", "trackio", "tensorboard")
     )
     project: str | None = key("project there; default: the one in the run's run.json", None)
+    workspace: bool | None = key("W&B: a view of the project; default: if it can be made", None)
     mode: str = key("W&B: online (needs an account), or offline: into a new offline run", "online")
 
 
@@ -49,24 +50,31 @@ def act(options: Options) -> None:
             "or write an offline run with mode=offline"
         )
     mode, project = options.mode, options.project
-    [mirror] = open_mirrors(logger=options.to, adopt=False, strict=True, mode=mode, project=project)
+    [mirror] = open_mirrors(
+        logger=options.to,
+        adopt=False,
+        mode=mode,
+        project=project,
+        strict=True,
+        workspace=options.workspace,
+    )
     if (trainer := holder_of(run.path / "locks" / "run")) is not None:
         raise ValueError(
             f"{run.path} is in use by {trainer}, which gives {mirror.label} its rows itself"
         )
     with Lock.take(run.path / "locks" / "publish", f"what loggers have of {run.path}"):
-        _publish(run, mirror, options.mode)
+        _publish(run, mirror, options)
 
 
-def _publish(run: Run, mirror: Mirror, mode: str) -> None:
+def _publish(run: Run, mirror: Mirror, options: Options) -> None:
     """Log what is missing, while nobody else does."""
     from analysis.reporting.publish import Publisher, lacking
     from analysis.reporting.wandb_mirror import server, silent_server
 
-    if not lacking(run, [mirror]):
+    if not lacking(run, [mirror]) and not options.workspace:
         print("nothing is missing")
         return
-    online = mirror.name == "wandb" and mode == "online"
+    online = mirror.name == "wandb" and options.mode == "online"
     reason = silent_server() if online else None
     if reason is not None:
         raise ValueError(f"W&B at {server()} can't be reached: {reason}")

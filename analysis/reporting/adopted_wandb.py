@@ -16,10 +16,13 @@ from analysis.reporting.ledger import Ledger
 from analysis.reporting.mirror_protocol import FINISH, Mirror
 from analysis.reporting.rows import Entry, Media
 from analysis.reporting.wandb_files import MARK, rows, sessions_of
+from analysis.reporting.wandb_view import LIMIT, View, is_wanted
 from analysis.reporting.wandb_worker import TITLE, log
 
 if TYPE_CHECKING:
     from wandb import Run as WandbSession
+
+    from analysis.trajectories.run import Run
 
 
 def open_wandb() -> WandbSession | None:
@@ -35,8 +38,12 @@ class AdoptedWandb(Mirror):
 
     name, label, training = "wandb", "W&B", False
 
-    def __init__(self, session: WandbSession) -> None:
+    def __init__(self, session: WandbSession, workspace: bool | None = None) -> None:
+        """workspace: make a view of the project (wandb_view.py); None: where that is possible."""
         self.session = session
+        self.workspace = workspace
+        self.view: View | None = None
+        self.last: Run | None = None
         self.defined: set[str] = set()
         self.ledger: Ledger | None = None
 
@@ -46,6 +53,9 @@ class AdoptedWandb(Mirror):
         for session in sessions_of(Path(self.session.dir).parent):
             found.update((row.name, row.digest) for row in rows(session))
         self.ledger.rows = found or self.ledger.read()
+        mode = "offline" if self.session.offline else "online"
+        if is_wanted(self.workspace, mode) and self.session.entity:
+            self.view = View(run, self.session.entity, self.session.project)
         return True
 
     def known(self, run: Path) -> Mapping[str, str]:
@@ -64,8 +74,16 @@ class AdoptedWandb(Mirror):
         self.ledger.add(step.name, step.digest)
 
     def finish(self, limit: float = FINISH, exit_code: int = 0) -> list[str]:
-        """Nothing: the trainer ends its run."""
+        """The view; the trainer ends its run."""
+        if self.view is not None:
+            self.view.end(self.last, min(limit, LIMIT))
+            self.view = None
         return []
+
+    def seen(self, run: Run) -> None:
+        self.last = run
+        if self.view is not None:
+            self.view.begin(run)
 
     def alert(self, title: str, text: str) -> None:
         self.session.alert(title[:TITLE], text, "WARN")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -49,13 +50,15 @@ def open_mirrors(
     mode: str = "auto",
     project: str | None = None,
     strict: bool = False,
+    workspace: bool | None = None,
 ) -> list[Mirror]:
     """The mirrors that a run is to have; `Publisher.start` starts them.
 
     report_to: what the trainer reports to. logger: `auto`, which is that and the runs of W&B and
     trackio that are open in this process; or the names of loggers. adopt: share a run that is open
     in this process, and with `auto` open none. mode, project, strict: of a W&B run of our own
-    (wandb_run.py), project also of a trackio run.
+    (wandb_run.py), project also of a trackio run. workspace: make a view of the W&B project; None:
+    where W&B is online and wandb-workspaces is installed.
 
     Raises:
         ValueError: as `check_logger`; a logger that is named is not installed.
@@ -75,7 +78,8 @@ def open_mirrors(
         if name not in NAMES:
             log.info("headlab has nothing that writes to %s", name)
         elif name in runs:
-            found.append(AdoptedWandb(runs[name]) if name == "wandb" else Trackio(runs[name]))
+            one = runs[name]
+            found.append(AdoptedWandb(one, workspace) if name == "wandb" else Trackio(one))
         elif not is_installed(name):
             extra = f"{name} is not installed; pip install 'headlab[{name}]'"
             if asked:
@@ -86,12 +90,13 @@ def open_mirrors(
         elif adopt and not asked:
             word = f"logger={name!r} opens one"
             log.warning("%s gets no rows of heads: no run of it is open; %s", name, word)
+        elif name == "wandb":
+            found.append(WandbRun(mode, project, strict, workspace))
         else:
-            own = name == "wandb"
-            found.append(WandbRun(mode, project, strict) if own else Trackio(project=project))
+            found.append(Trackio(project=project))
     return found
 
 
 def is_installed(name: str) -> bool:
     """Whether the package of a logger is there."""
-    return find_spec(name) is not None
+    return name in sys.modules or find_spec(name) is not None

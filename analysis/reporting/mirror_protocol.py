@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from analysis.reporting.rows import Entry, Media
+    from analysis.trajectories.run import Run
 
 FINISH = 60.0  # seconds to take what is left at the end of a run
 
@@ -53,6 +54,10 @@ class Mirror(Protocol):
     def lost(self) -> bool:
         """Whether it has lost rows that it would take once more, after it has finished."""
         return False
+
+    def seen(self, run: Run) -> None:
+        """A run has been read, and what it missed was given."""
+        return
 
     def announce(self) -> None:
         """Print where the run is to be seen."""

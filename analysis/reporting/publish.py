@@ -61,6 +61,7 @@ class Publisher:
                         made[entry.name] = shown(entry, run)
                     mirror.log(entry, *made[entry.name])
                     given[entry.name] = entry.step
+                mirror.seen(run)
         return [row.step for row in rows if row.name in given]
 
     def training(self, step: int, logged: Mapping[str, Any]) -> None:
@@ -81,6 +82,13 @@ class Publisher:
         for mirror in self.mirrors:
             with self.guarded(mirror):
                 mirror.configure(values)
+
+    def alert(self, title: str, text: str) -> None:
+        """Have the loggers tell the user something; never raises."""
+        for mirror in self.mirrors:
+            with self.guarded(mirror):
+                if mirror.is_ready():
+                    mirror.alert(title, text)
 
     def announce(self) -> None:
         """Print where the run is to be seen."""

@@ -81,13 +81,14 @@ class WandbMirror:
     """A W&B run, in a process of its own; no call raises, whether or not W&B works.
 
     mode: online or offline. files: where W&B keeps this session. starting_step: how many rows the
-    W&B run had before this session, of an online one.
+    W&B run had before this session, of an online one. entity, project: where the run is online.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.mode = ""
         self.files = Path()
         self.starting_step = 0
+        self.entity = self.project = ""
         self.reason = "its process ended"  # why it failed, if it did
         self._process = process
         self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -165,6 +166,7 @@ class WandbMirror:
         mirror.mode = "offline" if started["offline"] else "online"
         mirror.files = Path(started["files"]).parent
         mirror.starting_step = started["starting_step"]
+        mirror.entity, mirror.project = started.get("entity", ""), started.get("project", "")
         return mirror
 
     @property

@@ -19,6 +19,7 @@ from analysis.reporting.rows import Entry, Media, run_rows
 from analysis.reporting.wandb_files import MARK
 from analysis.reporting.wandb_given import Given
 from analysis.reporting.wandb_mirror import WandbMirror, resolve_mode
+from analysis.reporting.wandb_view import LIMIT, View, is_wanted
 
 if TYPE_CHECKING:
     from analysis.trajectories.run import Run
@@ -33,12 +34,20 @@ class WandbRun(Mirror):
     name, label = "wandb", "W&B"
 
     def __init__(
-        self, mode: str = "auto", project: str | None = None, strict: bool = False
+        self,
+        mode: str = "auto",
+        project: str | None = None,
+        strict: bool = False,
+        workspace: bool | None = None,
     ) -> None:
         """
         mode: auto, online, offline or disabled. project: another one than the run names. strict:
-        offline is no way out of a server that can't be reached.
+        offline is no way out of a server that can't be reached. workspace: make a view of the
+        project (wandb_view.py); None: where that is possible.
         """
+        self.workspace = workspace
+        self.view: View | None = None
+        self.last: Run | None = None
         self.mode = mode
         self.project = project
         self.strict = strict
@@ -91,13 +100,24 @@ class WandbRun(Mirror):
 
     def finish(self, limit: float = FINISH, exit_code: int = 0) -> list[str]:
         """End the session and count what W&B has; see `WandbMirror.finish`."""
+        view, self.view = self.view, None
         whole = self.running.finish(limit, exit_code)
+        if view is not None:
+            view.end(self.last if whole else None, min(limit, LIMIT))
         self.reason = self.running.reason
         self.given = Given.read(self.path)
         if whole:
             self.given.finished(self.running.files)
         self.given.write(self.path)
         return self._left(self.running.mode)
+
+    def seen(self, run: Run) -> None:
+        session = self.running
+        if self.view is None and is_wanted(self.workspace, session.mode) and session.entity:
+            self.view = View(self.path, session.entity, session.project)
+        self.last = run
+        if self.view is not None:
+            self.view.begin(run)
 
     def lost(self) -> bool:
         return bool(self._left("offline"))

@@ -113,7 +113,8 @@ def serve(lines: TextIO, replies: TextIO) -> None:
 
     run = start(json.loads(lines.readline()))
     step = run.starting_step
-    say(started={"files": run.dir, "offline": run.offline, "starting_step": step})
+    where = {"entity": run.entity, "project": run.project}
+    say(started={"files": run.dir, "offline": run.offline, "starting_step": step, **where})
     code, defined = 1, set[str]()
     for line in lines:
         message = json.loads(line)

@@ -25,11 +25,16 @@ VERSIONS = {"cliVersionInfo": {"max_cli_version": "99.0.0"}, "features": []}
 
 
 class Server:
-    """rows: by run, each with its number in the run's history. state: by run, how it ended."""
+    """rows: by run, each with its number in the run's history. state: by run, how it ended.
+
+    views: by name, with id, displayName and spec. alerts: what runs have raised.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[int, dict[str, Any]]] = {}
         self.state: dict[str, str] = {}
+        self.views: dict[str, dict[str, str]] = {}
+        self.alerts: list[dict[str, Any]] = []
         self.delay, self.broken, self.requests = 0.0, False, 0
         self._port = 0
         self._http: ThreadingHTTPServer | None = None
@@ -128,6 +133,17 @@ class Server:
             return {"createArtifact": {"artifact": made}}
         if "commitArtifact" in query:
             return {"commitArtifact": {"artifact": {"id": "1", "digest": "d"}}}
+        if "allViews" in query:
+            there = self.views.get(given["viewName"])
+            return {"project": {"allViews": {"edges": [{"node": there}] if there else []}}}
+        if "upsertView" in query:
+            inserted = given["name"] not in self.views
+            view = {"id": given["name"], "name": given["name"], "spec": given["spec"]}
+            self.views[given["name"]] = {**view, "displayName": given["displayName"]}
+            return {"upsertView": {"view": view, "inserted": inserted}}
+        if "notifyScriptableRunAlert" in query:
+            self.alerts.append(given)
+            return {"notifyScriptableRunAlert": {"success": True}}
         if "viewer" in query or "serverInfo" in query:
             return {"viewer": ACCOUNT, "serverInfo": VERSIONS}
         return {"project": None}

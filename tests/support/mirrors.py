@@ -65,6 +65,7 @@ class FakeMirror:
         self.summary: dict[str, Any] = {}
         self.is_alive = True
         self.reason = "it was taken away"
+        self.entity = self.project = ""
 
     def log(self, values: Mapping[str, Any], pictures: Any = (), tables: Any = ()) -> None:
         self.rows.append({**values, **dict(pictures), **dict(tables)})

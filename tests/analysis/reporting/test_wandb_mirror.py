@@ -46,6 +46,8 @@ def served(monkeypatch: pytest.MonkeyPatch, *messages: dict[str, Any]) -> tuple[
         dir="d",
         offline=True,
         starting_step=0,
+        entity="us",
+        project="p",
         summary={},
         config=types.SimpleNamespace(update=lambda *a, **k: None),
         define_metric=lambda *a, **k: None,
