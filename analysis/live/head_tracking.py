@@ -13,10 +13,11 @@ import inspect
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from analysis.heads.changes import FDR, HYSTERESIS
 from analysis.live.adopted_run import AdoptedRun
+from analysis.live.auto_pairs import auto_pairs, rows_of
 from analysis.live.head_observer import HeadObserver
 from analysis.live.keywords import tracking_of
 from analysis.live.observing import seen_whole
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+AUTO = "auto"  # pairs made of the trainer's rows
 _OPEN: dict[Path, HeadTracking] = {}  # directories in which a training of this process is tracked
 
 
@@ -69,7 +71,7 @@ class HeadTracking(HeadObserver):
         """Nothing is read or written before the training begins.
 
         Args:
-            pairs: a pairs file (docs/tracking.md), or pairs.
+            pairs: a pairs file (docs/tracking.md), pairs, or `auto`: made of the trainer's rows.
             run_dir: where records and report go; the trainer's output_dir if it is not said.
             trainer: needed where its weights are divided over processes (ZeRO-3).
             where, schedule, budget, on_error, fdr, hysteresis: keys of `tracking`.
@@ -118,7 +120,8 @@ class HeadTracking(HeadObserver):
     ) -> None:
         assert model is not None, "a trainer hands over its model"
         with preserved(model):
-            if not self._open(args, state, model, tokenizer_of(processing_class)):
+            tokenizer, loader = tokenizer_of(processing_class), kwargs.get("train_dataloader")
+            if not self._open(args, state, model, tokenizer, loader):
                 return
         super().on_train_begin(args, state, control, model, processing_class, **kwargs)
         if state.global_step and self.tracking.where != "sidecar":
@@ -237,6 +240,7 @@ class HeadTracking(HeadObserver):
         state: TrainerState,
         model: Model,
         tokenizer: PreTrainedTokenizerBase | None,
+        loader: Any,
     ) -> bool:
         """Open the run for a training; False if another of its kind has it open.
 
@@ -254,7 +258,8 @@ class HeadTracking(HeadObserver):
             if broken_off is not None:
                 broken_off._close()
         with seen_whole(model, self.trainer) as plain:
-            tracker, reference = self._take(args, path, plain, tokenizer)
+            pairs = self._given_pairs(path, state, tokenizer, loader)
+            tracker, reference = self._take(args, path, plain, tokenizer, pairs)
 
             def begin() -> None:
                 if distributed.rank() == 0:
@@ -278,18 +283,44 @@ class HeadTracking(HeadObserver):
         self.show_progress = not args.disable_tqdm
         return True
 
+    def _given_pairs(
+        self,
+        path: Path,
+        state: TrainerState,
+        tokenizer: PreTrainedTokenizerBase | None,
+        loader: Any,
+    ) -> Pairs:
+        """The pairs, of their file or made of the trainer's rows; a resumed run keeps its own."""
+        if isinstance(self._pairs, Pairs):
+            return self._pairs
+        if str(self._pairs) != AUTO:
+            return Pairs.load(Path(self._pairs).expanduser(), tokenizer, self.tracking.metric)
+        saved = path / "pairs.jsonl"
+        if state.global_step and saved.exists():
+            return Pairs.load(saved)
+
+        def make() -> Pairs | None:
+            if distributed.rank() != 0:
+                return None
+            rows, whose = rows_of(self.trainer, loader)
+            pairs = auto_pairs(rows, tokenizer)
+            pairs.about = f"{pairs.about}, made of rows {whose}"
+            log.info("heads are tracked on %d pairs: %s", len(pairs), pairs.about)
+            return pairs
+
+        made = distributed.together(make)
+        return cast("Pairs", distributed.from_main(lambda: made))
+
     def _take(
         self,
         args: TrainingArguments,
         path: Path,
         model: Model,
         tokenizer: PreTrainedTokenizerBase | None,
+        pairs: Pairs,
     ) -> tuple[HeadTracker, ReferenceModel | None]:
         """The tracker of a training, and what it is measured against."""
         check(args, model, self.tracking)
-        pairs = self._pairs
-        if not isinstance(pairs, Pairs):
-            pairs = Pairs.load(Path(pairs).expanduser(), tokenizer, self.tracking.metric)
         tracker = HeadTracker(path, pairs, self.tracking.settings(), tokenizer)
         if self._reference is not None:
             return tracker, ReferenceModel(self._reference, tokenizer)

@@ -112,14 +112,17 @@ class Batch:
 class Pairs(Sequence[Pair]):
     """A fixed list of pairs. Two lists with the same `hash` are the same measurement.
 
+    about: what they were made of, in words, where nobody gave them.
+
     Raises:
         ValueError: there are no pairs.
     """
 
-    def __init__(self, pairs: Sequence[Pair]) -> None:
+    def __init__(self, pairs: Sequence[Pair], about: str | None = None) -> None:
         if not pairs:
             raise ValueError("there are no pairs; a circuit needs at least one")
         self._pairs = list(pairs)
+        self.about = about
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -64,7 +64,8 @@ def freeze_pairs(run: str | Path, pairs: Pairs) -> Pairs:
     run.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as draft:  # other ranks may look
         pairs.save(draft)
-    write_json(run / "pairs.json", {"hash": pairs.hash, "pairs": len(pairs)})
+    about = {} if pairs.about is None else {"about": pairs.about}
+    write_json(run / "pairs.json", {"hash": pairs.hash, "pairs": len(pairs), **about})
     return pairs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from functools import partial
 
@@ -41,3 +42,19 @@ def test_a_reward_model_is_refused_before_the_first_step(tiny_dir, tmp_path):
     assert "\n" not in str(error.value)
     assert trainer.state.global_step == 0
     assert not (tmp_path / "r" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "about"),
+    [
+        ("DPO", "chosen against rejected answers' starts"),
+        ("GRPO", "prompts with two styles of answer"),
+    ],
+)
+def test_pairs_may_be_made_of_the_rows(tiny_dir, tmp_path, kind, about):
+    run = assert_left_alone(
+        partial(trl_trainer, kind, tiny_dir), HeadTracking("auto", **TRACKING), tmp_path
+    )
+    said = json.loads((run / "pairs.json").read_text())["about"]
+    assert said == f"{about}, made of rows of the training data, which are trained on too"
+    assert [record.step for record in read_records(run)] == [0, 2, 4]
