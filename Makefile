@@ -38,11 +38,11 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 # Against a real Slurm, W&B and hub servers on loopback, and a real vLLM for CPUs (4 GB, in an
-# environment of its own). Debian, as root. Two workers: most of the time something is waited for.
+# environment of its own). Debian, as root. Three workers, as they wait most of the time.
 test-real: $(READY) $(if $(HEADLAB_VLLM_PYTHON),,$(VLLM_READY))
 	dpkg -s $(REAL) > /dev/null 2>&1 || apt-get install -y --no-install-recommends $(REAL) || \
 	  (apt-get update && apt-get install -y --no-install-recommends $(REAL))
-	$(BIN)/python -m pytest -m real -n 2 --dist loadfile tests/real
+	$(BIN)/python -m pytest -m real -n 3 --dist loadfile tests/real
 
 # one that broke off on the way is made anew
 $(VLLM_READY): tests/real/vllm_environment.sh
