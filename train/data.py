@@ -112,12 +112,11 @@ def hub_rows(data: DictConfig) -> Dataset:
 
 
 def _typed_rows(rows: Dataset, source: str) -> Iterator[Row]:
-    kinds = {name: getattr(feature, "dtype", None) for name, feature in rows.features.items()}
-    narrow = [name for name, kind in kinds.items() if kind in ("float16", "float32")]
+    schema = rows.features.arrow_schema
     if not len(rows):
         raise ValueError(f"{source} holds no rows")
     for number, row in enumerate(rows, start=1):
-        yield typed_row(row, narrow, f"{source}, row {number}")
+        yield typed_row(row, schema, f"{source}, row {number}")
 
 
 class Split:

@@ -14,6 +14,8 @@ import torch
 from analysis.circuits.circuit import Circuit, head_importance, head_mask
 from analysis.models.graph import Graph
 
+MAX_SCORE = torch.finfo(torch.float32).max  # sums of larger ones are infinite
+MAX_HEADS = 2**15  # twice as many as the largest models have
 NEURONS = "is a circuit of neurons, and heads and edges can't be read out of it; write one of nodes"
 
 
@@ -80,7 +82,7 @@ def _content(path: Path) -> dict[str, Any]:
         if path.suffix == ".pt":
             content = torch.load(path, weights_only=True, map_location="cpu")
         else:
-            content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+            content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except (KeyError, TypeError, ValueError, RuntimeError, EOFError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is not an EAP-IG graph file: {reason}") from error
@@ -111,6 +113,11 @@ def _graph(content: dict[str, Any], path: Path) -> Graph:
         sizes[key] = size
     if cfg.get("parallel_attn_mlp"):
         raise ValueError(f"{path} is of a model with parallel attention and MLP: not supported")
+    if sizes["n_layers"] * sizes["n_heads"] > MAX_HEADS:
+        raise ValueError(
+            f"{path}: {sizes['n_layers']} layers of {sizes['n_heads']} heads, by its cfg, are more "
+            "than any model has"
+        )
     kv = "grouped" if "n_kv_heads" in sizes else "ungrouped"
     kv_heads = sizes.get("n_kv_heads", sizes["n_heads"])
     try:
@@ -124,8 +131,11 @@ def _number(value: object, what: str, path: Path) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{path}: the score of {what} is {value!r}, which is no number")
-    if not math.isfinite(value):
-        raise ValueError(f"{path}: the score of {what} is {value}; scores must be finite")
+    if not abs(value) <= MAX_SCORE:  # of integers too, which may be beyond any float
+        shown = value if isinstance(value, float) else "a whole number of many digits"
+        raise ValueError(
+            f"{path}: the score of {what} is {shown}; scores must be finite, and numbers of 32 bits"
+        )
     return float(value)
 
 
@@ -213,7 +223,8 @@ def _from_tensors(content: dict[str, Any], graph: Graph, path: Path) -> GraphFil
     if content.get("neurons_in_graph") is not None or content.get("neurons_scores") is not None:
         raise ValueError(f"{path} {NEURONS}")
     for what, ours in (("src_nodes", graph.source_names), ("dst_nodes", graph.destination_names)):
-        if list(_part(content, what, path, object)) != ours:
+        names = _part(content, what, path, object)
+        if not isinstance(names, list | tuple | dict) or list(names) != ours:
             raise ValueError(f"{path}: its {what} are not those of {graph}")
     key = "edges_scores" if "edges_scores" in content else "edges"
     if key not in content:
@@ -223,10 +234,11 @@ def _from_tensors(content: dict[str, Any], graph: Graph, path: Path) -> GraphFil
     flags = content.get("edges_in_graph")
     edges = torch.ones(graph.n_edges, dtype=torch.bool)
     if flags is not None:
-        edges = _tensor(content, "edges_in_graph", shape, path)[graph.edge_mask] != 0
+        inside = _tensor(content, "edges_in_graph", shape, path)[graph.edge_mask]
+        edges = _flags(inside, "edges_in_graph", path)
     nodes, node_scores = torch.ones(size, dtype=torch.bool), None
     if content.get("nodes_in_graph") is not None:
-        nodes = _tensor(content, "nodes_in_graph", (size,), path) != 0
+        nodes = _flags(_tensor(content, "nodes_in_graph", (size,), path), "nodes_in_graph", path)
     if content.get("nodes_scores") is not None:
         of_nodes = _tensor(content, "nodes_scores", (size,), path)[graph.head_sources]
         of_nodes = _finite(of_nodes, "nodes_scores", path)
@@ -245,10 +257,21 @@ def _tensor(content: dict[str, Any], key: str, shape: tuple[int, ...], path: Pat
     found = _part(content, key, path, torch.Tensor)
     if tuple(found.shape) != shape:
         raise ValueError(f"{path}: {key!r} has the shape {tuple(found.shape)}, not {shape}")
+    if found.layout != torch.strided or found.is_quantized or found.is_complex():
+        raise ValueError(f"{path}: {key!r} has to be a dense tensor of real numbers")
     return found.double()
 
 
+def _flags(found: torch.Tensor, key: str, path: Path) -> torch.Tensor:
+    """Flags as bool."""
+    if not ((found == 0) | (found == 1)).all():
+        raise ValueError(f"{path}: {key!r} holds other values than 0 and 1")
+    return found != 0
+
+
 def _finite(values: torch.Tensor, key: str, path: Path) -> torch.Tensor:
-    if not values.isfinite().all():
-        raise ValueError(f"{path}: {key!r} holds a score that is not finite")
+    if not (values.abs() <= MAX_SCORE).all():
+        raise ValueError(
+            f"{path}: {key!r} holds a score that is not finite, or no number of 32 bits"
+        )
     return values

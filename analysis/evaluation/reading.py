@@ -3,7 +3,7 @@ r"""Is an answer the gold one? Read as a value of some kind; both must be of the
     option       gold is one capital letter: B, (B), \text{B}, B. 12, (B) 12, option B
     number       exactly, as a fraction: 1,234 and 10 000 and 1.234.567 (thousands), 3e5 and
                  3\times10^5, 1/2, \frac12, 2 1/2 and 2\frac12 (mixed, if the fraction is proper),
-                 0.\overline{3}, 5 million. 12,34 and 1,2 are lists; 0.333 is not 1/3
+                 0.\overline{3}, 5 million, two. 12,34 and 1,2 are lists; 0.333 is not 1/3
     unit         words or a symbol after a number or formula, a currency before it. One side may
                  leave it out; if both have one they must be the same (5 m is not 5 cm)
     percent      50% is 0.5 and 1/2; above 1 the sign may also be left out like a unit (50% is 50)
@@ -13,7 +13,7 @@ r"""Is an answer the gold one? Read as a value of some kind; both must be of the
     tuple        (1, 2), [0, 1): in order and with the same brackets; unions of them in any order.
                  (1, 2) is not 1, 2 (it may be an interval); three or more are
     inequality   0 \le x < 1, as the interval of its only name
-    ratio, time  12:30, 4:3: part by part.    base     101_2: digits and base
+    ratio, time  12:30, 4:3, 4 to 3: part by part.    base     101_2: digits and base
     words        equal but for case and punctuation; formulas with words in them likewise
     formula      everything else is for math-verify (analysis/evaluation/verify_worker.py)
 
@@ -26,7 +26,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from analysis.evaluation.units import read_quantity, same_quantity, split_unit
+from analysis.evaluation.units import read_quantity, same_quantity, same_unit, split_unit
 from analysis.prompts.answers import Asked
 from analysis.prompts.notation import normalise
 
@@ -275,14 +275,17 @@ def _same_many(mine: _Many, right: _Many, formulas: Formulas) -> bool:
 
 def _parts(text: str) -> list[str] | None:
     """The parts of a time or a ratio, `am` or `pm` being one of them."""
-    match = re.fullmatch(r"([\d.]+(?:\s*:\s*[\d.]+)+)\s*([ap]\.?\s?m\.?)?", text, re.IGNORECASE)
+    match = re.fullmatch(
+        r"([\d.]+(?:(?:\s*:\s*| to )[\d.]+)+)\s*([ap]\.?\s?m\.?)?", text, re.IGNORECASE
+    )
     if match is None:
         return None
-    return [*re.split(r"\s*:\s*", match[1]), re.sub(r"[.\s]", "", match[2] or "").lower()]
+    return [*re.split(r"\s*:\s*| to ", match[1]), re.sub(r"[.\s]", "", match[2] or "").lower()]
 
 
 def _base(text: str) -> tuple[str, str] | None:
-    match = re.fullmatch(r"(\w+)\s*_\s*\{?\s*\(?\s*(\w+)\s*\)?\s*\}?", text)
+    base = r"\s*_\s*\{?\s*\(?\s*([1-9]\d?|[A-Za-z]+)\s*\)?\s*\}?"  # 1_000 is a number
+    match = re.fullmatch(rf"(\w+){base}", text)
     match = match or re.fullmatch(r"(\w+)\s*\(?base\s*(\w+)\)?", text)
     if match is None or not match[1][0].isdigit():
         return None
@@ -298,7 +301,7 @@ def _same_quantities(mine: str, right: str, formulas: Formulas) -> bool | None:
     (value, unit), (gold_value, gold_unit) = split_unit(mine), split_unit(right)
     if not (unit or gold_unit):
         return None
-    if unit and gold_unit and unit != gold_unit or "%" in (unit, gold_unit):
+    if not same_unit(unit, gold_unit) or "%" in (unit, gold_unit):
         return False
     return same(value, gold_value, formulas)
 

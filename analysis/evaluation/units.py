@@ -20,7 +20,7 @@ pound lb lbs; ounce oz; milliliter ml mL millilitre; centiliter cl; liter l L li
 millisecond ms; minute min mins; hour h hr hrs; mile/hour mph; kilometer/hour kmh kph; degree deg;
 radian rad; hertz Hz; kilohertz kHz; newton N; joule J; kilojoule kJ; watt W; kilowatt kW; volt V;
 pascal Pa; kilopascal kPa; mole mol; kelvin K; $ dollar usd buck; € euro eur; £ gbp;
-₹ inr rs rupee; ¥ yen; square sq; cubic cu; th st nd rd
+₹ inr rs rupee; ¥ yen jpy; ¢ cent; chf; cad; aud; cny; sek; square sq; cubic cu; th st nd rd
 """
 _ABBREVIATIONS = {
     spelling: unit
@@ -47,6 +47,11 @@ _NO_UNIT = frozenset(
     )
 )
 
+_WORDS = re.findall(
+    r"\w+",
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty",
+)
 _DIGITS = (
     r"(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|[1-9]\d{0,2}(?:[ '_]\d{3})+|\d+)(?:\.\d+)?"
     r"|\.\d+|\d+\.|[1-9]\d{0,2}(?:\.\d{3}){2,}|[1-9]\d{0,2}(?:[. ]\d{3})+,\d+"
@@ -65,11 +70,13 @@ _TEN = re.compile(r"10\s*\^\s*\{?\s*([+-]?\d+)\s*\}?")
 _MIXED = re.compile(r"(\d+)\s*\\frac\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d+)\s+(\d+)\s*/\s*(\d+)")
 
 _CURRENCY = re.compile(
-    r"([+-]?)\s*(?:(?:US|CA|A)?([$€£¥₹])|(USD|EUR|GBP|INR|Rs)\.?(?=[\s\d]))\s*(.+)", re.DOTALL
+    r"([+-]?)\s*(?:(?:US|CA|A)?([$€£¥₹])"
+    r"|(USD|EUR|GBP|INR|Rs|JPY|CHF|CAD|AUD|CNY|SEK)\.?(?=[\s\d]))\s*(.+)",
+    re.DOTALL,
 )
 _WORD = r"[A-Za-z]+\.?(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"
 _UNIT = re.compile(
-    rf"\s*(%|[$€£¥₹]|\^\\circ\s*[CFK]?|(?<![A-Za-z\\]){_WORD}"
+    rf"\s*(%|[$€£¥₹¢]|\^\\circ\s*[CFK]?|(?<![A-Za-z\\]){_WORD}"
     rf"(?:\s*(?:/|\\cdot|\*)\s*{_WORD}|\s+{_WORD})*)$"
 )
 _MEASURED = re.compile(r"[\d)}%!]\s*$|\\(?:pi|infty) ?$")  # what a unit may stand behind
@@ -132,6 +139,8 @@ def read_number(text: str) -> Fraction | None:
     (Fraction(-5, 2), Fraction(300000, 1), None)
     """
     text = text.strip()
+    if text.lower() in _WORDS:
+        return Fraction(_WORDS.index(text.lower()))
     sign = re.match(r"[+-]?\s*", text)[0]  # type: ignore[index]
     value = _unsigned(text[len(sign) :].strip())
     return -value if value is not None and "-" in sign else value
@@ -144,7 +153,7 @@ def canonical_unit(text: str) -> str | None:
     ('centimeter^2', 'centimeter^2', None)
     """
     text = re.sub(r"\s*\^\s*\{?\s*(-?\d)\s*\}?", r"^\1", text.strip())
-    if text in ("%", *"$€£¥₹"):
+    if text in ("%", *"$€£¥₹¢"):
         return text
     if text.startswith("^\\circ"):
         return ("degree " + text.removeprefix("^\\circ").strip()).strip()
@@ -222,13 +231,19 @@ def read_quantity(text: str) -> Quantity | None:
     return Quantity(value * scale, rest if rest.startswith(prefix) else prefix + rest)
 
 
+def same_unit(mine: str, right: str) -> bool:
+    """Whether two units, or none, may be of one value: degrees may leave their scale out."""
+    if not mine or not right or mine == right:
+        return True
+    short, long = sorted((mine, right), key=len)
+    return short == "degree" and long in ("degree C", "degree F")
+
+
 def same_quantity(mine: Quantity, right: Quantity) -> bool:
     """Equal values, by the rules for units and percent of analysis/evaluation/reading.py."""
     percents = [quantity.unit == "%" for quantity in (mine, right)]
     if percents[0] == percents[1]:
-        return mine.value == right.value and (
-            mine.unit == right.unit or not mine.unit or not right.unit
-        )
+        return mine.value == right.value and same_unit(mine.unit, right.unit)
     percent, plain = (mine, right) if percents[0] else (right, mine)
     if plain.unit:
         return False

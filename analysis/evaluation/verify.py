@@ -18,12 +18,9 @@ start included), and finding the answer in a text of braces alone, the slowest, 
 
 from __future__ import annotations
 
-import ast
 import atexit
-import contextlib
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -35,6 +32,7 @@ from typing import Any, Literal, get_args
 from analysis.evaluation.reading import Unreadable, asked_for, same_answer
 from analysis.prompts.answers import extract_answer, inner_answer
 from analysis.prompts.gold import Gold, Scorer
+from analysis.prompts.written_values import listed
 
 MAX_LENGTH = 256
 MAX_NESTING = 20
@@ -79,12 +77,7 @@ def golds(text: str) -> list[str]:
     """
     _, marked, last = text.rpartition("####")
     text = last.strip() if marked and last.strip() else text.strip()
-    if re.fullmatch(r"\[\s*(['\"]).*\1\s*\]", text) and len(text) <= MAX_GOLD:
-        with contextlib.suppress(ValueError, SyntaxError):
-            found = ast.literal_eval(text)
-            if found and all(isinstance(item, str) for item in found):
-                return list(found)
-    return [inner_answer(text)]
+    return listed(text) or [inner_answer(text)]
 
 
 def verify_answer(answer: str | None, gold: str) -> Verdict:

@@ -130,7 +130,7 @@ def _listed(path: Path) -> list[str] | None:
     if path.suffix != ".json":
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or "heads" not in content:

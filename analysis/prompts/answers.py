@@ -6,7 +6,7 @@ Only what follows `</think>` counts. Taken, in this order, from
     \boxed{...}, \fbox{...}  the last one, with those before it that only a comma, "and", "or" or
                              a name (`y =`) separates: two boxes are one list
     #### ...                 the last line that begins so
-    the answer is ...        or `Answer: ...`: the rest of that sentence, up to "because"
+    the answer is ...        or `Answer: ...`: the rest of that sentence, up to "because" or "not"
     the last value           of the last line that has one: a number, fraction, product, list,
                              mixed number or formula as a whole. `3/4` is not 4, `10-3` not -3,
                              `30 cm^3` is 30, `23 or 24` is a list
@@ -39,7 +39,9 @@ _ANNOUNCED = re.compile(
     r"\s*(?:\b(?:is|equals|would be|must be|should be|will be)\b(?:\s*:)?|[:=])[\s*]*"
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)(?<!\b[A-Z]\.)|\n")
-_EXPLAINED = re.compile(r"(?i)[\s,;(]+(?:because|since|as|so|where|which|for example|i\.e)\b")
+_EXPLAINED = re.compile(
+    r"(?i)[\s,;(]+(?:because|since|as|so|where|which|for example|i\.e|not|rather than)\b"
+)
 _ADVERBS = re.compile(
     r"(?i)(?:(?:therefore|thus|hence|then|simply|just|exactly|equal to|given by|option|choice"
     r"|a total of)\b[\s,:]*)*"
@@ -60,6 +62,7 @@ _BEGINS = re.compile(
     r"[\s*_$(\[{|+±≈-]*(?:[\d\\€£¥₹¼-¾√π∞∅]|\.\d|[A-Za-z](?:_\w|\([a-z]\))?\s*(?:=|<|>|≤|≥|∈)"
     r"|[A-Za-z](?![A-Za-z']))"
 )
+_TAKEN_BACK = re.compile(r"(?i)\b(?:wrong|incorrect|not (?:right|correct))\b")
 _OPTION = re.compile(
     r"\(([A-Za-z])\)|(?<![A-Za-z0-9\\'^_=+*/-])([A-Z])(?![A-Za-z0-9'^_=+*/-]|\s*=)"
 )
@@ -80,7 +83,7 @@ _TOKEN = re.compile(
   | (?P<word> [A-Za-z]{{2,}} (?:[\^_]\{{?-?\w+\}}?)? (?:[-/][A-Za-z0-9]+(?:\^\{{?-?\w+\}}?)?)*
             | (?<=\d\s)[A-Za-z](?:/[a-z]+)?(?:\^\{{?[23]\}}?)?(?=\s|$) )
   | (?P<letter> [A-Za-z] )
-  | (?P<sign> [-+*/^_<>=:,;!'%$€£¥₹()\[\]{{}}⦃⦄|] )
+  | (?P<sign> [-+*/^_<>=:,;!'%$€£¥₹¢()\[\]{{}}⦃⦄|] )
   | (?P<space> \s+ )
   | (?P<other> . )
     """,
@@ -217,7 +220,8 @@ def last_value(text: str) -> str | None:
             start, end = runs[-1]
             scale = _SCALE.match(line, end)
             value = _trimmed(line[start:end]) + (scale[0] if scale else "")
-            return None if _DENIED.search(line[max(0, start - 40) : start]) else value or None
+            denied = _DENIED.search(line[max(0, start - 40) : start])
+            return None if denied or _TAKEN_BACK.search(line, end) else value or None
     return None
 
 

@@ -170,7 +170,8 @@ def problems_for_pairs(
 
 
 def _from_file(source: str, columns: Columns, solutions: bool = False) -> Iterator[Problem]:
-    return problems_of(read_rows(source), columns, solutions, other=True)
+    # the keys of data. are those of the training's file, and this may be another one
+    return problems_of(read_rows(source), columns, solutions, other=bool(columns.prefix))
 
 
 def _from_hub(task: str) -> Iterator[Problem]:

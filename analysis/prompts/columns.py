@@ -3,7 +3,8 @@
     question    text, or a conversation of one user message (after a system message that is the
                 prompting's own): verl's `prompt`
     answer      text; a number, as its text; a list of them, of which any is right; an object with
-                `ground_truth` (verl's `reward_model`), which is one of these
+                `ground_truth` (verl's `reward_model`), which is one of these; the text of such a
+                list or object, as files of CSV have it
     solution    text, where it is asked for
 
 Anything else is an error that names the row: null, NaN, blank, true and false (what is right, then,
@@ -22,6 +23,7 @@ from typing import Any
 from analysis.prompts.conversations import check_text, messages_of
 from analysis.prompts.problems import Problem
 from analysis.prompts.values import Number, Row
+from analysis.prompts.written_values import listed, unwritten
 
 _INSTEAD = {"problem": ("question", "prompt"), "answer": ("reward_model",)}
 _TALKS = ("messages", "conversations", "conversation")
@@ -77,7 +79,7 @@ class Columns:
 
     def fit(self, row: Row) -> bool:
         """Whether a row has the columns of problem and answer by their own names."""
-        return self.problem in row.values and self.answer in row.values
+        return all(_at(row, given)[0] for given in (self.problem, self.answer))
 
     def question_of(self, row: Row) -> str | None:
         """The question of a row whose answer is not asked for; None if no column holds one."""
@@ -89,6 +91,7 @@ class Columns:
 
     def _question(self, row: Row) -> str:
         name, value = self._value(row, "problem", self.problem)
+        value = _read(value, row.place, name)
         if isinstance(value, list):
             return self._asked(row, name, value)
         return check_text(value, row.place, name)
@@ -111,9 +114,12 @@ class Columns:
 
     def _answers(self, row: Row) -> list[str]:
         name, value = self._value(row, "answer", self.answer)
+        value = _read(value, row.place, name)
         while isinstance(value, dict) and "ground_truth" in value:
-            name, value = f"{name}.ground_truth", value["ground_truth"]
+            name, value = f"{name}.ground_truth", _read(value["ground_truth"], row.place, name)
         several = value if isinstance(value, list) and value else [value]
+        if isinstance(value, str) and not isinstance(value, Number):
+            several = listed(value) or [value]
         return [self._answer(row, name, entry) for entry in several]
 
     def _answer(self, row: Row, name: str, value: object) -> str:
@@ -144,11 +150,9 @@ class Columns:
         for name in names:
             if name in row.values:
                 return name, row.values[name]
-        value: Any = row.values
-        for part in given.split("."):
-            if not isinstance(value, dict) or part not in value:
-                raise ValueError(self._no_column(row, key, given))
-            value = value[part]
+        there, value = _at(row, given)
+        if not there:
+            raise ValueError(self._no_column(row, key, given))
         return given, value
 
     def _no_column(self, row: Row, key: str, given: str) -> str:
@@ -159,6 +163,26 @@ class Columns:
             f"{row.place}: no column {given!r} ({self.prefix}{key}_column); it has: "
             f"{', '.join(there) or 'none'}. Set {self.prefix}{key}_column to one of them{hint}"
         )
+
+
+def _at(row: Row, given: str) -> tuple[bool, Any]:
+    """Whether a row has a column, or an entry `a.b` of one, and what it holds."""
+    if given in row.values:
+        return True, row.values[given]
+    value: Any = row.values
+    for part in given.split("."):
+        value = _read(value, row.place, given)
+        if not isinstance(value, dict) or part not in value:
+            return False, None
+        value = value[part]
+    return True, value
+
+
+def _read(value: object, place: str, name: str) -> Any:
+    try:
+        return unwritten(value)
+    except ValueError as error:
+        raise ValueError(f"{place}: {name} {error}") from error
 
 
 def problems_of(

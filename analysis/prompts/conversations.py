@@ -1,6 +1,7 @@
 """Conversations of data sets, as lists of `role` and `content` that a chat template takes.
 
-ShareGPT's `from` and `value` are understood. The parts of a content are joined if all are text.
+ShareGPT's `from` and `value` are understood, and a conversation that a cell of CSV holds as text.
+The parts of a content are joined if all are text.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.prompts.values import Number, native, said
+from analysis.prompts.written_values import unwritten
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _SHAREGPT = {"human": "user", "gpt": "assistant"} | {role: role for role in _ROLES}
@@ -31,6 +33,10 @@ def messages_of(value: object, place: str, name: str) -> list[dict[str, Any]]:
         ValueError: naming the row, for anything that is no conversation: an unknown role, or a
             content that is null or no text.
     """
+    try:
+        value = unwritten(value)
+    except ValueError as error:
+        raise ValueError(f"{place}: {name} {error}") from error
     if not isinstance(value, list) or not value:
         raise ValueError(f"{place}: {name} is {said(value)}; it has to be a list of messages")
     return [_message(m, f"{place}: {name}, message {i}") for i, m in enumerate(value, start=1)]

@@ -5,7 +5,8 @@ r"""One spelling for what is written in many: unicode, LaTeX, Markdown, plain te
     decoration    $ $, \( \), \[ \], ** **, \left, \displaystyle, spacing, a full stop at the end
     fonts         \text{cm}, \mathbf{5}, \mbox{ or }: their content, between spaces
     unicode       −, ×, ÷, ½, x², √2, π, ∞, ≤, ∪, °, full-width digits
-    spellings     \dfrac, \frac12, {1 \over 2}, sqrt(2), \sqrt2, 2**3, <=, \leq, \%, inf, 10{,}000
+    spellings     \dfrac, \frac12, {1 \over 2}, sqrt(2), \sqrt2, 2**3, <=, \leq, \%, inf, 10{,}000,
+                  5 x 10, a ratio of 3 to 4
 
 Set braces \{ \} come out as ⦃ ⦄, so that { } only groups. All is linear in the text.
 """
@@ -105,6 +106,8 @@ _SPELLINGS = [
         (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi "),
         (r"(?i)(?<![a-z\\])(?:percentage|percent|per cent|pct)(?![a-z])", "%"),
         (r"\*\*", "^"),
+        (r"(?<=\d) x (?=\d)", r" \\times "),
+        (r"(?i)(\bratio\b[^.:]{0,60}?\d) to (?=\d)", r"\1:"),
         (r"([a-z])_(\d)", r"\1_{\2}"),
         (r"\s+", " "),
     ]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from analysis.prompts.json_rows import json_rows, not_utf8
-from analysis.prompts.values import Row, typed_row
+from analysis.prompts.values import Row, check_names, typed_row
 
 FORMATS = ("file", "jsonl", "json", "csv", "parquet")
 _ENDINGS = (".gz", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -37,7 +37,7 @@ _OTHERS = {  # by their first bytes
     b"version https://git-lfs": "a Git LFS pointer, whose content was not fetched",
 }
 # what other programs write into a cell of CSV that has no value
-_GAPS = ("", "nan", "NaN", "null", "NULL", "None", "<NA>")
+_GAPS = ("", "nan", "NaN", "null", "NULL", "None", "<NA>", "NA", "N/A", "#N/A", "n/a")
 
 
 def file_of(source: str) -> Path | None:
@@ -124,6 +124,8 @@ def _rows(file: IO[bytes], path: Path, kind: str) -> Iterator[Row]:
                 f"{path} is {what}; headlab reads JSON and CSV (UTF-8, perhaps compressed by "
                 "gzip) and Parquet"
             )
+    if b"\0" in start:
+        raise ValueError(f"{path} is no UTF-8 text (it begins with zero bytes); save it as UTF-8")
     endings = {suffix.lower() for suffix in path.suffixes}
     if kind == "csv" or (kind == "file" and endings & {".csv", ".tsv"}):
         return _csv(file, path)
@@ -139,21 +141,27 @@ def _start(file: IO[bytes]) -> bytes:
 def _csv(stream: IO[bytes], path: Path) -> Iterator[Row]:
     """The first line names the columns, separated by commas, semicolons or tabs. All is text.
 
-    A cell that is empty, or that says nan, null or None, is null.
+    A cell that is empty, or that says nan, null, NA or None, is null. Columns without a name, such
+    as the index that pandas writes, are passed over. A space after each separator of the first line
+    is none of the values'.
     """
     csv.field_size_limit(2**31 - 1)  # of the whole process; solutions are longer than the default
     lines = io.TextIOWrapper(stream, "utf-8-sig", newline="")
-    header = lines.readline()
+    try:
+        header = lines.readline()
+    except UnicodeDecodeError as error:
+        raise _place_of(error, stream, path) from error
     lines.seek(0)
     separator = max(",;\t", key=header.count)
-    cells = csv.reader(lines, delimiter=separator, strict=True)
+    spaced = header.count(separator) == header.count(f"{separator} ") > 0
+    cells = csv.reader(lines, delimiter=separator, skipinitialspace=spaced, strict=True)
     columns: list[str] = []
     while True:
         place = f"{path}, line {cells.line_num + 1}"
         try:
             row = next(cells, None)
         except UnicodeDecodeError as error:
-            raise not_utf8(place, error) from error
+            raise _place_of(error, stream, path) from error
         except csv.Error as error:
             raise ValueError(f"{place}: not valid CSV ({error})") from error
         if row is None:
@@ -162,13 +170,25 @@ def _csv(stream: IO[bytes], path: Path) -> Iterator[Row]:
             continue
         if not columns:
             columns = [name.strip() for name in row]
-            if len(set(columns)) < len(columns) or "" in columns:
+            named = [name for name in columns if name]
+            if len(set(named)) < len(named) or not named:
                 raise ValueError(f"{place}: the columns' names {columns} are not all different")
             continue
         if len(row) != len(columns):
             raise ValueError(f"{place}: {len(row)} cells, and {len(columns)} columns are named")
         values: dict[str, Any] = dict(zip(columns, row, strict=True))
-        yield Row({name: None if v.strip() in _GAPS else v for name, v in values.items()}, place)
+        yield Row({k: None if v.strip() in _GAPS else v for k, v in values.items() if k}, place)
+
+
+def _place_of(error: UnicodeDecodeError, stream: IO[bytes], path: Path) -> ValueError:
+    """The error with its line: text is decoded in blocks, ahead of the lines that are read."""
+    stream.seek(0)
+    for number, raw in enumerate(stream, start=1):
+        try:
+            raw.decode()
+        except UnicodeDecodeError as found:
+            return not_utf8(f"{path}, line {number}", found)
+    return not_utf8(str(path), error)
 
 
 def _parquet(file: IO[bytes], path: Path) -> Iterator[Row]:
@@ -177,12 +197,12 @@ def _parquet(file: IO[bytes], path: Path) -> Iterator[Row]:
 
     number = 0
     try:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
-            narrow = [f.name for f in batch.schema if pa.types.is_float16(f.type)]
-            narrow += [f.name for f in batch.schema if pa.types.is_float32(f.type)]
+        opened = pq.ParquetFile(file)
+        check_names(opened.schema_arrow, str(path))
+        for batch in opened.iter_batches(batch_size=256):
             for values in batch.to_pylist():
                 number += 1
-                yield typed_row(values, narrow, f"{path}, row {number}")
+                yield typed_row(values, batch.schema, f"{path}, row {number}")
     except pa.ArrowException as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path} can't be read beyond row {number}: {reason}") from error

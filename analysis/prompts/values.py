@@ -12,7 +12,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyarrow import DataType, Schema
 
 EXACT = 2**53  # integers up to here have floats of their own
 
@@ -51,14 +54,37 @@ def typed(value: object) -> Any:
     return value
 
 
-def typed_row(values: dict[str, Any], narrow: list[str], place: str) -> Row:
-    """A row of typed columns; `narrow` names those of floats of less than 64 bits."""
-    import numpy as np
+def check_names(schema: Schema, place: str) -> None:
+    """Raise ValueError if two columns have one name, of which a row would keep the last."""
+    names = list(schema.names)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{place} has the column {twice!r} twice")
 
-    for name in narrow:  # 0.1 in 32 bits is 0.10000000149 in 64
-        if values[name] is not None:
-            values[name] = float(str(np.float32(values[name])))
-    return Row({name: typed(value) for name, value in values.items()}, place)
+
+def typed_row(values: dict[str, Any], schema: Schema, place: str) -> Row:
+    """A row of typed columns."""
+    kinds = {field.name: field.type for field in schema}
+    return Row({name: typed(_widened(v, kinds[name])) for name, v in values.items()}, place)
+
+
+def _widened(value: Any, kind: DataType) -> Any:
+    """Floats of less than 64 bits as the shortest of 64 that they stand for, also inside.
+
+    0.1 in 32 bits is 0.10000000149 in 64.
+    """
+    import numpy as np
+    from pyarrow import types
+
+    if value is None or types.is_primitive(kind) and not types.is_floating(kind):
+        return value
+    if types.is_float16(kind) or types.is_float32(kind):
+        return float(str((np.float16 if types.is_float16(kind) else np.float32)(value)))
+    if isinstance(value, dict):
+        return {f.name: _widened(value[f.name], f.type) for f in kind if f.name in value}
+    if isinstance(value, list) and hasattr(kind, "value_type"):
+        return [_widened(entry, kind.value_type) for entry in value]
+    return value
 
 
 def native(value: object) -> Any:

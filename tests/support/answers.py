@@ -162,6 +162,13 @@ no solution | \text{no solution}
 12:30 PM | 12:30 p.m.
 3:4 | 3:4
 3 : 4 | 3:4
+3 to 4 | 3:4
+5 x 10 | 50
+1_000_000 | 1000000
+two | 2
+50¢ | 50
+CHF 1'000 | 1000
+20^\circ | 20^\circ C
 101_2 | 101_2
 101_{2} | 101_2
 101_{\text{two}} | 101_2
@@ -327,6 +334,12 @@ ab | ba
 12:30 | 1:30
 12:30 | 12.5
 4:3 | 3:4
+4 to 3 | 3:4
+5 x 10 | 10
+two | 3
+20^\circ F | 20^\circ C
+1_00_000 | 1000
+CHF 5 | \$5
 1:00 | 12:00
 101_3 | 101_2
 101_2 | 110_2
@@ -406,6 +419,10 @@ The answer is (B) because A is wrong. | B
 The answer is 50%. | 50
 There are 5 million people | 5000000
 I think the answer is 42. | 42
+The answer is 12, not 13. | 12
+The answer is A, not B. | A
+it is 5 x 10 | 50
+The ratio is 3 to 4. | 3:4
 The final answer is: $\frac{1}{2}$ | 0.5
 Therefore $x = \frac{2}{3}$. | 2/3
 x = 4 | 4
@@ -463,6 +480,12 @@ It is not 5 | 5
 x = 1, y = 2 | 2
 23 or 24 | 24
 The answer is 3, not 4. | 4
+The answer is A, not B. | B
+The answer is definitely not 5. | 5
+I get 5, but that is wrong. | 5
+it is 5 x 10 | 10
+The ratio is 3 to 4. | 4
+The ratio is 3 to 4. | 3
 """
 
 

@@ -116,6 +116,9 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "flag as text": (lambda c: c["edges"][EDGES[5]].update(in_graph="no"), "write true or false"),
     "inf": (lambda c: c["edges"][EDGES[5]].update(score=float("inf")), f"'{EDGES[5]}' is inf"),
     "nan": (lambda c: c["edges"][EDGES[5]].update(score=float("nan")), f"'{EDGES[5]}' is nan"),
+    "huge": (lambda c: c["edges"][EDGES[5]].update(score=1e308), "is 1e+308; scores must be"),
+    "digits": (lambda c: c["edges"][EDGES[5]].update(score=10**400), "a whole number of many digi"),
+    "many layers": (lambda c: c["cfg"].update(n_layers=10**6), "more than any model has"),
     "text": (lambda c: c["edges"][EDGES[5]].update(score="0.5"), "'0.5', which is no number"),
     "bool": (lambda c: c["edges"][EDGES[5]].update(score=True), "which is no number"),
     "one null": (lambda c: c["edges"]["a0.h1->logits"].update(score=None), "'a0.h1->logits' is in"),
@@ -157,7 +160,7 @@ def test_a_node_without_a_score_can_not_be_ranked(tmp_path: Path) -> None:
 
 def test_a_key_that_stands_twice(tmp_path: Path) -> None:
     text = json.dumps(content()).replace(f'"{EDGES[1]}"', f'"{EDGES[0]}"')
-    (tmp_path / "g.json").write_text(text)
+    (tmp_path / "g.json").write_text("\ufeff" + text, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"the key '{EDGES[0]}' twice"):
         read_circuit(tmp_path / "g.json")
 
@@ -204,6 +207,14 @@ def test_files_of_tensors(tmp_path: Path) -> None:
         "no key 'src_nodes'": {"src_nodes": None},
         "src_nodes are not those": {"src_nodes": ["input"]},
         "neither edges_scores nor edges": {"edges_scores": None},
+        "src_nodes are not those of": {"src_nodes": 1},
+        "'edges_scores' has to be a dense tensor": {"edges_scores": torch.ones(11, 27).to_sparse()},
+        "'edges_scores' has to be a dense .* real": {"edges_scores": torch.ones(11, 27) * 1j},
+        "'edges_in_graph' holds other values": {"edges_in_graph": torch.full((11, 27), torch.nan)},
+        "'nodes_in_graph' holds other values": {"nodes_in_graph": torch.full((11,), 2.0)},
+        "'edges_scores' .* no number of 32 bits": {
+            "edges_scores": torch.ones(11, 27).double() * 1e39
+        },
     }
     for message, changes in wrong.items():
         torch.save(tensors(**changes), path)

@@ -12,6 +12,7 @@ from analysis.prompts.benchmarks import (
     problems_for_pairs,
     slug,
 )
+from analysis.prompts.columns import Columns
 from analysis.prompts.problems import Problem
 from analysis.prompts.values import Row
 
@@ -92,3 +93,13 @@ def test_pairs_of_trivia_come_from_the_hub(monkeypatch):
     assert all(problem.question == f"Who is {problem.answer}?" for problem in found)
     assert found == problems_for_pairs("triviaqa", 30, 1, None)
     assert len(problems_for_pairs("triviaqa", 99, 1, None)) == 50
+
+
+def test_keys_of_a_command_are_those_of_the_file_it_names(tmp_path):
+    """Those of a training's data may fail another file, whose standard columns are then meant."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"problem": "1+1=?", "answer": "2"}\n')
+    right = [Problem("1+1=?", "2")]
+    assert load_task(f"file:{path}", None, 0, {}, Columns("q", prefix="data.")) == right
+    with pytest.raises(ValueError, match=r"line 1: no column 'q' \(problem_column\)"):
+        load_task(f"file:{path}", None, 0, {}, Columns("q"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -28,6 +29,11 @@ def problem(columns: Columns | None = None, solutions: bool = False, **values) -
         (["24", Number("24.0"), "24"], ("24", "24.0")),
         ({"ground_truth": "24", "style": "rule"}, ("24",)),
         ({"ground_truth": [Number("24"), "XXIV"]}, ("24", "XXIV")),
+        ("['24', 'XXIV']", ("24", "XXIV")),
+        ('{"style": "rule", "ground_truth": 24}', ("24",)),
+        ("{'ground_truth': '24', 'style': 'rule'}", ("24",)),
+        ("[24, 25]", ("[24, 25]",)),
+        (r"\{1, 2\}", (r"\{1, 2\}",)),
         ("sum is 24\n#### 24", ("24",)),
         ("see #### 24", ("see #### 24",)),
     ],
@@ -53,6 +59,7 @@ def test_answers_that_are_understood(answer, right):
         ({"value": "24"}, "answer is an object of value"),
         ({"ground_truth": None}, "answer.ground_truth is null"),
         ("\ud800", "half a character"),
+        ("{'ground_truth': array([24])}", "answer is the text of an object, which can't be read"),
     ],
 )
 def test_answers_that_are_refused_with_their_row(answer, message):
@@ -69,6 +76,7 @@ def test_answers_that_are_refused_with_their_row(answer, message):
         ([{"role": "user", "content": None}], "message 1 .user.: its content is null"),
         ([{"role": "system", "content": "Hm."}, USER], "'Hm.', .* give it as data.system_prompt"),
         ([{"role": "bot", "content": "x"}], "has the role 'bot'"),
+        ("[{'role': 'user', 'content': 'x'}\n {'role': ", "is the text of a conversation, which"),
     ],
 )
 def test_questions_that_are_refused_with_their_row(value, message):
@@ -78,6 +86,9 @@ def test_questions_that_are_refused_with_their_row(value, message):
 
 def test_prompts_as_conversations():
     assert problem(prompt=[USER], reward_model={"ground_truth": "2"}) == Problem("1+1=?", "2")
+    written = {"prompt": json.dumps([USER]), "reward_model": str({"ground_truth": "2"})}
+    assert problem(**written) == Problem("1+1=?", "2")
+    assert problem(Columns("prompt", "reward_model.ground_truth"), **written).answer == "2"
     brief = [{"role": "system", "content": "Be brief."}, USER]
     assert problem(Columns(system="Be brief."), problem=brief, answer="2").question == "1+1=?"
 
@@ -115,6 +126,9 @@ def test_another_file_may_have_the_standard_columns():
     assert list(problems_of(rows, columns, other=True)) == [Problem("1+1=?", "2")]
     with pytest.raises(ValueError, match="no column 'question'"):
         list(problems_of(rows, columns))
+    own = [Row({"problem": "1+1=?", "answer": "so 2", "meta": {"gold": "2"}}, "G, line 1")]
+    found = problems_of(own, Columns(answer="meta.gold"), other=True)
+    assert list(found) == [Problem("1+1=?", "2")]
 
 
 def test_conversations():

@@ -32,6 +32,8 @@ def values(source: str) -> list[dict]:
         ("a.csv", CSV),
         ("a.csv", "\ufeff" + CSV.replace(",", ";").replace("\n", "\r\n")),
         ("a.tsv", CSV.replace(",", "\t")),
+        ("a.csv", 'problem, answer\n1+1=?, "2"\n"a\u2028b\u0085c", é\n'),
+        ("a.csv", ',problem,answer,\n0,1+1=?,2,\n1,"a\u2028b\u0085c",é,\n'),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -57,6 +59,9 @@ def test_typed_columns(tmp_path):
     columns = {
         "whole": pa.array([39.0, None, 1e-7]),
         "narrow": pa.array([0.1, None, 2.0], pa.float32()),
+        "inside": pa.array(
+            [{"a": [0.1, None]}, None, {"a": []}], pa.struct({"a": pa.list_(pa.float32())})
+        ),
         "integer": pa.array([2**63 - 1, 1, None]),
         "nested": pa.array([[{"a": 1}], [], None]),
         "flag": pa.array([True, None, False]),
@@ -68,6 +73,7 @@ def test_typed_columns(tmp_path):
     assert first | {"huge": None} == {
         "whole": "39",
         "narrow": "0.1",
+        "inside": {"a": ["0.1", None]},
         "integer": "9223372036854775807",
         "nested": [{"a": "1"}],
         "flag": True,
@@ -78,7 +84,11 @@ def test_typed_columns(tmp_path):
     assert (second["whole"], third["whole"], third["narrow"]) == (None, "0.0000001", "2")
     with pytest.raises(ValueError, match=r"t.parquet is a Parquet file; write parquet:"):
         values(f"jsonl:{path}")
-    path.write_bytes(path.read_bytes()[:-20])
+    whole = path.read_bytes()
+    pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), path)
+    with pytest.raises(ValueError, match="t.parquet has the column 'a' twice"):
+        values(f"file:{path}")
+    path.write_bytes(whole[:-20])
     with pytest.raises(ValueError, match=r"t.parquet can't be read beyond row 0: "):
         values(f"file:{path}")
 
@@ -106,6 +116,9 @@ def test_typed_columns(tmp_path):
         ("a.csv", b'a,b\n1,"2\n3"\n4\n', "line 4: 1 cells, and 2 columns are named"),
         ("a.csv", b"a,a\n1,2\n", "line 1: the columns' names .* are not all different"),
         ("a.csv", b'a,b\n1,"2', "line 2: not valid CSV"),
+        ("a.csv", b"a,b\n1,2\n3,\xe9\n", "a.csv, line 3: not UTF-8 .byte 0xe9."),
+        ("a.csv", b"a,\xe9\n1,2\n", "a.csv, line 1: not UTF-8 .byte 0xe9."),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16-le"), "a.jsonl is no UTF-8 text"),
         ("a.parquet", b"PK\x03\x04", "a ZIP archive or a spreadsheet"),
         (
             "a.jsonl.gz",
