@@ -106,8 +106,10 @@ def check(cfg: DictConfig) -> None:
         ValueError: with the key, the offending value, and the mend.
     """
     check_numbers(plain(cfg))
-    check_one_line("name", cfg.name)
-    check_one_line("run_dir", cfg.run_dir)
+    for key in ("name", "run_dir"):
+        check_one_line(key, cfg[key])
+        if not cfg[key].strip():  # runs/ itself would become the run's directory
+            raise ValueError(f"{key} is empty; give the run a {key}, such as {key}=my-run")
     # words that choose among a few
     one_of("train.kind", cfg.train.kind, ("sft", "grpo"))
     one_of("resume", cfg.resume, ("never", "auto"))

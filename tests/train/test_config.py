@@ -287,3 +287,12 @@ def test_attribution_core_needs_torch_and_transformers_alone():
     )
     done = run_code(code)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("key", ["name", "run_dir"])
+@pytest.mark.parametrize("text", ["", " "])
+def test_a_run_has_a_name_and_a_directory(compose, key, text):
+    from train.config import check
+
+    with pytest.raises(ValueError, match=f"{key} is empty; give the run a {key}"):
+        check(compose("sft", f"{key}='{text}'"))
