@@ -8,7 +8,7 @@ work on it. Everything here is the main process's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from analysis.records.record import Record, read_record, recorded_steps
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import append_metrics
 from analysis.reporting.present import write_pages
+from analysis.reporting.publish import Publisher
 from analysis.reporting.rows import head_values
 from analysis.trajectories.run import Run
 
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from analysis.models.loading import Model
+    from analysis.reporting.mirror_protocol import Mirror
     from analysis.tracking.tracker import HeadTracker
     from analysis.trajectories.trajectory import Known
 
 log = logging.getLogger(__name__)
+
+SOON = 10.0  # seconds
 
 
 @contextmanager
@@ -48,10 +52,12 @@ def warned(what: str) -> Iterator[None]:
 class AdoptedRun:
     """A run that is open for one training. values: of the newest checkpoint, by their names."""
 
-    def __init__(self, file: RunFile, tracker: HeadTracker, step: int) -> None:
+    def __init__(
+        self, file: RunFile, tracker: HeadTracker, step: int, mirrors: Sequence[Mirror]
+    ) -> None:
         """Take the directory: nobody else may train in it.
 
-        step: the one that the training begins with.
+        step: the one that the training begins with. mirrors: what shows the run, not started yet.
 
         Raises:
             Held: another process does.
@@ -60,6 +66,8 @@ class AdoptedRun:
         self.file = file
         self.tracker = tracker
         self.step = step
+        self.publisher: Publisher | None = None
+        self._mirrors = mirrors
         self.known: Known = {}
         self.values: dict[str, float] = {}
         self._lock = Lock.take(self.path / "locks" / "run", f"the run {self.path}")
@@ -88,6 +96,9 @@ class AdoptedRun:
             write_json(self.path / "base.json", vars(base))
         if tokenizer is not None:
             tokenizer.save_pretrained(self.path / "tokenizer")
+        self.publisher = Publisher.start(self.path, self._mirrors)
+        if self.publisher is not None:
+            self.publisher.announce()
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         for step in recorded_steps(self.path / "heads")[:1]:
@@ -111,6 +122,8 @@ class AdoptedRun:
             if "reward" in numbers and self.file.signal != "reward":
                 self.file = replace(self.file, signal="reward")
                 self.file.write(self.path)
+        if self.publisher is not None:
+            self.publisher.training(step, numbers)
 
     def show(self) -> dict[str, float]:
         """Bring the pages up to date with the records; the values of the newest checkpoint."""
@@ -120,6 +133,8 @@ class AdoptedRun:
                 found = head_values(run.points, 0)
                 kept = {name: value for name, value in found.items() if name.startswith(ENTERING)}
                 self.values = {"heads/step": run.points[-1].step, **kept}
+            if self.publisher is not None:
+                self.publisher.update(run)
             write_pages(run)
         return self.values
 
@@ -127,9 +142,14 @@ class AdoptedRun:
         """Say that the training has ended with a step."""
         with warned(f"{self.path} does not say that it has ended"):
             write_json(self.path / "finished.json", {"step": step})
+        if self.publisher is not None:
+            self.publisher.conclude()
+            self.publisher = None
         if self.values:
             print(f"heads of {self.path.name}: {self.path / 'report.html'}", flush=True)
 
     def close(self) -> None:
-        """Leave the directory to others."""
+        """Leave the directory to others; of a training that broke off, mirrors end soon."""
+        if self.publisher is not None:
+            self.publisher.conclude(SOON, exit_code=1)
         self._lock.release()

@@ -26,6 +26,7 @@ from analysis.live.schedule import Budget
 from analysis.live.taken import base_of, check, chooses_by_heads, run_file, tokenizer_of
 from analysis.models.preserve import preserved
 from analysis.prompts.pairs import Pairs
+from analysis.reporting.mirror import check_logger, open_mirrors
 from analysis.tracking import distributed
 from analysis.tracking.tracker import HeadTracker
 
@@ -64,6 +65,7 @@ class HeadTracking(HeadObserver):
         on_error: str = "warn",
         fdr: float = FDR,
         hysteresis: int = HYSTERESIS,
+        logger: str | Sequence[str] = "auto",
         name: str | None = None,
         reference: Model | str | Path | None = None,
         **settings: Any,
@@ -75,7 +77,10 @@ class HeadTracking(HeadObserver):
             run_dir: where records and report go; the trainer's output_dir if it is not said.
             trainer: needed where its weights are divided over processes (ZeRO-3).
             where, schedule, budget, on_error, fdr, hysteresis: keys of `tracking`.
-            name: of the run, in report and W&B; that of its directory if it is not said.
+            logger: what gets rows of heads: the runs of W&B and trackio that the trainer has open
+                and the other loggers that it reports to ("auto"), "wandb", "trackio",
+                "tensorboard", several of them, or "none".
+            name: of the run, in report and loggers; that of its directory if it is not said.
             reference: a second model whose heads the report compares, or where its files are; of a
                 distillation the teacher, where trainer or arguments name it.
             settings: the other keys of `tracking`: ig_steps, metric, top_n, resamples, ...
@@ -93,6 +98,10 @@ class HeadTracking(HeadObserver):
             "hysteresis": hysteresis,
         }
         super().__init__(tracking_of(told | settings, inspect.signature(HeadTracking).parameters))
+        try:
+            check_logger(logger)
+        except ValueError as error:
+            raise ValueError(f"HeadTracking: {error}") from error
         if where == "checkpoint" and run_dir is not None:
             raise ValueError(
                 "HeadTracking: where='checkpoint' reads the trainer's checkpoints in its "
@@ -104,6 +113,7 @@ class HeadTracking(HeadObserver):
         self.training: TrainerState | None = None  # the one that the run is open for
         self._pairs = pairs
         self._run_dir = None if run_dir is None else Path(run_dir).expanduser()
+        self._logger = logger
         self._name = name
         self._reference = reference
         self._logs = 0  # how many of the training's have been seen
@@ -265,7 +275,8 @@ class HeadTracking(HeadObserver):
                 if distributed.rank() == 0:
                     name = self._name or path.resolve().name
                     file = run_file(name, args, self.tracking, self.trainer)
-                    self.run = AdoptedRun(file, tracker, state.global_step)
+                    mirrors = open_mirrors(args.report_to, self._logger)
+                    self.run = AdoptedRun(file, tracker, state.global_step, mirrors)
                     self.run.begin(plain, base_of(plain), tokenizer)
 
             try:

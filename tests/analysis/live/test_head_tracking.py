@@ -37,6 +37,7 @@ def test_keywords():
         ({"budget": 0.5, "where": "sidecar"}, "budget is for tracking in the trainer"),
         ({"budget": 2.0}, "budget must lie in"),
         ({"run_dir": "x", "where": "checkpoint"}, "leave run_dir out"),
+        ({"logger": "wandbb"}, "logger: there is no 'wandbb'; did you mean wandb"),
     ]
     for keywords, message in wrong:
         with pytest.raises(ValueError, match="^HeadTracking: ") as error:

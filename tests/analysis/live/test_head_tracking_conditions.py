@@ -371,3 +371,21 @@ def test_a_training_by_another_process_is_not_mixed_with(quick, trained, tmp_pat
     with lock, pytest.raises(Held, match="in use by process"):
         trained()
     assert not (tmp_path / "r" / "run.json").exists()
+
+
+def test_the_open_run_of_the_trainer_gets_the_rows(trained, tmp_path, monkeypatch):
+    """No W&B run of ours beside it."""
+    import wandb
+
+    from analysis.reporting.wandb_files import rows as rows_of
+    from analysis.reporting.wandb_files import sessions_of
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    trained(report_to="wandb", run_name="theirs", max_steps=2)
+    wandb.finish()
+    sessions = sessions_of(tmp_path / "wandb")
+    assert len(sessions) == 1
+    assert [row.name for row in rows_of(sessions[0])] == ["heads/0", "heads/1", "heads/2"]
+    assert not (tmp_path / "r" / "wandb").exists()
