@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # `as`: these are names of this package, for type checkers to
     from analysis.live.head_tracking import HeadTracking as HeadTracking
     from analysis.models.loading import load_model as load_model
     from analysis.models.loading import load_tokenizer as load_tokenizer
+    from analysis.prompts.chat import Prompting as Prompting
     from analysis.prompts.pair_building import answer_style_pairs as answer_style_pairs
     from analysis.prompts.pair_building import counterfactual_pairs as counterfactual_pairs
     from analysis.prompts.pairs import Pair as Pair
@@ -66,6 +67,7 @@ _NAMES = {  # home: what is public of it
     "interventions.random_sets": ("matched_random_sets",),
     "live.head_tracking": ("HeadTracking",),
     "models.loading": ("load_model", "load_tokenizer"),
+    "prompts.chat": ("Prompting",),
     "prompts.pair_building": ("answer_style_pairs", "counterfactual_pairs"),
     "prompts.pairs": ("Pair", "Pairs"),
     "prompts.problems": ("Problem", "generate"),
