@@ -11,17 +11,19 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from analysis.files import write_json
 from analysis.live.earlier import put_aside
-from analysis.live.taken import ENTERING
+from analysis.live.taken import enters
 from analysis.models.provenance import weight_hashes
 from analysis.records.checkpoints import Base
 from analysis.records.locks import Lock
 from analysis.records.record import Record, read_record, recorded_steps
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import append_metrics
+from analysis.reporting.alerts import Alarm
 from analysis.reporting.present import write_pages
 from analysis.reporting.publish import Publisher
 from analysis.reporting.rows import head_values
@@ -53,11 +55,18 @@ class AdoptedRun:
     """A run that is open for one training. values: of the newest checkpoint, by their names."""
 
     def __init__(
-        self, file: RunFile, tracker: HeadTracker, step: int, mirrors: Sequence[Mirror]
+        self,
+        file: RunFile,
+        tracker: HeadTracker,
+        step: int,
+        mirrors: Sequence[Mirror],
+        alerts: Sequence[str] = (),
+        webhook: str | None = None,
     ) -> None:
         """Take the directory: nobody else may train in it.
 
         step: the one that the training begins with. mirrors: what shows the run, not started yet.
+        alerts, webhook: see analysis/reporting/alerts.py.
 
         Raises:
             Held: another process does.
@@ -67,7 +76,9 @@ class AdoptedRun:
         self.tracker = tracker
         self.step = step
         self.publisher: Publisher | None = None
+        self.alarmed = False  # whether an alert was raised in this training
         self._mirrors = mirrors
+        self._alarm = partial(Alarm, tracker.run, alerts, webhook)
         self.known: Known = {}
         self.values: dict[str, float] = {}
         self._lock = Lock.take(self.path / "locks" / "run", f"the run {self.path}")
@@ -96,6 +107,7 @@ class AdoptedRun:
             write_json(self.path / "base.json", vars(base))
         if tokenizer is not None:
             tokenizer.save_pretrained(self.path / "tokenizer")
+        self.alarm = self._alarm()  # it reads which alerts there were
         self.publisher = Publisher.start(self.path, self._mirrors)
         if self.publisher is not None:
             self.publisher.announce()
@@ -131,11 +143,13 @@ class AdoptedRun:
             run = Run.read(self.path, self.known)
             if run.points:
                 found = head_values(run.points, 0)
-                kept = {name: value for name, value in found.items() if name.startswith(ENTERING)}
+                kept = {name: value for name, value in found.items() if enters(name)}
                 self.values = {"heads/step": run.points[-1].step, **kept}
             if self.publisher is not None:
                 self.publisher.update(run)
             write_pages(run)
+            if self.alarm.look(run, self.publisher):
+                self.alarmed = True
         return self.values
 
     def end(self, step: int) -> None:

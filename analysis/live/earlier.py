@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 # of a run, and not of a step (docs/architecture.md)
 ABOUT = ("run.json", "base.json", "config.yaml", "pairs.jsonl", "pairs.json", "metrics.jsonl")
-SHOWN = ("trajectory.json", "report.html", "finished.json", "wandb-id", "wandb-published.json")
+SHOWN = (
+    *("trajectory.json", "report.html", "finished.json", "alerts.jsonl"),
+    *("wandb-id", "wandb-published.json"),
+)
 STEPS = ("heads", "roles", "evaluations", "reference")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,9 +24,10 @@ from analysis.live.keywords import tracking_of
 from analysis.live.observing import seen_whole
 from analysis.live.reference import ReferenceModel, teacher_of
 from analysis.live.schedule import Budget
-from analysis.live.taken import base_of, check, chooses_by_heads, run_file, tokenizer_of
+from analysis.live.taken import base_at, base_of, check, chooses_by_heads, run_file, tokenizer_of
 from analysis.models.preserve import preserved
 from analysis.prompts.pairs import Pairs
+from analysis.reporting.alerts import Alarm
 from analysis.reporting.mirror import check_logger, open_mirrors
 from analysis.tracking import distributed
 from analysis.tracking.tracker import HeadTracker
@@ -66,6 +68,9 @@ class HeadTracking(HeadObserver):
         fdr: float = FDR,
         hysteresis: int = HYSTERESIS,
         logger: str | Sequence[str] = "auto",
+        alerts: Sequence[str] = (),
+        webhook: str | None = None,
+        halt: bool = False,
         name: str | None = None,
         reference: Model | str | Path | None = None,
         **settings: Any,
@@ -80,6 +85,9 @@ class HeadTracking(HeadObserver):
             logger: what gets rows of heads: the runs of W&B and trackio that the trainer has open
                 and the other loggers that it reports to ("auto"), "wandb", "trackio",
                 "tensorboard", several of them, or "none".
+            alerts: rules such as "faithfulness<0.3" (docs/tracking.md); webhook: an address that
+                they are sent to as well.
+            halt: an alert ends the training, after a checkpoint.
             name: of the run, in report and loggers; that of its directory if it is not said.
             reference: a second model whose heads the report compares, or where its files are; of a
                 distillation the teacher, where trainer or arguments name it.
@@ -100,6 +108,7 @@ class HeadTracking(HeadObserver):
         super().__init__(tracking_of(told | settings, inspect.signature(HeadTracking).parameters))
         try:
             check_logger(logger)
+            Alarm(Path(), alerts, webhook)
         except ValueError as error:
             raise ValueError(f"HeadTracking: {error}") from error
         if where == "checkpoint" and run_dir is not None:
@@ -114,10 +123,23 @@ class HeadTracking(HeadObserver):
         self._pairs = pairs
         self._run_dir = None if run_dir is None else Path(run_dir).expanduser()
         self._logger = logger
+        self._alerts = (tuple(alerts), webhook)
+        self._halt = halt
+        self._alarmed = False  # an alert of this training was raised, on all ranks
         self._name = name
         self._reference = reference
         self._logs = 0  # how many of the training's have been seen
         self._entered: float | None = None  # the step whose values the training's logs have
+
+    def show(self) -> None:
+        """Show the run as it is now in a notebook: curves, map and table.
+
+        Raises:
+            ValueError: there is nothing to show yet.
+        """
+        from analysis.reporting.run_view import read_run
+
+        read_run(self.tracker.run).show()
 
     def on_train_begin(
         self,
@@ -130,10 +152,11 @@ class HeadTracking(HeadObserver):
     ) -> None:
         assert model is not None, "a trainer hands over its model"
         with preserved(model):
-            tokenizer, loader = tokenizer_of(processing_class), kwargs.get("train_dataloader")
-            if not self._open(args, state, model, tokenizer, loader):
+            tokenizer = tokenizer_of(processing_class, model)
+            if not self._open(args, state, model, tokenizer, kwargs.get("train_dataloader")):
                 return
         super().on_train_begin(args, state, control, model, processing_class, **kwargs)
+        self.looked = state.global_step
         if state.global_step and self.tracking.where != "sidecar":
             self._make_up_base(model)
         if not self.values:
@@ -159,6 +182,7 @@ class HeadTracking(HeadObserver):
     ) -> None:
         if self.training is state:
             super().on_step_end(args, state, control, model, processing_class, **kwargs)
+            self._end_if_alarmed(state, control, saved=False)
 
     def on_save(
         self,
@@ -171,6 +195,7 @@ class HeadTracking(HeadObserver):
     ) -> None:
         if self.training is state:
             super().on_save(args, state, control, model, processing_class, **kwargs)
+            self._end_if_alarmed(state, control, saved=True)
 
     def on_epoch_end(
         self,
@@ -233,6 +258,7 @@ class HeadTracking(HeadObserver):
         if self.training is state and metrics is not None:
             self._look_before_choice(args, state, control, model, processing_class)
             metrics.update(self._evaluated())
+            self._end_if_alarmed(state, control, saved=False)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -268,16 +294,18 @@ class HeadTracking(HeadObserver):
             if broken_off is not None:
                 broken_off._close()
         with seen_whole(model, self.trainer) as plain:
+            base = base_at(state.global_step, plain)
+            check(args, plain, base, self.tracking)
             pairs = self._given_pairs(path, state, tokenizer, loader)
-            tracker, reference = self._take(args, path, plain, tokenizer, pairs)
+            tracker, reference = self._take(args, path, tokenizer, pairs)
 
             def begin() -> None:
                 if distributed.rank() == 0:
                     name = self._name or path.resolve().name
                     file = run_file(name, args, self.tracking, self.trainer)
                     mirrors = open_mirrors(args.report_to, self._logger)
-                    self.run = AdoptedRun(file, tracker, state.global_step, mirrors)
-                    self.run.begin(plain, base_of(plain), tokenizer)
+                    self.run = AdoptedRun(file, tracker, state.global_step, mirrors, *self._alerts)
+                    self.run.begin(plain, base, tokenizer)
 
             try:
                 distributed.together(begin)
@@ -286,10 +314,13 @@ class HeadTracking(HeadObserver):
             except BaseException:
                 self._close()
                 raise
+        if self.tracking.where == "sidecar" and distributed.rank() == 0:
+            words = shlex.join([f"watch={path}", f"run={path}"])
+            print(f"to track the checkpoints: headlab track {words}", flush=True)
         _OPEN[path.resolve()] = self
         self._given, self.training = tracker, state
         self.start, self.looked, self._also = state.global_step, None, set()
-        self.values, self._entered, self._logs = {}, None, 0
+        self.values, self._entered, self._logs, self._alarmed = {}, None, 0, False
         self.budget = Budget(self.tracking.budget)
         self.show_progress = not args.disable_tqdm
         return True
@@ -326,12 +357,10 @@ class HeadTracking(HeadObserver):
         self,
         args: TrainingArguments,
         path: Path,
-        model: Model,
         tokenizer: PreTrainedTokenizerBase | None,
         pairs: Pairs,
     ) -> tuple[HeadTracker, ReferenceModel | None]:
         """The tracker of a training, and what it is measured against."""
-        check(args, model, self.tracking)
         tracker = HeadTracker(path, pairs, self.tracking.settings(), tokenizer)
         if self._reference is not None:
             return tracker, ReferenceModel(self._reference, tokenizer)
@@ -367,7 +396,7 @@ class HeadTracking(HeadObserver):
     ) -> None:
         """Where an evaluated step is to be tracked, it is before the trainer compares it."""
         step, last = state.global_step, state.max_steps
-        if not self.is_inline or self.looked == step or (step == self.start and self.is_done(step)):
+        if not self.is_inline or self.looked == step:
             return
         if chooses_by_heads(args):
             self._also.add(step)
@@ -381,12 +410,20 @@ class HeadTracking(HeadObserver):
         """Bring what shows the run, and the values, up to date."""
         assert model is not None, "a trainer hands over its model"
 
-        def show() -> dict[str, float]:
+        def show() -> tuple[dict[str, float], bool]:
             assert self.run is not None, "the main process has it"
-            return self.run.show()
+            return self.run.show(), self.run.alarmed
 
         with preserved(model):
-            self.values = distributed.from_main(show)
+            self.values, self._alarmed = distributed.from_main(show)
+
+    def _end_if_alarmed(self, state: TrainerState, control: TrainerControl, saved: bool) -> None:
+        """End the training at this step, with a checkpoint, if an alert is to end it."""
+        if self._halt and self._alarmed and state.global_step > 0:
+            if not control.should_training_stop and distributed.rank() == 0:
+                log.warning("an alert ends the training at step %d", state.global_step)
+            control.should_training_stop = True
+            control.should_save = control.should_save or not saved
 
     def _close(self) -> None:
         self._now.stop()

@@ -7,16 +7,15 @@ All ranks come to each observation and leave it together, so that none runs ahea
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from transformers import TrainerCallback
 
 from analysis.live.whole_weights import whole_weights
+from analysis.models.hooks import not_compiled
 from analysis.tracking import distributed
 
 if TYPE_CHECKING:
@@ -127,16 +126,6 @@ def seen_whole(model: nn.Module, trainer: Trainer | None) -> Iterator[Any]:
         )
     with not_compiled(), nullcontext() if trainer is None else whole_weights(trainer):
         yield unwrapped(model)
-
-
-@contextmanager
-def not_compiled() -> Iterator[None]:
-    """Inside, Python runs what torch.compile has compiled, so that hooks are heard."""
-    if "torch._dynamo" not in sys.modules:  # nothing is; to ask torch would import it
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 def unwrapped(model: Any) -> Any:

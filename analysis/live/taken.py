@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors import safe_open
+
 from analysis.models import hub
 from analysis.models.anatomy import anatomy, base_model
+from analysis.models.loading import load_tokenizer_if_any
+from analysis.models.weights import stored_tensors
 from analysis.records.checkpoints import Base
 from analysis.records.run_file import RunFile
+from analysis.tracking import distributed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -17,11 +24,22 @@ if TYPE_CHECKING:
     from analysis.models.loading import Model
     from analysis.tracking.settings import TrackingConfig
 
-ENTERING = ("heads/", "circuit/")  # of the values of a checkpoint, those for the trainer's logs
+log = logging.getLogger(__name__)
+
+_ENDS = ("/lo", "/hi", "/null", "/null_hi", "/seconds")
+
+
+def enters(name: str) -> bool:
+    """Whether a value of a checkpoint's row enters the trainer's logs: no head's, no interval's.
+
+    >>> [name for name in ("heads/emergent", "heads/emergent/lo", "head/L00H01") if enters(name)]
+    ['heads/emergent']
+    """
+    return name.startswith(("heads/", "circuit/")) and not name.endswith(_ENDS)
 
 
 def base_of(model: Model) -> Base | None:
-    """What a live model was read from; None for one that was not read from anywhere."""
+    """What a live model says that it was read from; None for one that says nothing."""
     inner = base_model(model)
     config = inner.config
     name, commit = str(getattr(config, "name_or_path", "")), getattr(config, "_commit_hash", None)
@@ -32,6 +50,59 @@ def base_of(model: Model) -> Base | None:
     if place.is_dir():
         return Base(str(place.resolve()), dtype)
     return Base(name, dtype, commit) if hub.is_hub_name(name) else None
+
+
+def base_at(step: int, model: Model) -> Base | None:
+    """`base_of` a training that begins at a step; None, which is said, if its files hold another.
+
+    Of a model that was made of a configuration, or changed after it was read.
+    """
+    base = base_of(model)
+    if base is None or step > 0 or is_as_in_files(model, base):
+        return base
+    if distributed.rank() == 0:
+        log.warning(
+            "the model is not that of the files in %s, so step 0 can't be loaded again later; its "
+            "heads are measured as they are",
+            base.path,
+        )
+    return None
+
+
+def is_as_in_files(model: Model, base: Base) -> bool:
+    """Whether a model has the weights that its files hold: of a few tensors.
+
+    True where they can't be looked at.
+    """
+    try:
+        stored = stored_tensors(_files_of(base))
+    except ValueError:
+        return True
+    live = dict(base_model(model).named_parameters())
+    same = [name for name in stored if name in live and stored[name].shape == live[name].shape]
+    for name in sorted(same, key=lambda name: (live[name].ndim != 2, live[name].numel()))[:3]:
+        with safe_open(stored[name].file, framework="pt") as content:
+            there = content.get_tensor(name)
+        if not torch.equal(there.to(live[name].dtype), live[name].detach().cpu()):
+            return False
+    return True
+
+
+def _files_of(base: Base) -> Path:
+    """Where a base's weights lie on this machine; nothing is fetched.
+
+    Raises:
+        ValueError: not here.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if not hub.is_hub_name(base.path):
+        return Path(base.path)
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        found = try_to_load_from_cache(hub.split(base.path)[0], name, revision=base.commit)
+        if isinstance(found, str):
+            return Path(found).parent
+    raise ValueError(f"{base.path} is not in the cache")
 
 
 def run_file(
@@ -51,7 +122,9 @@ def run_file(
     )
 
 
-def check(args: TrainingArguments, model: Model, tracking: TrackingConfig) -> None:
+def check(
+    args: TrainingArguments, model: Model, base: Base | None, tracking: TrackingConfig
+) -> None:
     """Raise ValueError if the model can't be tracked, or not as it is asked for."""
     inner = base_model(model)
     if not hasattr(inner, "lm_head"):
@@ -64,10 +137,10 @@ def check(args: TrainingArguments, model: Model, tracking: TrackingConfig) -> No
     if tracking.where == "inline":
         return
     where = f"where={tracking.where!r}"
-    if base_of(model) is None:
+    if base is None:
         raise ValueError(
-            f"{where} reads the base model from its files, and this model was not loaded from "
-            "any; save it and load it from there, or give where='inline'"
+            f"{where} reads the base model from its files, and this model is not as in any; save "
+            "it and load it from there, or give where='inline'"
         )
     if chooses_by_heads(args):
         raise ValueError(
@@ -78,13 +151,16 @@ def check(args: TrainingArguments, model: Model, tracking: TrackingConfig) -> No
 
 def chooses_by_heads(args: TrainingArguments) -> bool:
     """Whether the trainer's best model is the best by its heads."""
-    return (args.metric_for_best_model or "").removeprefix("eval_").startswith(ENTERING)
+    return enters((args.metric_for_best_model or "").removeprefix("eval_"))
 
 
-def tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a trainer, which may have a processor of several kinds of input."""
+def tokenizer_of(processing_class: Any, model: Model) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a trainer, or of its processor; without one, that of its model's files."""
     from transformers import PreTrainedTokenizerBase
 
+    if processing_class is None:
+        base = base_of(model)
+        return None if base is None else load_tokenizer_if_any(base.pinned)
     for found in (processing_class, getattr(processing_class, "tokenizer", None)):
         if isinstance(found, PreTrainedTokenizerBase):
             return found

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 
+@contextmanager
+def not_compiled() -> Iterator[None]:
+    """Inside, Python runs what torch.compile has compiled.
+
+    Code that was compiled before a hook was there passes it over without a word.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled; to ask torch would import it
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 class Hooks:
-    """Hooks on modules for the time of a `with` block."""
+    """Hooks on modules for the time of a `with` block, in which no compiled code is run."""
 
     def __init__(self) -> None:
         self._handles: list[Any] = []
+        self._inside = ExitStack()
 
     def __enter__(self) -> Hooks:
+        self._inside.enter_context(not_compiled())
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._inside.close()
         for handle in self._handles:
             handle.remove()
 

@@ -126,7 +126,7 @@ def test_the_table_tells_ratios_and_shares():
     ("argument", "message"),
     [
         ("kind=dpo", "kind has dpo; choose from sft, grpo, both"),
-        ("sides=bare,of", "sides has of; choose from bare, off"),
+        ("sides=bare,of", "sides has of; choose from bare, line, off"),
         ("sides=off,inline", "add bare"),
         ("logger=tensorboard", "logger has tensorboard"),
         ("repeats=0", "repeats must be at least 1"),

@@ -61,10 +61,12 @@ def plain_trainer(model_dir: Path, out: Path, **more: Any) -> Any:
 
     set_seed(0)
     tokenizer = tokenizer_of(model_dir)
-    own = {name: more.pop(name) for name in ("callbacks", "model", "eval_dataset") if name in more}
-    own.setdefault("model", load(model_dir))
+    names = ("callbacks", "model", "eval_dataset", "processing_class")
+    own = {name: more.pop(name) for name in names if name in more}
+    own = {"model": None, "processing_class": tokenizer, **own}
+    own["model"] = own["model"] or load(model_dir)
     args = TrainingArguments(output_dir=str(out), **PLAIN | more)
-    return Trainer(args=args, train_dataset=rows(tokenizer), processing_class=tokenizer, **own)
+    return Trainer(args=args, train_dataset=rows(tokenizer), **own)
 
 
 def assert_left_alone(make: Callable[[Path], Any], tracking: Any, tmp_path: Path) -> Path:

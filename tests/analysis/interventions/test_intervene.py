@@ -327,3 +327,22 @@ def test_a_reference_set_is_needed():
         constants(model, change, [])
     with pytest.raises(ValueError, match="needs the constants"), intervened(model, change):
         pass
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("how", ["whole", "in place", "a part"])
+def test_a_compiled_model_is_changed_too(how):
+    """Also where it was compiled, and run, before anybody changed a head."""
+    model = tiny_model("qwen2", torch.float32)
+    plain, ids = copy.deepcopy(model), ids_for(model)
+    change, added = change_of(plain, "zero:L0H1,L1H3")
+    with intervened(plain, change, added):
+        expected = logits(plain, ids)
+    compiled = torch.compile(model, backend="eager") if how == "whole" else model
+    if how != "whole":
+        (model if how == "in place" else model.model.layers[1].self_attn).compile(backend="eager")
+    before = logits(compiled, ids)
+    with intervened(model, change, added):
+        assert torch.equal(logits(compiled, ids), expected)
+    assert torch.equal(logits(compiled, ids), before)
+    assert (before - expected).abs().max() > 0.1

@@ -37,6 +37,8 @@ def test_keywords():
         ({"budget": 0.5, "where": "sidecar"}, "budget is for tracking in the trainer"),
         ({"budget": 2.0}, "budget must lie in"),
         ({"run_dir": "x", "where": "checkpoint"}, "leave run_dir out"),
+        ({"alerts": ["faithful<0.3"]}, "alerts: there is no value 'faithful'"),
+        ({"webhook": "ftp://x"}, "the webhook of alerts is no http"),
         ({"logger": "wandbb"}, "logger: there is no 'wandbb'; did you mean wandb"),
     ]
     for keywords, message in wrong:
@@ -52,7 +54,7 @@ def test_keywords():
     )
 
 
-def test_one_line_tracks_a_training_and_leaves_it_bit_identical(tiny_dir, tmp_path):
+def test_one_line_tracks_a_training_and_leaves_it_bit_identical(tiny_dir, tmp_path, capsys):
     tracking = HeadTracking(write_pairs(tmp_path / "pairs.jsonl"), **TRACKING)
     run = assert_left_alone(partial(plain_trainer, tiny_dir), tracking, tmp_path)
     records = read_records(run)
@@ -65,6 +67,8 @@ def test_one_line_tracks_a_training_and_leaves_it_bit_identical(tiny_dir, tmp_pa
     assert json.loads((run / "trajectory.json").read_text())
     assert (run / "report.html").stat().st_size > 100_000
     assert json.loads((run / "finished.json").read_text()) == {"step": 4}
+    tracking.show()
+    assert "emergent" in capsys.readouterr().out  # where there is no notebook, the table
     for step in (0, 4):
         named = find_model(f"{run}@{step}")
         model = named.load_tokenizer()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 
@@ -15,6 +14,7 @@ from analysis.records.checkpoints import find_model
 from analysis.records.record import read_record, read_records, read_scores, recorded_steps
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import read_metrics
+from analysis.reporting.alerts import Alarm
 from analysis.tracking.tracker import HeadTracker
 from headlab import HeadTracking
 from tests.support.hung import TRACKING, load, plain_trainer, rows, tokenizer_of, write_pairs
@@ -269,6 +269,11 @@ class AskAt(TrainerCallback):
             self.ask()
 
 
+def test_without_a_tokenizer_the_one_of_the_model_is_taken(quick, trained, tmp_path):
+    trained(processing_class=None)
+    assert (tmp_path / "r" / "tokenizer").is_dir()
+
+
 @pytest.mark.parametrize("by", ["signal", "file"])
 def test_a_step_is_tracked_when_somebody_asks(quick, trained, tmp_path, by):
     before = signal.getsignal(signal.SIGUSR1)
@@ -343,25 +348,39 @@ def test_checkpoints_may_be_tracked_as_copies(trained, tmp_path, pairs, monkeypa
         assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
-def test_a_sidecar_finds_what_it_needs(trained, tmp_path, pairs):
-    trained("r", HeadTracking(pairs, where="sidecar", schedule="every:1", **TRACKING), save_steps=2)
+def test_a_process_beside_it_finds_all_that_it_needs(trained, tmp_path, pairs, capsys):
+    """It saves what the schedule asks for, and `headlab track watch=` needs no other word."""
+    from analysis.commands import run as command
+
+    trained("inline", max_steps=3, save_steps=1)
+    tracking = HeadTracking(pairs, where="sidecar", schedule=[1], **TRACKING)
+    trained("r", tracking, max_steps=3, save_steps=3)
     run = tmp_path / "r"
     assert steps(run) == []
-    assert (run / "checkpoint-1").is_dir()  # the schedule's
-    assert {"run.json", "base.json", "pairs.jsonl", "finished.json"} <= {
-        path.name for path in run.iterdir()
-    }
-    assert json.loads((run / "base.json").read_text())["dtype"] == "float32"
+    assert f"headlab track watch={run} run={run}" in capsys.readouterr().out
+    words = [f"watch={run}", f"run={run}", "wait=false", "settle=0", "logger=none", "last=3"]
+    command("track", [*words, "device=cpu", "tracking.resamples=10", "tracking.ig_steps=2"])
+    assert steps(run) == [0, 1, 3]
+    for step in (0, 1, 3):
+        found, expected = (read_scores(tmp_path / n, step) for n in ("r", "inline"))
+        assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
-def test_a_model_that_came_from_nowhere_has_no_files_to_read(trained, tiny_dir, tmp_path, pairs):
+@pytest.mark.parametrize("named", [True, False])
+def test_a_model_that_is_not_that_of_its_files_has_none(
+    quick, trained, tiny_dir, tmp_path, pairs, caplog, named
+):
+    """One that a configuration made names the files that this came from."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(tiny_dir)
-    config.name_or_path = ""
+    config.name_or_path = str(tiny_dir) if named else ""
     fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with pytest.raises(ValueError, match="this model was not loaded from any"):
+    with pytest.raises(ValueError, match="and this model is not as in any"):
         trained("r", HeadTracking(pairs, where="checkpoint", **TRACKING), model=fresh)
+    trained("r", model=fresh)
+    assert not (tmp_path / "r" / "base.json").exists()
+    assert ("the model is not that of the files" in caplog.text) == named
 
 
 def test_a_training_by_another_process_is_not_mixed_with(quick, trained, tmp_path, monkeypatch):
@@ -378,14 +397,26 @@ def test_the_open_run_of_the_trainer_gets_the_rows(trained, tmp_path, monkeypatc
     import wandb
 
     from analysis.reporting.wandb_files import rows as rows_of
-    from analysis.reporting.wandb_files import sessions_of
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
     trained(report_to="wandb", run_name="theirs", max_steps=2)
     wandb.finish()
-    sessions = sessions_of(tmp_path / "wandb")
-    assert len(sessions) == 1
-    assert [row.name for row in rows_of(sessions[0])] == ["heads/0", "heads/1", "heads/2"]
+    [session] = (tmp_path / "wandb").glob("offline-run-*")
+    assert [row.name for row in rows_of(session)] == ["heads/0", "heads/1", "heads/2"]
     assert not (tmp_path / "r" / "wandb").exists()
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_alert_ends_the_training_with_a_checkpoint(
+    trained, tmp_path, pairs, monkeypatch, caplog, saved
+):
+    monkeypatch.setattr("analysis.live.adopted_run.write_pages", lambda run: None)
+    tracking = HeadTracking(pairs, schedule=[2], alerts=["edges>1"], halt=True, **TRACKING)
+    monkeypatch.setattr(Alarm, "look", lambda self, run, publisher: run.points[-1].step == 2)
+    trainer = trained("r", tracking, max_steps=6, save_steps=2 if saved else 50)
+    assert trainer.state.global_step == 2
+    assert (tmp_path / "r" / "checkpoint-2").is_dir()
+    assert steps(tmp_path / "r") == [0, 2]
+    assert "an alert ends the training at step 2" in caplog.text
