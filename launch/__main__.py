@@ -123,7 +123,7 @@ def refuse_another_point(config_file: Path, values: dict[str, Any]) -> None:
     if not config_file.exists():
         return
     saved = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    parts = set(values) - {"resume", "resources", "logger"}
+    parts = set(values) - {"resume", "resources", "logger", "alerts"}
     differing = sorted(part for part in parts if saved.get(part) != values[part])
     if differing:
         raise ValueError(

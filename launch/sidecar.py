@@ -171,6 +171,8 @@ def act(options: Options) -> None:
     import torch
     from transformers.utils import logging as transformers_logging
 
+    from train.alarm import alarm_of
+
     transformers_logging.disable_progress_bar()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -182,7 +184,7 @@ def act(options: Options) -> None:
             f"{run} is being tracked by its trainer (tracking.where={where}); "
             "start it with tracking.where=sidecar, or come back when it has ended"
         )
-    watched = Watched(run, training, training.tracker)
+    watched = Watched(run, training, training.tracker, alarm=alarm_of(training.cfg, run))
     follow(watched, options.device, options.poll, options.wait)
     if not training.trainer_is_there:
         _conclude(training, watched)

@@ -17,6 +17,7 @@ from analysis.evaluation.completions import Completions
 from analysis.evaluation.sampling import Sampling
 from analysis.live.observing import Observer
 from analysis.records.evaluations import answers_path, read_evaluations, write_evaluation
+from analysis.reporting.alerts import Alarm
 from analysis.reporting.present import present
 from analysis.reporting.publish import Publisher
 from analysis.tracking import distributed
@@ -95,15 +96,29 @@ class EvaluationCallback(Observer):
 class PresentCallback(TrainerCallback):
     """After the others, on the main process: W&B and the report get what is new in the records."""
 
-    def __init__(self, run: Path, publisher: Publisher | None, pages: bool) -> None:
-        """`pages`: write the report as well; with a sidecar that is the sidecar's."""
+    def __init__(
+        self,
+        run: Path,
+        publisher: Publisher | None,
+        pages: bool,
+        alarm: Alarm | None = None,
+        halt: Interrupt | None = None,
+    ) -> None:
+        """`pages`: write the report as well; with a sidecar that is the sidecar's.
+
+        alarm: looks at the rows. halt: what stops the run when it has told of something.
+        """
         self.run = run
         self.publisher = publisher
         self.pages = pages
+        self.alarm = alarm
+        self.halt = halt
         self.known: Known = {}
 
     def present(self) -> None:
-        present(self.run, self.publisher, self.pages, self.known)
+        present(self.run, self.publisher, self.pages, self.known, self.alarm)
+        if self.halt is not None and self.alarm is not None and self.alarm.raised:
+            self.halt.asked = True  # all ranks agree on it at the end of a step
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -22,6 +22,7 @@ from analysis.ranges import check_values
 from analysis.records.secrets import secrets_in
 from analysis.reporting.mirror import NAMES, is_installed
 from analysis.tracking.settings import TrackingConfig
+from train.alarm import alarm_of
 from train.resuming import is_begun
 from train.schema import RECIPES, Config, ModelConfig, PairsConfig, StudyConfig
 
@@ -128,6 +129,7 @@ def check(cfg: DictConfig) -> None:
             raise ValueError(f"logger.to: {name} is not installed; {extra}")
     if cfg.logger.workspace and not is_installed("wandb_workspaces"):
         raise ValueError("logger.workspace: install it with pip install 'headlab[views]'")
+    alarm_of(cfg, Path(cfg.run_dir))
     one_of("logger.wandb_mode", cfg.logger.wandb_mode, ("auto", "online", "offline", "disabled"))
     # a model, from one place
     if (cfg.model.path is None) == (cfg.model.recipe is None):

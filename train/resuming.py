@@ -24,7 +24,7 @@ from train.schema import Config
 WHERE_TOLD = "docs/training.md, 'When a run is stopped', has the list"
 
 # whole parts of the configuration, and single keys
-PARTS = ("resume", "run_dir", "debug", "logger", "resources")
+PARTS = ("resume", "run_dir", "debug", "logger", "alerts", "resources")
 ARGUMENTS = (  # of train.args: what is logged and saved, and how rows are fetched
     *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "debug"),
     *("logging_steps", "logging_strategy", "logging_first_step", "logging_nan_inf_filter"),
@@ -40,6 +40,7 @@ ARGUMENTS = (  # of train.args: what is logged and saved, and how rows are fetch
 _BEFORE_THE_FIRST = (
     *(INPUTS, "base.json", "pairs.jsonl", "pairs.json", "heads", "evaluations"),
     *("evaluations.json", "report.html", "wandb-published.json", "prompting.json"),
+    *("mirrors.jsonl", "alerts.jsonl"),
 )
 
 

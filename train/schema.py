@@ -113,6 +113,13 @@ class LoggerConfig:
 
 
 @dataclass
+class AlertsConfig:
+    rules: list[str] = field(default_factory=list)
+    webhook: str | None = None
+    halt: bool = False
+
+
+@dataclass
 class ResourcesConfig:
     kind: str = "local"
     nodes: int = number(1, COUNT)
@@ -177,5 +184,6 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    alerts: AlertsConfig = field(default_factory=AlertsConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     study: StudyConfig | None = None

@@ -8,6 +8,7 @@ from analysis.evaluation.sampling import Sampling
 from analysis.live.schedule import Schedule
 from analysis.tracking import distributed
 from analysis.tracking.tracker import HeadTracker
+from train.alarm import alarm_of
 from train.build import generation_cycle
 from train.checkpoints import is_interrupted, step_of
 from train.compat import with_orders_of_passed_epochs
@@ -92,7 +93,9 @@ def build_callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> li
         found.append(EvaluationCallback(plan.run, evaluation, sampling, e.seed, interrupt, start))
     # last, what shows their records
     if distributed.rank() == 0 and (tracker is not None or plan.evaluations):
-        found.append(PresentCallback(plan.run, publisher, pages=where != "sidecar"))
+        alarm = None if where == "sidecar" else alarm_of(cfg, plan.run)
+        halt = interrupt if cfg.alerts.halt else None
+        found.append(PresentCallback(plan.run, publisher, where != "sidecar", alarm, halt))
     if publisher is not None:
         found.append(MirrorCallback(publisher))
     return found

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from analysis.models.loading import Model
+    from analysis.reporting.alerts import Alarm
     from analysis.reporting.publish import Publisher
     from analysis.tracking.tracker import HeadTracker
     from analysis.trajectories.trajectory import Known
@@ -69,7 +70,7 @@ class Watched:
     """What is followed, and where its records go.
 
     publisher: W&B, where this process gives it the rows. known: of the trajectory, for the next
-    page.
+    page. alarm: what looks at the rows.
     """
 
     run: Path
@@ -77,6 +78,7 @@ class Watched:
     tracker: HeadTracker
     publisher: Publisher | None = None
     known: Known = field(default_factory=dict)
+    alarm: Alarm | None = None
 
     def track(self, found: Found, device: str) -> bool:
         """Track a checkpoint unless another process does; whether it was done here.
@@ -106,7 +108,7 @@ class Watched:
         from analysis.reporting.present import present
 
         with Lock.wait(self.run / "locks" / "present", f"the report of {self.run}", float("inf")):
-            present(self.run, self.publisher, known=self.known)
+            present(self.run, self.publisher, known=self.known, alarm=self.alarm)
 
 
 class Stop:

@@ -165,8 +165,8 @@ class Alarm:
         self.path = run
         self.alerts = Alerts(rules)
         self.webhook = None if webhook is None else check_url(webhook)
+        self.raised: list[Alert] = []  # in this process
         self._seen: set[int] = set()
-        self._raised = _raised(run)
 
     def look(self, run: Run, publisher: Publisher | None = None) -> list[Alert]:
         """Check the checkpoints that are new, tell of what they alert of, and return it."""
@@ -174,7 +174,7 @@ class Alarm:
 
         if not self.alerts.rules:
             return []
-        scores = _scores(run)
+        scores, done = _scores(run), _raised(self.path)
         new = []
         for count, point in enumerate(run.points, start=1):
             if point.step in self._seen:
@@ -182,9 +182,10 @@ class Alarm:
             self._seen.add(point.step)
             values = head_values(run.points[:count], run.file.max_head_curves)
             for alert in self.alerts.check(point.step, {**values, **scores.get(point.step, {})}):
-                if (alert.rule, alert.step) not in self._raised:
+                if (alert.rule, alert.step) not in done:
                     self._tell(run.file.name, alert, publisher)
                     new.append(alert)
+        self.raised += new
         return new
 
     def _tell(self, name: str, alert: Alert, publisher: Publisher | None) -> None:
@@ -192,7 +193,6 @@ class Alarm:
 
         text = alert.text(name)
         append_line(self.path / FILE, to_json(asdict(alert)))
-        self._raised.add((alert.rule, alert.step))
         log.warning("alert: %s", text)
         if publisher is not None:
             publisher.alert(f"headlab: {alert.rule}", text)

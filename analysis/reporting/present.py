@@ -17,6 +17,7 @@ from analysis.trajectories.run import Run
 from analysis.trajectories.trajectory import write_trajectory
 
 if TYPE_CHECKING:
+    from analysis.reporting.alerts import Alarm
     from analysis.reporting.publish import Publisher
     from analysis.trajectories.trajectory import Known
 
@@ -38,13 +39,15 @@ def present(
     publisher: Publisher | None = None,
     pages: bool = True,
     known: Known | None = None,
+    alarm: Alarm | None = None,
 ) -> None:
     """Read a run, publish what is new and write its pages.
 
     Never raises: what fails is logged, and the records, which are the truth, are written already.
 
     publisher: None where W&B is off, or another process gives it its rows. pages: False where
-    another process writes them. known: see `analysis.trajectories.trajectory.trajectory`.
+    another process writes them. known: see `analysis.trajectories.trajectory.trajectory`. alarm:
+    what looks at the rows.
     """
     check_claims()
     try:
@@ -52,6 +55,9 @@ def present(
         if publisher is not None:
             with warned():
                 publisher.update(run)
+        if alarm is not None:
+            with warned():
+                alarm.look(run, publisher)
         if pages:
             write_pages(run)
     except Exception:

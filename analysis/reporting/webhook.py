@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -32,6 +33,22 @@ def check_url(url: str) -> str:
     if not well or not url.isprintable() or " " in url:
         raise ValueError("the webhook of alerts is no http:// or https:// address (not shown here)")
     return url
+
+
+def from_environment(name: str) -> str:
+    """The URL that an environment variable holds; a configuration, which is written, names it only.
+
+    Raises:
+        ValueError: there is no such variable, or what it holds is no address.
+    """
+    if not name.isidentifier():
+        raise ValueError(
+            "alerts.webhook is the name of an environment variable that holds the address, which "
+            "is a secret: HEADLAB_WEBHOOK=https://... and alerts.webhook=HEADLAB_WEBHOOK"
+        )
+    if name not in os.environ:
+        raise ValueError(f"alerts.webhook: there is no environment variable {name}")
+    return check_url(os.environ[name])
 
 
 def send(url: str, content: Mapping[str, Any]) -> None:

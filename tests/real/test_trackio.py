@@ -47,7 +47,7 @@ trackio.finish()
 """
 PAGE = """
 import sys, trackio
-print(trackio.show(project="mine", open_browser=False, block_thread=False)[1], flush=True)
+print("PAGE", trackio.show(project="mine", open_browser=False, block_thread=False)[1], flush=True)
 sys.stdin.read()
 """
 
@@ -112,9 +112,9 @@ def test_rows_media_and_page(run: Path) -> None:
     try:
         assert page.stdout is not None
         until = time.monotonic() + LIMIT
-        while "http://127.0.0.1" not in (line := page.stdout.readline()):
+        while not (line := page.stdout.readline()).startswith("PAGE "):
             assert page.poll() is None and time.monotonic() < until
-        address = line[line.index("http") :].split()[0]
+        address = line.split()[1]
         with urllib.request.urlopen(address, timeout=LIMIT) as answer:
             assert answer.status == 200 and b"<html" in answer.read().lower()
     finally:

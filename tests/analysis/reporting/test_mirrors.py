@@ -24,6 +24,7 @@ from analysis.reporting.tensorboard_mirror import TensorBoard
 from analysis.reporting.trackio_mirror import Trackio
 from analysis.reporting.wandb_run import WandbRun
 from analysis.trajectories.run import Run
+from tests.support.events import steps_in
 from tests.support.mirrors import FakeMirror, write_session
 from tests.support.planted import World, make_record
 from tests.support.publishing import to_wandb
@@ -47,18 +48,6 @@ def publisher(run: Path, *found: Any) -> Publisher:
     return made
 
 
-def scalars(directory: Path) -> dict[str, list[int]]:
-    """The steps of each scalar, and of each picture and text, in the event files."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(directory), {"images": 0, "tensors": 0, "scalars": 0})
-    events.Reload()
-    tags, found = events.Tags(), {}
-    for kind, read in (("scalars", events.Scalars), ("images", events.Images)):
-        found |= {tag: [event.step for event in read(tag)] for tag in tags[kind]}
-    return found | {tag: [e.step for e in events.Tensors(tag)] for tag in tags["tensors"]}
-
-
 def test_tensorboard(run: Path) -> None:
     """Its files hold rows, pictures and tables at their steps; a resumed run adds the new ones."""
     first = publisher(run, TensorBoard())
@@ -71,7 +60,7 @@ def test_tensorboard(run: Path) -> None:
     assert again.update(Run.read(run)) == [20]
     again.conclude()
     assert lacking(Run.read(run), [TensorBoard()]) == []
-    there = scalars(run / "runs" / "headlab")
+    there = steps_in(run / "runs" / "headlab")
     assert there["heads/emergent"] == there["circuit/faithfulness/lo"] == [0, 10, 20]
     assert there["heads/map"] == there["heads/map_table/text_summary"] == [0, 10, 20]
     assert there["train/loss"] == [1]
@@ -85,7 +74,7 @@ def test_a_directory_that_trainings_share(run: Path, monkeypatch: pytest.MonkeyP
     mirror = TensorBoard(training=False)
     publisher(run, mirror).update(Run.read(run))
     mirror.finish()
-    there = scalars(run.parent / "all" / "headlab-r")
+    there = steps_in(run.parent / "all" / "headlab-r")
     assert there["heads/emergent"] == [0, 10]
     assert "train/loss" not in there  # the trainer gives it that itself
 
