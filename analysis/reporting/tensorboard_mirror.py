@@ -32,14 +32,23 @@ def log_directory(run: Path) -> Path:
     return run / "runs" / "headlab"
 
 
-def open_ledger(run: Path, directory: Path) -> Ledger:
-    """What a directory has; nothing, if its files were removed."""
-    inside = directory.is_relative_to(run)  # a run that was moved takes it along
-    where = directory.relative_to(run) if inside else directory.resolve()
-    ledger = Ledger(run, f"tensorboard:{where}")
-    if any(directory.glob("events.out.tfevents.*")):
-        ledger.read()
-    return ledger
+def open_ledger(run: Path) -> tuple[Path, Ledger]:
+    """Where the rows of a run are written, and what is there.
+
+    A directory with files of which the run knows nothing is another training's, and another one is
+    taken. Of one whose files were removed nothing is known.
+    """
+    first, number = log_directory(run), 1
+    while True:
+        place = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        inside = place.is_relative_to(run)  # a run that was moved takes it along
+        name = place.relative_to(run) if inside else place.resolve()
+        ledger = Ledger(run, f"tensorboard:{name}")
+        if not any(place.glob("events.out.tfevents.*")):
+            return place, ledger
+        if ledger.read():
+            return place, ledger
+        number += 1
 
 
 class TensorBoard(Mirror):
@@ -54,24 +63,20 @@ class TensorBoard(Mirror):
         self._writer: SummaryWriter | None = None
 
     def start(self, run: Path) -> bool:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.directory = log_directory(run)
-        self.ledger = open_ledger(run, self.directory)
-        self._writer = SummaryWriter(str(self.directory))
+        self.directory, self.ledger = open_ledger(run)
         self.place = str(self.directory)
         return True
 
     def known(self, run: Path) -> Mapping[str, str]:
-        ledger = self.ledger or open_ledger(run, log_directory(run))
-        return ledger.rows
+        return (self.ledger or open_ledger(run)[1]).rows
 
     def log(self, step: Entry, values: Mapping[str, Any], media: Media) -> None:
         import numpy as np
         from PIL import Image
+        from torch.utils.tensorboard import SummaryWriter
 
-        writer = self._writer
-        assert writer is not None and self.ledger is not None, "it is started"
+        assert self.ledger is not None, "it is started"
+        writer = self._writer = self._writer or SummaryWriter(str(self.directory))
         for name, value in values.items():
             if isinstance(value, int | float) and math.isfinite(value):
                 writer.add_scalar(name, value, step.step)

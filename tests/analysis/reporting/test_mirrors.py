@@ -69,6 +69,17 @@ def test_tensorboard(run: Path) -> None:
     assert len(lacking(Run.read(run), [TensorBoard()])) == 1  # removed by its user: made again
 
 
+def test_what_another_training_left_is_not_added_to(run: Path) -> None:
+    """Its account was put aside with its records, or the directory is another run's."""
+    for number in ("", "-2"):
+        publisher(run, TensorBoard()).update(Run.read(run))
+        assert lacking(Run.read(run), [TensorBoard()]) == []
+        assert any((run / "runs" / f"headlab{number}").iterdir())
+        (run / "mirrors.jsonl").unlink()
+    publisher(run, TensorBoard())  # one that shows nothing leaves nothing
+    assert len(list((run / "runs").iterdir())) == 2
+
+
 def test_a_directory_that_trainings_share(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(run.parent / "all"))
     mirror = TensorBoard(training=False)
