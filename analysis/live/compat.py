@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+
+# what a wrapper calls the module that it is around: torch.compile, activation checkpointing, FSDP1
+_INSIDE = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+_FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_HOOKS_ARE = (
+    *("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    "_forward_pre_hooks_with_kwargs",
+)
+_OF_ONE_INSTANCE = ("_compiled_call_impl", "_is_fsdp_managed_module")
 
 
 @contextmanager
@@ -47,3 +58,53 @@ def unsharded_loading() -> Iterator[None]:
         yield
     finally:
         integration._hf_deepspeed_config_weak_ref = hidden
+
+
+def inside(module: Any) -> Any:
+    """What a wrapper around a module holds (DDP, FSDP1, torch.compile, activation checkpointing).
+
+    None for a module that is no wrapper. Checked in torch 2.13.
+    """
+    if isinstance(module, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
+        return module.module
+    return next((module._modules[name] for name in _INSIDE if name in module._modules), None)
+
+
+def registered(module: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Parameters, buffers and modules that a module itself holds, those that are None included.
+
+    Checked in torch 2.13.
+    """
+    return module._parameters, module._buffers, module._modules
+
+
+def attributes(module: Any) -> dict[str, Any]:
+    """What an instance of a module holds beside what torch and its sharding keep in it.
+
+    Left out are wrappers that stand in the place of the class's methods, too (`generate` of FSDP,
+    `forward` of accelerate), since they call the module they were made of. Checked in torch 2.13
+    and accelerate 1.15.
+    """
+    of_torch = {*vars(torch.nn.Module()), *_OF_ONE_INSTANCE}
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if name not in of_torch
+        and not (hasattr(value, "__wrapped__") and hasattr(type(module), name))
+    }
+
+
+def take_hooks(new: Any, module: Any) -> None:
+    """Give a new module the forward hooks of another, without those of torch's sharding.
+
+    And the names of its buffers that no checkpoint holds. Checked in torch 2.13.
+    """
+    new._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
+    for kind in _HOOKS_ARE:
+        setattr(new, kind, getattr(module, kind).copy())
+    for kind in _FORWARD_HOOKS:
+        hooks = getattr(module, kind).copy()
+        for key, hook in list(hooks.items()):
+            if str(getattr(hook, "__module__", "")).startswith("torch.distributed"):
+                del hooks[key]
+        setattr(new, kind, hooks)

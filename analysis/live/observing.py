@@ -8,13 +8,13 @@ All ranks come to each observation and leave it together, so that none runs ahea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import TrainerCallback
 
-from analysis.live.whole_weights import whole_weights
+from analysis.live.whole_weights import whole_model
 from analysis.models.hooks import not_compiled
 from analysis.tracking import distributed
 
@@ -117,34 +117,8 @@ def seen_whole(model: nn.Module, trainer: Trainer | None) -> Iterator[Any]:
     """The plain model, whole and not compiled, to look at; to be entered by all ranks.
 
     Raises:
-        ValueError: it is divided over the ranks, and no trainer is there that could gather it.
+        ValueError: it is divided in a way that leaves no whole layer anywhere, or by ZeRO-3 and no
+            trainer is there that could gather it.
     """
-    if trainer is None and is_divided(model):
-        raise ValueError(
-            "the weights of this model are divided over the processes, and only the trainer can "
-            "gather them: give it, as in HeadTracking(..., trainer=trainer)"
-        )
-    with not_compiled(), nullcontext() if trainer is None else whole_weights(trainer):
-        yield unwrapped(model)
-
-
-def unwrapped(model: Any) -> Any:
-    """The model inside torch.compile, DistributedDataParallel and DataParallel."""
-    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    while True:
-        if isinstance(model, wrappers):
-            model = model.module
-        elif isinstance(inner := vars(model).get("_modules", {}).get("_orig_mod"), nn.Module):
-            model = inner
-        else:
-            return model
-
-
-def is_divided(model: nn.Module) -> bool:
-    """Whether each process holds a part of the weights only (ZeRO-3, FSDP, tensor parallelism)."""
-    from torch.distributed.tensor import DTensor
-
-    return any(
-        hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) or "_flat_param" in name
-        for name, parameter in model.named_parameters()
-    )
+    with not_compiled(), whole_model(model, trainer) as plain:
+        yield plain
