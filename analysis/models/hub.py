@@ -79,7 +79,7 @@ def revisions(name: str) -> list[str]:
         refs = list_repo_refs(name)
     except Exception as error:  # of whichever network library the hub's client uses
         raise ValueError(
-            f"the hub does not list the revisions of {name} ({_line(error)})"
+            f"the hub does not list the revisions of {name} ({reason(error)})"
         ) from error
     return list(dict.fromkeys(ref.name for ref in (*refs.branches, *refs.tags)))
 
@@ -137,16 +137,16 @@ def _resolved(name: str, revision: str | None) -> tuple[str, bool]:
     except RevisionNotFoundError as error:
         raise ValueError(f"{name} has no revision {revision!r} on the hub") from error
     except Exception as error:  # away, or no such name, or no right to see it
-        reason = error
+        failure = error
     try:
         cached = snapshot_download(name, **first, local_files_only=True)
     except Exception:
-        raise _unavailable(name, revision, reason) from reason
-    if not isinstance(reason, OfflineModeIsEnabled):
+        raise _unavailable(name, revision, failure) from failure
+    if not isinstance(failure, OfflineModeIsEnabled):
         log.warning(
             "the hub does not give %s now (%s); the cached commit %s is used",
             join(name, revision),
-            _line(reason),
+            reason(failure),
             Path(cached).name[:12],
         )
     return Path(cached).name, True
@@ -155,9 +155,19 @@ def _resolved(name: str, revision: str | None) -> tuple[str, bool]:
 def _unavailable(name: str, revision: str | None, error: Exception) -> ValueError:
     return ValueError(
         f"{join(name, revision)!r} is neither a model directory here nor a model in the cache or "
-        f"on the hub that can be reached now ({_line(error)})"
+        f"on the hub that can be reached now ({reason(error)})"
     )
 
 
-def _line(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why the hub did not do something, in one line."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return "it is gated: accept its terms on the hub, and set HF_TOKEN"
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            "there is no such repository, or it is private: set HF_TOKEN, or log in with "
+            "`hf auth login`"
+        )
     return (str(error).strip() or type(error).__name__).splitlines()[0]
