@@ -8,7 +8,7 @@ import sys
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from headlab import HeadTracking, generate, read_run
+from headlab import HeadTracking, generate
 
 model, out = sys.argv[1], (sys.argv[2:] or ["runs/example-sft"])[0]
 
@@ -46,11 +46,12 @@ trainer = SFTTrainer(
     train_dataset=train,
     eval_dataset=held_out,
 )
-trainer.add_callback(HeadTracking("auto", trainer=trainer, resamples=200))
+tracking = HeadTracking("auto", trainer=trainer, resamples=200)
+trainer.add_callback(tracking)
 trainer.train()
 
 # %% [markdown]
 # Emergent, retained and pruned heads over the checkpoints, the map of heads, and the table.
 
 # %%
-read_run(out).show()
+tracking.show()
