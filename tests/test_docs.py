@@ -240,9 +240,11 @@ def check_fragment(compose: Any, words: list[str]) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with what the pages call FILE."""
+    """A directory with what the pages call FILE, and OUTPUT, where a trainer has a run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").touch()
+    (tmp_path / "OUTPUT").mkdir()
+    (tmp_path / "OUTPUT" / "base.json").touch()
     return tmp_path
 
 
