@@ -14,17 +14,24 @@ import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from analysis.heads.changes import FDR, HYSTERESIS
 from analysis.live.adopted_run import AdoptedRun
-from analysis.live.auto_pairs import auto_pairs, rows_of
 from analysis.live.head_observer import HeadObserver
 from analysis.live.keywords import tracking_of
 from analysis.live.observing import seen_whole
-from analysis.live.reference import ReferenceModel, teacher_of
+from analysis.live.reference import reference_of
 from analysis.live.schedule import Budget
-from analysis.live.taken import base_at, base_of, check, chooses_by_heads, run_file, tokenizer_of
+from analysis.live.taken import (
+    base_at,
+    base_of,
+    check,
+    chooses_by_heads,
+    given_pairs,
+    run_file,
+    tokenizer_of,
+)
 from analysis.models.preserve import preserved
 from analysis.prompts.pairs import Pairs
 from analysis.reporting.alerts import Alarm
@@ -45,7 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AUTO = "auto"  # pairs made of the trainer's rows
 _OPEN: dict[Path, HeadTracking] = {}  # directories in which a training of this process is tracked
 
 
@@ -296,8 +302,12 @@ class HeadTracking(HeadObserver):
         with seen_whole(model, self.trainer) as plain:
             base = base_at(state.global_step, plain)
             check(args, plain, base, self.tracking)
-            pairs = self._given_pairs(path, state, tokenizer, loader)
-            tracker, reference = self._take(args, path, tokenizer, pairs)
+            own = path if state.global_step else None
+            pairs = given_pairs(
+                self._pairs, own, tokenizer, self.tracking.metric, self.trainer, loader
+            )
+            tracker = HeadTracker(path, pairs, self.tracking.settings(), tokenizer)
+            reference = reference_of(self._reference, args, self.trainer, tokenizer)
 
             def begin() -> None:
                 if distributed.rank() == 0:
@@ -324,53 +334,6 @@ class HeadTracking(HeadObserver):
         self.budget = Budget(self.tracking.budget)
         self.show_progress = not args.disable_tqdm
         return True
-
-    def _given_pairs(
-        self,
-        path: Path,
-        state: TrainerState,
-        tokenizer: PreTrainedTokenizerBase | None,
-        loader: Any,
-    ) -> Pairs:
-        """The pairs, of their file or made of the trainer's rows; a resumed run keeps its own."""
-        if isinstance(self._pairs, Pairs):
-            return self._pairs
-        if str(self._pairs) != AUTO:
-            return Pairs.load(Path(self._pairs).expanduser(), tokenizer, self.tracking.metric)
-        saved = path / "pairs.jsonl"
-        if state.global_step and saved.exists():
-            return Pairs.load(saved)
-
-        def make() -> Pairs | None:
-            if distributed.rank() != 0:
-                return None
-            rows, whose = rows_of(self.trainer, loader)
-            pairs = auto_pairs(rows, tokenizer)
-            pairs.about = f"{pairs.about}, made of rows {whose}"
-            log.info("heads are tracked on %d pairs: %s", len(pairs), pairs.about)
-            return pairs
-
-        made = distributed.together(make)
-        return cast("Pairs", distributed.from_main(lambda: made))
-
-    def _take(
-        self,
-        args: TrainingArguments,
-        path: Path,
-        tokenizer: PreTrainedTokenizerBase | None,
-        pairs: Pairs,
-    ) -> tuple[HeadTracker, ReferenceModel | None]:
-        """The tracker of a training, and what it is measured against."""
-        tracker = HeadTracker(path, pairs, self.tracking.settings(), tokenizer)
-        if self._reference is not None:
-            return tracker, ReferenceModel(self._reference, tokenizer)
-        teacher = teacher_of(args, self.trainer)
-        try:
-            return tracker, None if teacher is None else ReferenceModel(teacher, tokenizer)
-        except ValueError as error:  # nobody has asked for it
-            if distributed.rank() == 0:
-                log.warning("the teacher is no reference: %s", error)
-            return tracker, None
 
     def _make_up_base(self, model: Model) -> None:
         """Track the base of a training that is resumed, where nobody did so when it began."""

@@ -5,6 +5,7 @@ It is measured once, into RUN/reference (analysis/trajectories/reference.py).
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -25,12 +26,37 @@ if TYPE_CHECKING:
     from analysis.models.loading import Model
 
 
+log = logging.getLogger(__name__)
+
+
 def teacher_of(args: TrainingArguments, trainer: Trainer | None) -> Model | str | None:
     """The teacher that a trainer or its arguments name, as TRL's do; None if they name none."""
     of_trainer = getattr(trainer, "teacher_model", None)
     if isinstance(of_trainer, nn.Module):
         return cast("Model", of_trainer)
     return getattr(args, "teacher_model_name_or_path", None)
+
+
+def reference_of(
+    given: Model | str | Path | None,
+    args: TrainingArguments,
+    trainer: Trainer | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> ReferenceModel | None:
+    """What a training is measured against: what is asked for, or its teacher.
+
+    Raises:
+        ValueError: what is asked for is refused (see `ReferenceModel`); of a teacher that is said.
+    """
+    if given is not None:
+        return ReferenceModel(given, tokenizer)
+    teacher = teacher_of(args, trainer)
+    try:
+        return None if teacher is None else ReferenceModel(teacher, tokenizer)
+    except ValueError as error:  # nobody has asked for it
+        if distributed.rank() == 0:
+            log.warning("the teacher is no reference: %s", error)
+        return None
 
 
 class ReferenceModel:

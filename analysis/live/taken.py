@@ -5,27 +5,30 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import safe_open
 
+from analysis.live.auto_pairs import auto_pairs, rows_of
 from analysis.models import hub
 from analysis.models.anatomy import anatomy, base_model
 from analysis.models.loading import load_tokenizer_if_any
 from analysis.models.weights import stored_tensors
+from analysis.prompts.pairs import Pairs
 from analysis.records.checkpoints import Base
 from analysis.records.run_file import RunFile
 from analysis.tracking import distributed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, TrainingArguments
+    from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
     from analysis.models.loading import Model
     from analysis.tracking.settings import TrackingConfig
 
 log = logging.getLogger(__name__)
 
+AUTO = "auto"  # pairs made of the trainer's rows
 _ENDS = ("/lo", "/hi", "/null", "/null_hi", "/seconds")
 
 
@@ -50,6 +53,41 @@ def base_of(model: Model) -> Base | None:
     if place.is_dir():
         return Base(str(place.resolve()), dtype)
     return Base(name, dtype, commit) if hub.is_hub_name(name) else None
+
+
+def given_pairs(
+    given: str | Path | Pairs,
+    run: Path | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    metric: str,
+    trainer: Trainer | None,
+    loader: Any,
+) -> Pairs:
+    """The pairs, of their file or made of the trainer's rows; called by all ranks.
+
+    run: of a training that is resumed, which keeps the pairs that were made.
+
+    Raises:
+        ValueError: the file can't be read, or the rows make no pairs.
+    """
+    if isinstance(given, Pairs):
+        return given
+    if str(given) != AUTO:
+        return Pairs.load(Path(given).expanduser(), tokenizer, metric)
+    if run is not None and (run / "pairs.jsonl").exists():
+        return Pairs.load(run / "pairs.jsonl")
+
+    def make() -> Pairs | None:
+        if distributed.rank() != 0:
+            return None
+        rows, whose = rows_of(trainer, loader)
+        pairs = auto_pairs(rows, tokenizer)
+        pairs.about = f"{pairs.about}, made of rows {whose}"
+        log.info("heads are tracked on %d pairs: %s", len(pairs), pairs.about)
+        return pairs
+
+    made = distributed.together(make)
+    return cast("Pairs", distributed.from_main(lambda: made))
 
 
 def base_at(step: int, model: Model) -> Base | None:

@@ -131,12 +131,15 @@ def bare_specification(cfg: DictConfig, rows: Path) -> dict[str, Any]:
 
 def line_specification(cfg: DictConfig, pairs: Path) -> dict[str, Any]:
     """What the line of the bare script is told, to track as headlab would; writes its pairs."""
+    import io
+    from contextlib import redirect_stdout
     from dataclasses import asdict
 
     from train.plan import assemble, prepare
 
     plan = prepare(cfg)
-    made = assemble(plan).pairs
+    with redirect_stdout(io.StringIO()):  # what a run says of its data
+        made = assemble(plan).pairs
     assert made is not None and plan.tracking is not None, "it is a run with tracking"
     made.save(pairs)
     return {"pairs": str(pairs), "on_error": "raise", **asdict(plan.tracking)}

@@ -64,7 +64,8 @@ def plain_trainer(model_dir: Path, out: Path, **more: Any) -> Any:
     names = ("callbacks", "model", "eval_dataset", "processing_class")
     own = {name: more.pop(name) for name in names if name in more}
     own = {"model": None, "processing_class": tokenizer, **own}
-    own["model"] = own["model"] or load(model_dir)
+    if own["model"] is None:
+        own["model"] = load(model_dir)
     args = TrainingArguments(output_dir=str(out), **PLAIN | more)
     return Trainer(args=args, train_dataset=rows(tokenizer), **own)
 

@@ -34,6 +34,8 @@ def trained(tiny_dir, tmp_path, pairs):
 
     def train(name="r", tracking=None, resume=None, **more):
         more = {"max_steps": 2, "save_steps": 1, **more}
+        if "eval_strategy" in more:
+            more.setdefault("eval_dataset", rows(tokenizer_of(tiny_dir), 2))
         trainer = plain_trainer(tiny_dir, tmp_path / name, **more)
         trainer.add_callback(tracking or HeadTracking(pairs, **TRACKING))
         trainer.train(resume_from_checkpoint=resume)
@@ -54,6 +56,9 @@ def quick(monkeypatch):
         write_invalid(self.run, step, "not measured", describe(model, self.run))
 
     monkeypatch.setattr(HeadTracker, "track", track)
+
+
+BY_LOSS = {"metric_for_best_model": "loss", "greater_is_better": False}
 
 
 def steps(run):
@@ -91,6 +96,8 @@ def test_two_pair_sets_have_a_directory_each(quick, trained, tmp_path, pairs):
         ({"save_only_model": True}, [0, 1, 2]),
         ({"gradient_checkpointing": True}, [0, 1, 2]),
         ({"save_total_limit": 1}, [0, 1, 2]),
+        ({"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best"} | BY_LOSS, [0, 1, 2]),
+        ({"eval_strategy": "epoch", "eval_on_start": True}, [0, 1, 2]),
     ],
 )
 def test_what_is_tracked_of_how_a_trainer_saves(quick, trained, tmp_path, more, expected):
@@ -116,11 +123,10 @@ def test_a_training_that_ends_early_has_its_last_step(quick, trained, tmp_path, 
     assert steps(tmp_path / "s") == [0, 4]
 
 
-def test_the_best_model_may_be_the_best_by_its_heads(trained, tiny_dir, tmp_path, monkeypatch):
+def test_the_best_model_may_be_the_best_by_its_heads(trained, tmp_path, monkeypatch):
     """Its heads are measured before the trainer compares them and early stopping does."""
     monkeypatch.setattr("analysis.live.adopted_run.write_pages", lambda run: None)
     trainer = trained(
-        eval_dataset=rows(tokenizer_of(tiny_dir), 2),
         eval_strategy="steps",
         eval_steps=1,
         save_steps=2,
