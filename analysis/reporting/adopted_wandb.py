@@ -16,6 +16,7 @@ from analysis.reporting.ledger import Ledger
 from analysis.reporting.mirror_protocol import FINISH, Mirror
 from analysis.reporting.rows import Entry, Media
 from analysis.reporting.wandb_files import MARK, rows, sessions_of
+from analysis.reporting.wandb_mirror import silent_server
 from analysis.reporting.wandb_view import LIMIT, View, is_wanted
 from analysis.reporting.wandb_worker import TITLE, log
 
@@ -76,7 +77,7 @@ class AdoptedWandb(Mirror):
     def finish(self, limit: float = FINISH, exit_code: int = 0) -> list[str]:
         """The view; the trainer ends its run."""
         if self.view is not None:
-            self.view.end(self.last, min(limit, LIMIT))
+            self.view.end(None if silent_server() else self.last, min(limit, LIMIT))
             self.view = None
         return []
 

@@ -166,22 +166,23 @@ class Alarm:
         self.alerts = Alerts(rules)
         self.webhook = None if webhook is None else check_url(webhook)
         self.raised: list[Alert] = []  # in this process
-        self._seen: set[int] = set()
+        self._seen: set[str] = set()  # marks of rows
 
     def look(self, run: Run, publisher: Publisher | None = None) -> list[Alert]:
-        """Check the checkpoints that are new, tell of what they alert of, and return it."""
-        from analysis.reporting.rows import head_values
+        """Check the rows that are new, tell of what they alert of, and return it."""
+        from analysis.reporting.rows import head_values, run_rows
 
         if not self.alerts.rules:
             return []
-        scores, done = _scores(run), _raised(self.path)
-        new = []
-        for count, point in enumerate(run.points, start=1):
-            if point.step in self._seen:
+        done, new = _raised(self.path), []
+        for row in run_rows(run):
+            if row.is_trainers or row.mark in self._seen:
                 continue
-            self._seen.add(point.step)
-            values = head_values(run.points[:count], run.file.max_head_curves)
-            for alert in self.alerts.check(point.step, {**values, **scores.get(point.step, {})}):
+            self._seen.add(row.mark)
+            values = row.values
+            if row.count is not None:
+                values = head_values(run.points[: row.count], run.file.max_head_curves)
+            for alert in self.alerts.check(row.step, values):
                 if (alert.rule, alert.step) not in done:
                     self._tell(run.file.name, alert, publisher)
                     new.append(alert)
@@ -213,15 +214,4 @@ def _raised(run: Path) -> set[tuple[str, int]]:
             found.add((str(row["rule"]), int(row["step"])))
         except (ValueError, TypeError, KeyError):
             continue
-    return found
-
-
-def _scores(run: Run) -> dict[int, dict[str, float]]:
-    """What evaluations add to the rows, by step."""
-    from analysis.reporting.rows import run_rows
-
-    found: dict[int, dict[str, float]] = {}
-    for row in run_rows(run):
-        if row.count is None and not row.is_trainers:
-            found.setdefault(row.step, {}).update(row.values)
     return found

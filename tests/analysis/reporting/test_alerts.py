@@ -114,6 +114,9 @@ def test_an_alarm(run: Path, caplog: Any) -> None:
     assert f"alert: {text}" in caplog.messages
     write_record(run, make_record(30, MOVED, 40), MOVED)
     assert alarm.look(Run.read(run)) == []
+    for step, share in ((20, 0.5), (30, 0.1)):  # evaluated later than tracked
+        write_evaluation(run, step, {"pass_at_1": share, "low": 0.0, "high": 0.9})
+    assert [alert.step for alert in alarm.look(Run.read(run))] == [30]
     (run / "alerts.jsonl").write_text((run / "alerts.jsonl").read_text() + '{"rule')
     assert Alarm(run, ["called_emergent>=1", "pass@1<0.2"]).look(Run.read(run)) == []
     assert [a.step for a in Alarm(run, ["called_emergent>0"]).look(Run.read(run))] == [10]
