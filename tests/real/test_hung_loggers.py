@@ -20,7 +20,6 @@ import sys
 from pathlib import Path
 from headlab import HeadTracking
 from tests.support.hung import TRACKING, plain_trainer, write_pairs
-from tests.support.runs import final_state
 model, out, tracked, resume = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "y", sys.argv[4] == "y"
 trainer = plain_trainer(Path(model), out, report_to=["wandb", "tensorboard"], run_name="r")
 if tracked:
