@@ -9,9 +9,10 @@ one for each process that asks, started when first needed, shared by its threads
 
 The same process runs the scorers of reasoning-gym's tasks; what they raise counts as unparseable.
 
-What one answer can cost: TIME_LIMIT seconds, after which the process is killed, and the start of a
-new one. If the process dies (memory, or somebody killed it), the answer is tried once more. So at
-most 2 x (TIME_LIMIT + start). Measured on two cores of a shared machine: a start took 0.5 to 0.8 s
+What one answer can cost: TIME_LIMIT seconds of CPU time, after which the process ends, and the
+start of a new one; by the clock PATIENCE times as long, on a machine that is that busy. If the
+process dies (memory, or somebody killed it), the answer is tried once more. So at most
+2 x (TIME_LIMIT + start). Measured on two cores of a shared machine: a start took 0.5 to 0.8 s
 (ten starts), towers of powers and factorials of tests/test_verify.py 2.0 to 3.2 s (twelve answers,
 start included), and finding the answer in a text of braces alone, the slowest, 0.2 s a megabyte.
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from analysis.evaluation.reading import Unreadable, asked_for, same_answer
+from analysis.evaluation.verify_worker import PATIENCE
 from analysis.prompts.answers import extract_answer, inner_answer
 from analysis.prompts.gold import Gold, Scorer
 from analysis.prompts.written_values import listed
@@ -38,7 +41,7 @@ MAX_LENGTH = 256
 MAX_NESTING = 20
 MAX_SCORED = 2**15  # characters of an answer that a scorer reads: plans and grids are long
 MAX_GOLD = 4096  # characters of a gold answer that is compared by what it says
-TIME_LIMIT = 2.0  # seconds of math-verify for one answer
+TIME_LIMIT = 2.0  # seconds of CPU time of math-verify for one answer
 START_LIMIT = 120.0  # seconds; imports from a busy file system are slow
 WORKER = Path(__file__).with_name("verify_worker.py")
 
@@ -137,20 +140,19 @@ class _Worker:
         self._closed = False
 
     def compare(self, answer: str, gold: str) -> Verdict:
-        return self._ask([([answer, gold, TIME_LIMIT], TIME_LIMIT)])
+        return self._ask([([answer, gold, TIME_LIMIT], TIME_LIMIT * PATIENCE)])
 
     def score(self, answer: str, scorer: Scorer) -> Verdict:
         """The generator is made first, with the time that a start has."""
         made = {"entry": asdict(scorer), "seconds": START_LIMIT}
-        return self._ask(
-            [(made, START_LIMIT), ({"scored": answer, "seconds": TIME_LIMIT}, TIME_LIMIT)]
-        )
+        asked = {"scored": answer, "seconds": TIME_LIMIT}
+        return self._ask([(made, START_LIMIT), (asked, TIME_LIMIT * PATIENCE)])
 
     def _ask(self, requests: list[tuple[Any, float]]) -> Verdict:
-        """The reply to the last of some requests."""
+        """The reply to the last of some requests, each with its seconds by the clock."""
         with self._lock:
             for _ in range(2):  # what ended the process may have nothing to do with this answer
-                _, connection = self._running or self._start()
+                process, connection = self._running or self._start()
                 try:
                     for request, seconds in requests:
                         line = json.dumps(request).encode() + b"\n"
@@ -161,7 +163,7 @@ class _Worker:
                 except TimeoutError:
                     break
                 except OSError:
-                    if self._closed:
+                    if self._closed or process.returncode == -signal.SIGPROF:  # its time was over
                         break
         return Verdict(False, "timeout")
 

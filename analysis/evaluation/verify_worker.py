@@ -11,9 +11,12 @@ for equal must agree to 50 digits. Decimals are exact. By hand:
 
     echo '["\\\\frac{x}{2}", "0.5x", 2]' | python -m analysis.evaluation.verify_worker
 
-Who asks keeps the time and kills this process when it is over. The process ends by itself at the
-end of its input, one second after `seconds` (its parent may be gone while a long operation runs),
-and when memory runs out. Its address space is bounded by MEMORY, and it ends after an answer that
+`seconds` are of this process's own CPU time, after which the kernel ends it (SIGPROF), so that a
+verdict does not depend on what else the machine does. Who asks kills it after PATIENCE times as
+long by the clock, and it ends by itself one second later (its parent may be gone), at the end of
+its input, and when memory runs out.
+
+Its address space is bounded by MEMORY, and it ends after an answer that
 leaves half of that in use (sympy's caches keep numbers), so that no answer suffers from another.
 Some scorers evaluate an answer as Python, so this process starts no process, opens no connection
 and writes and removes no file (an audit hook refuses it). It imports math-verify, and reasoning-gym
@@ -37,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from analysis.prompts.gold import Scorer
 
+PATIENCE = 10  # times the CPU seconds of an answer that it may take by the clock
 MEMORY = 2**30  # bytes of address space; 64 MiB of it are math-verify's own
 
 
@@ -186,7 +190,14 @@ def _bound() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel ends the process, whatever it does
+    for timer in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(timer, signal.SIG_DFL)  # the kernel ends the process, whatever it does
+
+
+def _time(seconds: float) -> None:
+    """Let the process end after so many seconds of CPU time; 0 takes the limit away."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds and seconds * PATIENCE + 1)
 
 
 def _address_space() -> int:
@@ -206,7 +217,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         request = json.loads(line)
         seconds = request["seconds"] if isinstance(request, dict) else request[2]
-        signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+        _time(seconds)
         guard.up = isinstance(request, list) or "scored" in request
         try:
             if isinstance(request, list):
@@ -218,7 +229,7 @@ def main() -> None:
         except MemoryError:
             return
         guard.up = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _time(0)
         replies.write(json.dumps(reply).encode() + b"\n")
         if _address_space() > MEMORY // 2:
             return
