@@ -5,6 +5,7 @@ Any release may change it: see the bounds in pyproject.toml.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ import torch
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+
+_ON_ONE_RANK = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 
 # what a wrapper calls the module that it is around: torch.compile, activation checkpointing, FSDP1
 _INSIDE = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
@@ -46,18 +49,23 @@ def without_engine_hooks(engine: DeepSpeedEngine) -> Iterator[None]:
 
 @contextmanager
 def unsharded_loading() -> Iterator[None]:
-    """Models loaded inside are whole; under ZeRO-3 transformers would split them over the ranks.
+    """Models loaded inside are whole on every rank.
 
-    It does where it has been given a configuration of DeepSpeed. Checked in transformers 5.23.0.
+    Under ZeRO-3 transformers would split them over the ranks, where it has been given a
+    configuration of DeepSpeed; under FSDP with `cpu_ram_efficient_loading` it would read them on
+    rank 0 only. Checked in transformers 5.23.0.
     """
     from transformers.integrations import deepspeed as integration
 
     hidden = integration._hf_deepspeed_config_weak_ref
     integration._hf_deepspeed_config_weak_ref = None
+    on_one_rank = os.environ.pop(_ON_ONE_RANK, None)
     try:
         yield
     finally:
         integration._hf_deepspeed_config_weak_ref = hidden
+        if on_one_rank is not None:
+            os.environ[_ON_ONE_RANK] = on_one_rank
 
 
 def inside(module: Any) -> Any:

@@ -18,16 +18,12 @@ from accelerate import DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from peft import LoraConfig
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from analysis import Pairs
-from analysis.live.whole_weights import whole_model
+from analysis import HeadTracking
 from analysis.tracking import distributed
-from analysis.tracking.settings import TrackingSettings
-from analysis.tracking.tracker import HeadTracker
 
 OLD = {"version": 1, "sync_module_states": False}
 UNSAVED = {"save_strategy": "no"}  # FSDP1 frees what it saves where that is on the CPU already
@@ -42,7 +38,8 @@ JOBS: dict[str, dict[str, Any]] = {
         **UNSAVED,
     },
 }
-SETTINGS = {"ig_steps": 2, "quadrature": "midpoint", "resamples": 5}
+SETTINGS = {"ig_steps": 2, "quadrature": "midpoint", "resamples": 5, "schedule": "every:2"}
+SETTINGS |= {"on_error": "raise", "logger": "none"}
 
 
 _wrap = FullyShardedDataParallel.__init__
@@ -53,39 +50,35 @@ def wrap_on_cpu(self: Any, *args: Any, **options: Any) -> None:
     _wrap(self, *args, **{**options, "device_id": torch.device("cpu")})
 
 
-class Look(TrainerCallback):
-    """Tracks step 0 and every second; the model is as it was before, object by object."""
+class Watched(HeadTracking):
+    """Compares model and optimizer before a look and after it, object by object."""
 
-    def __init__(self, run: Path, pairs: Pairs) -> None:
-        self.tracker = HeadTracker(run, pairs, TrackingSettings(**SETTINGS))
+    optimizer: Any = None
 
-    def look(self, state: Any, model: Any, optimizer: Any) -> None:
-        before = seen(model, optimizer)
-        with whole_model(model) as whole:
-            assert not any(isinstance(p, DTensor) for p in whole.parameters())
-            self.tracker.track(whole, state.global_step, show_progress=False)
-            if distributed.rank() == 0:
-                torch.save(whole.state_dict(), self.tracker.run / f"whole-{state.global_step}.pt")
-        after = seen(model, optimizer)
+    def look(self, state: Any, model: Any, tokenizer: Any) -> None:
+        before = seen(model, self.optimizer)
+        super().look(state, model, tokenizer)
+        after = seen(model, self.optimizer)
         if differs := [name for name in before | after if before.get(name) != after.get(name)]:
             raise AssertionError(f"looking has changed {differs[:9]}")
-        distributed.wait_for_all()
 
-    def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
-        self.look(state, model, optimizer)
+    def observe(self, step: int, model: Any, tokenizer: Any) -> None:
+        assert not any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        super().observe(step, model, tokenizer)
+        if distributed.rank() == 0:
+            torch.save(model.state_dict(), self.tracker.run / f"whole-{step}.pt")
 
-    def on_save(self, args, state, control, model=None, optimizer=None, **kwargs):
-        self.look(state, model, optimizer)
-
-    def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
-        if args.save_strategy == "no" and state.global_step % 2 == 0:
-            self.look(state, model, optimizer)
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.optimizer = kwargs["optimizer"]
+        super().on_train_begin(*args, **kwargs)
 
 
 def seen(model: Any, optimizer: Any) -> dict[str, Any]:
     """What there is of a model and its optimizer on this rank, by name."""
     found: dict[str, Any] = {"random": torch.get_rng_state().tolist()}
     for name, part in model.named_modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()  # an evaluation leaves some whole, until the next pass
         hooks = [*part._forward_hooks.items(), *part._forward_pre_hooks.items()]
         held = [] if isinstance(part, FullyShardedDataParallel) else sorted(vars(part))
         found[f"{name} module"] = type(part), part.training, hooks, held
@@ -129,8 +122,9 @@ def train(home: Path, job: str, tracked: bool) -> None:
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(rows[:2]),
         peft_config=lora,
-        callbacks=[Look(run, Pairs.load(home / "pairs.jsonl"))] if tracked else [],
     )
+    if tracked:
+        trainer.add_callback(Watched(home / "pairs.jsonl", **SETTINGS))
     trainer.train()
     assert trainer.is_fsdp_enabled
     parts = {
