@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 ABOUT = ("run.json", "base.json", "config.yaml", "pairs.jsonl", "pairs.json", "metrics.jsonl")
 SHOWN = (
     *("trajectory.json", "report.html", "finished.json", "alerts.jsonl"),
-    *("wandb-id", "wandb-published.json"),
+    *("wandb-id", "wandb-published.json", "wandb-view.json", "mirrors.jsonl"),
 )
 STEPS = ("heads", "roles", "evaluations", "reference")
 
