@@ -14,6 +14,7 @@ from here, in the same W&B run.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,7 @@ class Training:
         from analysis.models.loading import load_tokenizer_if_any
         from analysis.prompts.pairs import Pairs
         from analysis.records.checkpoints import Base, own_tokenizer
+        from analysis.records.run_file import WITNESS
         from analysis.tracking.tracker import HeadTracker
         from train.build import tracking_settings
         from train.config import load_resolved, plain
@@ -72,7 +74,13 @@ class Training:
         base = Base.read(run)
         if base is None:
             return None
-        cfg = load_resolved(run / "config.yaml")
+        if not (run / WITNESS).is_file():
+            words = shlex.join([f"watch={run}", f"run={run}"])
+            raise ValueError(
+                f"{run} holds no {WITNESS}, so another trainer than headlab's writes it; "
+                f"headlab track {words} tracks its checkpoints"
+            )
+        cfg = load_resolved(run / WITNESS)
         settings = tracking_settings(cfg)
         if settings is None:
             raise ValueError(f"{run} is trained with tracking=none; use headlab track")
