@@ -7,6 +7,12 @@ A training run does this itself after each checkpoint. The command is for what w
 that was offline, a W&B that failed or lost its server, checkpoints tracked afterwards, another
 logger than the run had. It logs each checkpoint, evaluation and log of the trainer that a logger
 has not got, and none twice; offline files that `wandb sync` has uploaded count.
+
+    headlab publish run=runs/my-run hub=ORG/NAME
+
+puts records, pairs, trajectory, report and a card into a data set of the Hugging Face hub, in one
+commit; compare and report read it as hub:ORG/NAME. It is made private unless private=false. The
+token is the hub's own (HF_TOKEN, or `hf auth login`); checkpoints and secrets are not uploaded.
 """
 
 from __future__ import annotations
@@ -32,6 +38,10 @@ class Options:
     project: str | None = key("project there; default: the one in the run's run.json", None)
     workspace: bool | None = key("W&B: a view of the project; default: if it can be made", None)
     mode: str = key("W&B: online (needs an account), or offline: into a new offline run", "online")
+    hub: str | None = key(
+        "ORG/NAME of a data set on the Hugging Face hub, in place of a logger", None
+    )
+    private: bool = key("hub: a data set that is not there yet is made private", True)
 
 
 def act(options: Options) -> None:
@@ -44,6 +54,11 @@ def act(options: Options) -> None:
     if options.mode not in ("online", "offline"):
         raise ValueError(f"mode is {options.mode!r}; choose online or offline")
     run = Run.read(options.run)
+    if options.hub is not None:
+        from analysis.reporting import hub
+
+        print(f"uploaded: {hub.publish(run, options.hub, options.private)}")
+        return
     if options.to == "wandb" and options.mode == "online" and not has_account():
         raise ValueError(
             "there is no W&B account on this machine; run `wandb login`, or set WANDB_API_KEY, "

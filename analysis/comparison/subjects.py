@@ -22,7 +22,9 @@ _RECORD = re.compile(r"(?:step|checkpoint)-(\d+)$")
 
 @dataclass
 class Options:
-    a: str = key("run, RUN@STEP, RUN/checkpoint-STEP, RUN/heads/step-STEP, or graph file")
+    a: str = key(
+        "run, RUN@STEP, RUN/checkpoint-STEP, RUN/heads/step-STEP, hub:ORG/NAME, or graph file"
+    )
     b: str = key("what a is compared with")
     c: str | None = key("one more to compare", None)
     d: str | None = key("as c", None)
@@ -55,6 +57,11 @@ def locate(given: str) -> tuple[Path, int | None]:
     Raises:
         ValueError: there is nothing of that name.
     """
+    from analysis.reporting.hub import fetched, is_on_hub
+
+    if is_on_hub(given):
+        name, at, step = given.partition("@")
+        return locate(f"{fetched(name)}{at}{step}")
     path = Path(given).expanduser()
     if path.name == "record.json":
         path = path.parent
@@ -77,7 +84,7 @@ def locate(given: str) -> tuple[Path, int | None]:
         raise ValueError(f"{given} is not a run with tracked heads: it holds no directory heads")
     raise ValueError(
         f"there is no {given}; give a run, RUN@STEP, RUN/checkpoint-STEP, RUN/heads/step-STEP, "
-        "or a graph file"
+        "hub:ORG/NAME, or a graph file"
     )
 
 

@@ -170,4 +170,7 @@ def reason(error: Exception) -> str:
             "there is no such repository, or it is private: set HF_TOKEN, or log in with "
             "`hf auth login`"
         )
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"status {status}: set HF_TOKEN to a token that may, or log in with `hf auth login`"
     return (str(error).strip() or type(error).__name__).splitlines()[0]

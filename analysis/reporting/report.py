@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.records.secrets import redact_yaml
 from analysis.reporting.pages import Table, chart, write_page
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ def section(run: Run, name: str) -> Section:
         roles=roles_note(run),
         sources=source_table(run) if there else None,
         shared=shared_sources(run) if there else {},
-        config=run.config_text,
+        config=run.config_text and redact_yaml(run.config_text),
         reference=reference_note(run),
     )
 

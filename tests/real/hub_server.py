@@ -180,6 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, b"")
         if self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             return self._send(401, b'{"error": "Invalid username or password."}')
+        if path == "/api/validate-yaml":  # of a card
+            return self._json({"errors": [], "warnings": []})
         if path == "/api/repos/create":
             return self._create(json.loads(sent))
         if path.endswith("/info/lfs/objects/batch"):
@@ -201,10 +203,11 @@ class _Handler(BaseHTTPRequestHandler):
         name = "/".join([f"{given['type']}s", given.get("organization") or "me", given["name"]])
         place = self.hub.root / name / "main"
         if place.is_dir():
-            return self._send(409, b'{"error": "You already created this dataset repo"}')
+            answer = {"error": "You already created this", "url": f"{self.hub.url}/{name}"}
+            return self._send(409, json.dumps(answer).encode())
         place.mkdir(parents=True)
         (place / ".gitattributes").write_text("*.safetensors filter=lfs\n")
-        if given.get("private"):
+        if given.get("visibility") == "private" or given.get("private"):
             self.hub.private.add(name)
         return self._json({"url": f"{self.hub.url}/{name}"})
 
