@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from analysis.reporting.mirror_protocol import Mirror
     from analysis.trajectories.run import Run
 
-PATIENCE = 1800.0  # seconds for W&B to take what is missing, while its server answers
-
 
 @dataclass
 class Options:
@@ -83,7 +81,7 @@ def act(options: Options) -> None:
 
 def _publish(run: Run, mirror: Mirror, options: Options) -> None:
     """Log what is missing, while nobody else does."""
-    from analysis.reporting.publish import Publisher, lacking
+    from analysis.reporting.publish import PATIENCE, Publisher, lacking
     from analysis.reporting.wandb_mirror import server, silent_server
 
     if not lacking(run, [mirror]) and not options.workspace:

@@ -51,6 +51,10 @@ class Mirror(Protocol):
         """Whether it takes rows now; one that has died may start again here."""
         return True
 
+    def has_room(self, wait: float = 0.0) -> bool:
+        """Whether it takes another row, now or within `wait` seconds, or is too far behind."""
+        return True
+
     def lost(self) -> bool:
         """Whether it has lost rows that it would take once more, after it has finished."""
         return False

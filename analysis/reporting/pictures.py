@@ -6,7 +6,6 @@ an offline run can only show pixels.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,19 +29,16 @@ def head_map_picture(point: Point) -> np.ndarray:
     of no circuit are grey.
     """
     graph = point.record.graph
-    picture = np.full((graph.n_layers * CELL, graph.n_heads * CELL, 3), WHITE, np.uint8)
-    called = point.change.called["emergent"] | point.change.called["pruned"]
-    for index in range(graph.n_layers * graph.n_heads):
-        layer, head = divmod(index, graph.n_heads)
-        top, left = (graph.n_layers - 1 - layer) * CELL, head * CELL
-        cell = picture[top + 1 : top + CELL - 1, left + 1 : left + CELL - 1]
-        state = point.state(index)
-        cell[:] = GREY if state is None else COLOURS[state]
-        if called[index]:
-            frame = np.ones(cell.shape[:2], bool)
-            frame[2:-2, 2:-2] = False
-            cell[frame] = INK
-    return picture
+    shape = (graph.n_layers, graph.n_heads)
+    states = [GREY if state is None else COLOURS[state] for state in point.states]
+    colours = np.array(states, np.uint8).reshape(*shape, 3)
+    called = (point.change.called["emergent"] | point.change.called["pruned"]).numpy()
+    # [layers, CELL, heads, CELL, 3]: each cell in its colour, around it its frame, then the gap
+    cells = np.full((shape[0], CELL, shape[1], CELL, 3), WHITE, np.uint8)
+    frame = np.where(called.reshape(*shape, 1), np.array(INK, np.uint8), colours)
+    cells[:, 1:-1, :, 1:-1] = frame[:, None, :, None]
+    cells[:, 3:-3, :, 3:-3] = colours[:, None, :, None]
+    return cells[::-1].reshape(shape[0] * CELL, shape[1] * CELL, 3)
 
 
 def cohort_picture(points: Sequence[Point], height: int = 240) -> np.ndarray:
@@ -50,18 +46,16 @@ def cohort_picture(points: Sequence[Point], height: int = 240) -> np.ndarray:
 
     One column a checkpoint; the oldest cohort is at the bottom and darkest.
     """
-    steps = [point.step for point in points]
-    most = max(1, *(int(point.masks["emergent"].sum()) for point in points))
-    picture = np.full((height, len(points) * CELL, 3), WHITE, np.uint8)
+    ranks = {point.step: rank for rank, point in enumerate(points)}
+    most = max(1, *(sum(point.cohorts.values()) for point in points))
     blue, pale = np.array(COLOURS["emergent"]), np.array((205, 224, 248))
+    shares = np.arange(len(points))[:, None] / max(1, len(points) - 1)
+    colours = np.concatenate([blue + shares * (pale - blue), [WHITE]]).astype(np.uint8)
+    cohorts = np.full((height, len(points)), len(points))  # that of each pixel; the last: none
     for column, point in enumerate(points):
-        total, sizes = 0, Counter(point.first[point.masks["emergent"]].tolist())
-        for rank, step in enumerate(steps):
-            if not (size := sizes[step]):
-                continue
-            share = rank / max(1, len(steps) - 1)
-            low, high = (round(n / most * height) for n in (total, total + size))
-            columns = slice(column * CELL + 1, (column + 1) * CELL - 1)
-            picture[height - high : height - low, columns] = blue + share * (pale - blue)
-            total += size
-    return picture
+        ends = np.rint(np.cumsum([0, *point.cohorts.values()]) / most * height).astype(int)
+        stack = np.repeat([ranks[step] for step in point.cohorts], np.diff(ends))
+        cohorts[height - len(stack) :, column] = stack[::-1]
+    picture = np.full((height, len(points), CELL, 3), WHITE, np.uint8)
+    picture[:, :, 1:-1] = colours[cohorts][:, :, None]
+    return picture.reshape(height, len(points) * CELL, 3)

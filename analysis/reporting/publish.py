@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from analysis.reporting.mirror_protocol import FINISH, Mirror
@@ -20,6 +21,7 @@ from analysis.reporting.rows import TOTALS, Entry, Media, run_rows, shown, train
 if TYPE_CHECKING:
     from analysis.trajectories.run import Run
 
+PATIENCE = 1800.0  # seconds for a mirror to take what waits for it
 log = logging.getLogger(__name__)
 
 
@@ -34,6 +36,7 @@ class Publisher:
         self.path = path
         self.mirrors = list(mirrors)
         self.logged: tuple[int, dict[str, Any]] = (0, {})  # by the trainer at the last step
+        self.behind: dict[str, list[str]] = {}  # mirrors that are, and rows put off by `update`
         self._failed: set[str] = set()
 
     @classmethod
@@ -46,23 +49,49 @@ class Publisher:
                     found.mirrors.append(mirror)
         return found if found.mirrors else None
 
-    def update(self, run: Run, strict: bool = False) -> list[int]:
+    def update(self, run: Run, strict: bool = False, until: float = 0.0) -> list[int]:
         """Log every checkpoint, evaluation and log of the trainer that is missing; their steps.
 
-        strict: what fails in a mirror is raised.
+        A mirror that is far behind gets the rest at the next update, so that what waits for it
+        is never much.
+
+        strict: what fails in a mirror is raised, and one that is behind is waited for. until: so it
+        is otherwise, up to this time of `time.monotonic`.
         """
-        rows = run_rows(run)
-        made: dict[str, tuple[Mapping[str, Any], Media]] = {}  # costly, and the same for all
-        given: dict[str, int] = {}
+        guarded: Callable[[Mirror], AbstractContextManager[object]]
+        guarded = nullcontext if strict else self.guarded
+        rows, steps = run_rows(run), []
+        wanted: dict[Mirror, dict[str, Entry]] = {}
         for mirror in self.mirrors:
-            with nullcontext() if strict else self.guarded(mirror):
-                for entry in self._new(mirror, rows):
-                    if entry.name not in made:
-                        made[entry.name] = shown(entry, run)
-                    mirror.log(entry, *made[entry.name])
-                    given[entry.name] = entry.step
+            with guarded(mirror):
+                self.behind.pop(mirror.name, None)
+                wanted[mirror] = {entry.name: entry for entry in self._new(mirror, rows)}
+        for entry in rows:
+            made = None  # costly, and the same for all
+            for mirror in [mirror for mirror, names in wanted.items() if entry.name in names]:
+                left = wanted.pop(mirror)
+                with guarded(mirror):
+                    if not mirror.has_room(PATIENCE if strict else max(0, until - monotonic())):
+                        self._put_off(mirror, list(left), strict)
+                        continue
+                    made = made or shown(entry, run)
+                    mirror.log(entry, *made)
+                    del left[entry.name]
+                    wanted[mirror] = left
+            if made is not None:
+                steps.append(entry.step)
+        for mirror in wanted:
+            with guarded(mirror):
                 mirror.seen(run)
-        return [row.step for row in rows if row.name in given]
+        return steps
+
+    def _put_off(self, mirror: Mirror, rows: list[str], strict: bool) -> None:
+        self.behind[mirror.name] = rows
+        if strict:
+            raise ValueError(
+                f"{mirror.label} has taken no row for {PATIENCE:g} seconds and misses {len(rows)}; "
+                "the local records are complete: start this again"
+            )
 
     def training(self, step: int, logged: Mapping[str, Any]) -> None:
         """Log what the trainer has just logged; never raises."""
@@ -74,6 +103,9 @@ class Publisher:
                 rows = self._new(mirror, training_rows(*self.logged))
                 if totals and mirror.training:
                     mirror.summarise(totals)
+                if rows and not mirror.has_room():
+                    self.behind.setdefault(mirror.name, [])  # an update makes up for it
+                    continue
                 for entry in rows:
                     mirror.log(entry, entry.values, Media())
 
@@ -107,22 +139,29 @@ class Publisher:
         """
         for mirror in self.mirrors:
             with self.guarded(mirror):
+                put_off = self.behind.get(mirror.name, [])
+                if mirror.name in self.behind and exit_code == 0:
+                    put_off = self._again(mirror, limit)
                 left = mirror.finish(limit, exit_code)
                 if mirror.lost() and mirror.is_ready():
-                    self._again(mirror)
+                    put_off = self._again(mirror, limit)
                     left = mirror.finish(limit, exit_code)
-                if left:
+                if lacks := {*left, *put_off}:
                     log.warning(
-                        "%s (%s) may not have %d of the rows that it was given; headlab publish %s "
-                        "gives it what is missing",
-                        *(mirror.label, mirror.reason, len(left)),
+                        "%s (%s) may not have %d of the rows of this run; headlab publish %s gives "
+                        "it what is missing",
+                        mirror.label,
+                        *("it is far behind" if put_off else mirror.reason, len(lacks)),
                         shlex.quote(f"run={self.path}"),
                     )
 
-    def _again(self, mirror: Mirror) -> None:
+    def _again(self, mirror: Mirror, limit: float) -> list[str]:
+        """Give a mirror what it misses, in `limit` seconds; the rows that it still has not got."""
         from analysis.trajectories.run import Run
 
-        Publisher(self.path, [mirror]).update(Run.read(self.path))
+        publisher = Publisher(self.path, [mirror])
+        publisher.update(Run.read(self.path), until=monotonic() + limit)
+        return publisher.behind.get(mirror.name, [])
 
     def _new(self, mirror: Mirror, rows: Sequence[Entry]) -> list[Entry]:
         if not mirror.is_ready():

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ from analysis.records.training_log import read_metrics
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from analysis.intervals import Estimate
     from analysis.trajectories.run import Run
@@ -43,10 +45,7 @@ def curve_heads(points: Sequence[Point], most: int) -> list[int]:
     Heads of one checkpoint are ordered by importance there, so that a later checkpoint never takes
     a curve away.
     """
-    found: dict[int, None] = {}
-    for point in points:
-        found.update(dict.fromkeys(point.ranked))
-    return list(found)[:most]
+    return [head for point in points for head in point.newcomers][:most]
 
 
 def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[str, float]:
@@ -76,11 +75,11 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
         values |= _with_ends("heads/turnover", turn.turnover)
         values |= _with_ends("heads/overlap_previous", turn.overlap)
         values |= _with_ends("heads/excess_turnover", turn.excess_turnover)
-    shown = curve_heads(points, most)
+    shown, importance = curve_heads(points, most), record.importance.tolist()
     values |= {"head/curves": len(shown), "head/curves_cap": most}
     for index in shown:
         layer, head = divmod(index, record.graph.n_heads)
-        values[f"head/L{layer:02}H{head:02}"] = float(record.importance[index])
+        values[f"head/L{layer:02}H{head:02}"] = importance[index]
     return values
 
 
@@ -214,16 +213,23 @@ def map_rows(point: Point, most: int = MAP_MOST) -> list[list[Any]]:
     if importance.numel() > most:
         strongest = importance.abs().argsort(descending=True, stable=True)[:most]
         order = sorted(strongest.tolist())
+    weights, called, settled = (
+        importance.tolist(),
+        _words(point.change.called),
+        _words(point.settled),
+    )
     found = []
     for index in order:
         layer, head = divmod(index, point.record.graph.n_heads)
-        sets = [
-            ", ".join(name for name, mask in masks.items() if mask[index])
-            for masks in (point.change.called, point.settled)
-        ]
-        state = point.state(index) or "none"
-        found.append([point.step, layer, head, float(importance[index]), state, *sets])
+        cells = (weights[index], point.states[index] or "none", called[index], settled[index])
+        found.append([point.step, layer, head, *cells])
     return found
+
+
+def _words(masks: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names of the masks [L * H] that each head is in."""
+    rows = zip(*(mask.tolist() for mask in masks.values()), strict=True)
+    return [", ".join(compress(masks, row)) for row in rows]
 
 
 def _png(picture: np.ndarray) -> bytes:

@@ -7,8 +7,10 @@ which is step 0. A run may have records without evaluations or evaluations witho
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -119,27 +121,41 @@ def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[
     r, change, depths = last.record.resamples, last.change, last.record.depths()
     found = []
     shown = ever_in_circuit(points).nonzero().flatten()
-    first = torch.stack([point.masks["in_circuit"][shown] for point in points]).byte().argmax(0)
-    degrees = [_with_ends(d[:, shown]) for d in (r.in_degree, r.out_degree)]
-    for place, index in enumerate(shown.tolist()):
-        state = last.state(index) or "-"
-        settled = [name for name, mask in last.settled.items() if mask[index]]
-        shares = [float(record.importance[index]) for record in (base, last.record)]
-        kept = [float(x[index]) for x in (change.inclusion_before, change.inclusion_after)]
-        ends = [float(x[index]) for x in (change.effect, change.effect_low, change.effect_high)]
+    degrees = [_with_ends(d[:, shown]).T.tolist() for d in (r.in_degree, r.out_degree)]
+    settled = {
+        head: name
+        for name, mask in reversed(last.settled.items())
+        for head in mask.nonzero().flatten().tolist()
+    }
+    columns = zip(
+        *_of(shown, change.inclusion_before, change.inclusion_after),
+        *_of(shown, base.importance, last.record.importance),
+        *_of(shown, change.effect, change.effect_low, change.effect_high),
+        *_of(shown, last.entered, change.p_value, depths),
+        *degrees,
+        strict=True,
+    )
+    names = last.record.graph.head_names
+    for index, values in zip(shown.tolist(), columns, strict=True):
+        before, after, at_base, now, *effect, entered, p, depth, ins, outs = values
+        state = last.states[index] or "-"
         cells = [
-            short_head_name(last.record.graph.head_names[index]),
-            *(state, settled[0] if settled else "-", str(points[int(first[place])].step)),
-            *(f"{x:.2f}" if change.is_tested else "-" for x in kept),
-            p_value(float(change.p_value[index])),
-            *(f"{x:.4f}" for x in shares),
-            number(Estimate(*ends)),
-            *(count(Estimate(*d[:, place].tolist())) for d in degrees),
-            "-" if depths[index].isnan() else f"{float(depths[index]):.1f}",
+            short_head_name(names[index]),
+            *(state, settled.get(index, "-"), str(entered)),
+            *(f"{x:.2f}" if change.is_tested else "-" for x in (before, after)),
+            p_value(p),
+            *(f"{x:.4f}" for x in (at_base, now)),
+            number(Estimate(*effect)),
+            *(count(Estimate(*degree)) for degree in (ins, outs)),
+            "-" if math.isnan(depth) else f"{depth:.1f}",
             *(no_cells() if roles is None else role_cells(roles, index)),
         ]
-        found.append((ranks.index(state), -shares[1], index, cells))
+        found.append((ranks.index(state), -now, index, cells))
     return [cells for *_, cells in sorted(found)]
+
+
+def _of(heads: torch.Tensor, *columns: torch.Tensor) -> list[list[Any]]:
+    return [column[heads].tolist() for column in columns]
 
 
 def _with_ends(table: torch.Tensor) -> torch.Tensor:

@@ -32,11 +32,13 @@ from urllib.request import urlopen
 
 from analysis.records.secrets import redact
 from analysis.reporting.mirror_protocol import FINISH
+from analysis.reporting.pending import Pending
 
 log = logging.getLogger(__name__)
 
 START = 30.0  # seconds that W&B has to start in; FINISH to give its server what is left
 ANSWER = 5.0  # that its server has to answer in, before W&B is given these times
+BEHIND = 32 * 2**20  # characters of rows that may wait for W&B in memory
 WORKER = Path(__file__).with_name("wandb_worker.py")
 
 
@@ -91,7 +93,7 @@ class WandbMirror:
         self.entity = self.project = ""
         self.reason = "its process ended"  # why it failed, if it did
         self._process = process
-        self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._messages = Pending(BEHIND)
         self._replies: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         for work in (self._write, self._read):
             threading.Thread(target=work, name="wandb mirror", daemon=True).start()
@@ -183,6 +185,10 @@ class WandbMirror:
                 f"  upload it later:         wandb sync {shlex.quote(str(self.files))}", flush=True
             )
 
+    def has_room(self, wait: float = 0.0) -> bool:
+        """Whether W&B is not far behind with its rows, now or within `wait` seconds."""
+        return self._messages.has_room(wait)
+
     def log(
         self,
         values: Mapping[str, Any],
@@ -248,9 +254,10 @@ class WandbMirror:
         lines = self._process.stdin
         assert lines is not None
         with suppress(OSError, ValueError), lines:  # a process that ended takes nothing
-            while (message := self._messages.get()) is not None:
+            while (message := self._messages.take()) is not None:
                 lines.write(message)
                 lines.flush()
+        self._messages.close()
 
     def _read(self) -> None:
         lines = self._process.stdout

@@ -144,6 +144,9 @@ class WandbRun(Mirror):
         log.warning("W&B ended (%s) %s", reason, what)
         return works
 
+    def has_room(self, wait: float = 0.0) -> bool:
+        return self.running.has_room(wait)
+
     def announce(self) -> None:
         self.running.announce()
 

@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from wandb import Run
+    from wandb import Run, Table
 
 TITLE = 60  # characters of an alert's title; W&B refuses 64
 ORPHANED = 30.0  # seconds to finish in once the process that started this one has gone
@@ -77,6 +77,23 @@ def define(run: Run, message: dict[str, Any], defined: set[str]) -> None:
             run.define_metric(name, step_metric=axis)
 
 
+def table(titles: list[str], rows: list[list[Any]]) -> Table:
+    """A table of W&B's, which works out the types of columns anew with each row, at length.
+
+    So it is made of the first row of each kind only; from others of that kind W&B learns nothing.
+    """
+    import wandb
+
+    kinds: dict[tuple[type, ...], list[Any]] = {}
+    for row in rows:
+        kinds.setdefault(tuple(map(type, row)), row)
+    columns: list[int | str] = [*titles]
+    made = wandb.Table(columns, list(kinds.values()))
+    if len(kinds) < len(rows):
+        made.data = [list(row) for row in rows]
+    return made
+
+
 def log(run: Run, message: dict[str, Any], defined: set[str]) -> None:
     """Log a row; without its tables, or without tables and pictures, if W&B refuses these.
 
@@ -95,7 +112,7 @@ def log(run: Run, message: dict[str, Any], defined: set[str]) -> None:
         tables = (message.get("tables") or {}) if dropped == "nothing" else {}
         shown = pictures if dropped != "pictures" else {}
         try:
-            made = {key: wandb.Table(titles, rows) for key, (titles, rows) in tables.items()}
+            made = {key: table(titles, rows) for key, (titles, rows) in tables.items()}
             run.log({**row, **shown, **made})
             return
         except Exception:

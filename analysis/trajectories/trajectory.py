@@ -18,6 +18,7 @@ signed score is at least tau, for tau as shares of the base's gap m(corrupted) -
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -72,6 +73,7 @@ class Point:
     change: against the base.  turn: against the checkpoint before (None at the base).
     masks, settled: raw and settled sets by name, bool [L * H].  counts: of the raw sets, by STATES.
     first, first_settled: cohort of each head, the step of its first emergence, or -1: [L * H].
+    entered: the step at which each head was in the circuit for the first time, or -1: [L * H].
     """
 
     record: Record
@@ -82,6 +84,7 @@ class Point:
     counts: dict[str, Estimate]
     first: torch.Tensor
     first_settled: torch.Tensor
+    entered: torch.Tensor
     sensitivity: list[Setting]
 
     @property
@@ -95,14 +98,38 @@ class Point:
         inside = self.masks["in_circuit"].nonzero().flatten().tolist()
         return sorted(inside, key=lambda head: -float(importance[head]))
 
+    @cached_property
+    def newcomers(self) -> list[int]:
+        """Heads that are in the circuit for the first time, the most important first."""
+        entered = self.entered.tolist()
+        return [head for head in self.ranked if entered[head] == self.step]
+
+    @cached_property
+    def cohorts(self) -> dict[int, int]:
+        """How many heads are emergent, by the step of their first emergence; in order of steps."""
+        return sizes_by_step(self.first, self.masks["emergent"])
+
+    @cached_property
+    def states(self) -> list[str | None]:
+        """Raw state of each head, or None if it has never been in a circuit."""
+        found: list[str | None] = [None] * len(self.first)
+        for name in ("transient", "pruned", "retained", "emergent"):
+            for head in self.masks[name].nonzero().flatten().tolist():
+                found[head] = name
+        return found
+
     def state(self, head: int) -> str | None:
         """Raw state of a head, or None if it has never been in a circuit."""
-        names = ("emergent", "retained", "pruned", "transient")
-        return next((name for name in names if self.masks[name][head]), None)
+        return self.states[head]
 
     def names(self, mask: torch.Tensor) -> list[str]:
         """Heads of a mask [L * H], as L3H2."""
         return [short_head_name(name) for name in self.record.graph.names_of(mask)]
+
+
+def sizes_by_step(first: torch.Tensor, mask: torch.Tensor) -> dict[int, int]:
+    """How many heads of a mask [L * H] have each step as their first, by step."""
+    return dict(sorted(Counter(first[mask].tolist()).items()))
 
 
 @dataclass(frozen=True)
@@ -216,7 +243,7 @@ class _State:
     """What is carried from checkpoint to checkpoint.
 
     base, ever: heads in the circuit of the base, and in one so far, [1+R] rows.
-    held: by CHANGES.  first, first_settled: as in Point, [L * H].
+    held: by CHANGES.  first, first_settled, entered: as in Point, [L * H].
     """
 
     base: Members
@@ -224,6 +251,7 @@ class _State:
     held: dict[str, _Held]
     first: torch.Tensor
     first_settled: torch.Tensor
+    entered: torch.Tensor
 
     @classmethod
     def at_the_start(cls, base: Members, n_heads: int) -> _State:
@@ -231,7 +259,7 @@ class _State:
         none, never = torch.zeros(n_heads, dtype=torch.bool), torch.full((n_heads,), -1)
         held = _Held(none, torch.zeros(n_heads, dtype=torch.int64))
         nothing = base.without(base)
-        return cls(base, nothing, dict.fromkeys(CHANGES, held), never, never)
+        return cls(base, nothing, dict.fromkeys(CHANGES, held), never, never, never)
 
     def step(self, record: Record, compared: Compared, hysteresis: int) -> tuple[_State, Point]:
         """The state after a record, and its point."""
@@ -245,6 +273,7 @@ class _State:
         settled = {name: held[name].settled for name in CHANGES}
         first = _first(self.first, change.masks["emergent"], record.step)
         first_settled = _first(self.first_settled, settled["emergent"], record.step)
+        entered = _first(self.entered, change.masks["in_circuit"], record.step)
         gone = (first_settled >= 0) & ~settled["emergent"] & transient
         left = _count(transients.sizes, len(gone), float(gone.sum()))
         point = Point(
@@ -256,9 +285,11 @@ class _State:
             counts={**change.counts, "transient": left},
             first=first,
             first_settled=first_settled,
+            entered=entered,
             sensitivity=compared.sensitivity,
         )
-        return _State(self.base, self.ever | inside, held, first, first_settled), point
+        ever = self.ever | inside
+        return _State(self.base, ever, held, first, first_settled, entered), point
 
 
 def _first(steps: torch.Tensor, mask: torch.Tensor, step: int) -> torch.Tensor:
@@ -340,8 +371,8 @@ def associations(points: Sequence[Point], signal: Sequence[float | None]) -> dic
 
 
 def ever_in_circuit(points: Sequence[Point]) -> torch.Tensor:
-    """Heads that were in the circuit of some checkpoint: bool [L * H]."""
-    return torch.stack([point.masks["in_circuit"] for point in points]).any(0)
+    """Heads that were in the circuit of some checkpoint, from the base on: bool [L * H]."""
+    return points[-1].entered >= 0
 
 
 def write_trajectory(path: str | Path, points: Sequence[Point]) -> None:

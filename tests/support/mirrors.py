@@ -70,6 +70,9 @@ class FakeMirror:
     def log(self, values: Mapping[str, Any], pictures: Any = (), tables: Any = ()) -> None:
         self.rows.append({**values, **dict(pictures), **dict(tables)})
 
+    def has_room(self, wait: float = 0) -> bool:
+        return True
+
     def summarise(self, values: Mapping[str, Any]) -> None:
         self.summary.update(values)
 

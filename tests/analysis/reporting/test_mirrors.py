@@ -252,6 +252,44 @@ def test_one_that_fails_harms_no_other(
     assert Publisher.start(run, [never]) is None
 
 
+class Slow(FakeMirror):
+    """Takes one row; then it has none of the next until somebody waits for it."""
+
+    room, patient = 1, False
+
+    def has_room(self, wait: float = 0) -> bool:
+        self.room += self.patient and wait > 0
+        return self.room > 0
+
+    def log(self, *how: Any) -> None:
+        self.room -= 1
+        super().log(*how)
+
+
+def test_one_that_is_behind_gets_the_rest_later(run: Path, caplog: Any) -> None:
+    """No training waits, and no row is kept in memory; the end of the training waits a little."""
+    slow, given = Slow(run), publisher(run, TensorBoard())
+    given.mirrors += to_wandb(run, slow).mirrors
+    assert given.update(Run.read(run)) == [0, 1, 10]
+    given.training(2, {"loss": 0.1, "train_runtime": 1.0})
+    assert [row["heads/step"] for row in slow.rows] == [0]
+    assert slow.summary == {"train_runtime": 1.0}
+    slow.room = 1
+    assert given.update(Run.read(run)) == [1]
+    slow.patient = True
+    given.conclude()
+    assert [*map(len, (slow.rows, caplog.messages))] == [3, 0]
+    session = Slow(run)
+    given = to_wandb(run, session)
+    write_record(run, make_record(20, MOVED, 40), MOVED)
+    write_record(run, make_record(30, MOVED, 40), MOVED)
+    with pytest.raises(ValueError, match="W&B has taken no row for 1800 seconds and misses 1;"):
+        given.update(Run.read(run), strict=True)
+    given.conclude(exit_code=1)
+    [said] = caplog.messages
+    assert said.startswith("W&B (it is far behind) may not have 1 of the rows of this run;")
+
+
 def names(*how: Any, **more: Any) -> list[str]:
     return [mirror.name for mirror in open_mirrors(*how, **more)]
 

@@ -18,7 +18,7 @@ import pytest
 
 from analysis.reporting import wandb_mirror
 from analysis.reporting.wandb_mirror import WandbMirror, run_id, silent_server
-from analysis.reporting.wandb_worker import serve
+from analysis.reporting.wandb_worker import serve, table
 
 
 def test_all_who_ask_for_the_id_of_a_run_get_the_same(tmp_path):
@@ -85,6 +85,18 @@ def test_a_table_that_fails_costs_no_other_value(monkeypatch: pytest.MonkeyPatch
     assert codes == [0]
 
 
+def test_a_table_is_the_one_that_wandb_makes_of_all_its_rows() -> None:
+    import wandb
+
+    rows = [[0, "L0H0", 0.5], [1, "L0H1", 1.5], [2, None, 2], [3, "L0H3", 0.1]]
+    for there in (rows, rows[:2], rows[:1], []):
+        assert table(["step", "head", "value"], there) == wandb.Table(
+            ["step", "head", "value"], there
+        )
+    with pytest.raises(ValueError, match="expects 2 columns"):
+        table(["step", "head"], [[0, "L0H0"], [1, "L0H1", 1.5]])
+
+
 def test_a_run_that_was_killed_ends_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("threading.Timer", lambda *a: types.SimpleNamespace(start=lambda: None))
     run, codes = served(monkeypatch, {"row": {"x": 1}})
@@ -127,18 +139,21 @@ def test_a_process_that_hangs_or_fails_at_its_start(worker, tmp_path: Path) -> N
     assert time.monotonic() - began < 10
 
 
-def test_a_process_that_reads_nothing_holds_nobody_up(worker, tmp_path: Path) -> None:
+def test_a_process_that_reads_nothing_holds_nobody_up(worker, tmp_path: Path, monkeypatch) -> None:
     """However much it is given; and its end has an end."""
     worker(START + FLUSH + "time.sleep(60)")
+    monkeypatch.setattr(wandb_mirror, "BEHIND", 1_000_000)
     mirror = begin(tmp_path)
     began = time.monotonic()
     for _ in range(20):
         mirror.log({"x": "y" * 100_000})
     assert mirror.is_alive
+    assert not mirror.has_room()  # whoever asks knows, and keeps the rest where it is
     assert not mirror.finish(limit=0.3)
     assert time.monotonic() - began < 5
     assert "has not finished" in mirror.reason
     assert not mirror.is_alive
+    assert mirror.has_room(60)  # nobody waits for one that has ended
 
 
 def test_what_a_process_says_as_it_ends_counts(worker, tmp_path: Path) -> None:
