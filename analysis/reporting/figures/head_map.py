@@ -20,6 +20,11 @@ CELL = 28  # height of a layer of the map in pixels
 
 def head_map(run: Run) -> Figure:
     """Layers x heads: colour is importance, marks are states, the slider selects a checkpoint."""
+    return Figure(head_map_content(run))
+
+
+def head_map_content(run: Run) -> dict[str, Any]:
+    """`head_map` in plain values: plotly checks and copies every cell of every checkpoint."""
     points = run.points
     graph, last = points[0].record.graph, len(points) - 1
     highest = max(float(point.record.importance.max()) for point in points)
@@ -32,21 +37,22 @@ def head_map(run: Run) -> Figure:
     first, final = (points[i].record.in_circuit.nonzero().flatten().tolist() for i in (0, last))
     black, red = {"color": "black", "width": 1.5}, {"color": RED, "width": 1.5, "dash": "3px,2px"}
     outer = _outlines(final, graph.n_heads, 0.46, black, "final circuit")
-    figure = Figure([*traces, outer, _outlines(first, graph.n_heads, 0.36, red, "base's circuit")])
+    traces += [outer, _outlines(first, graph.n_heads, 0.36, red, "base's circuit")]
     axes: dict[str, Any] = {"dtick": 1, "showgrid": False, "zeroline": False}
-    figure.update_xaxes(title_text="head", range=[-0.55, graph.n_heads - 0.45], **axes)
-    figure.update_yaxes(title_text="layer", range=[-0.55, graph.n_layers - 0.45], **axes)
     bar = {"title_text": "importance", "thickness": 15, "lenmode": "pixels", "len": 170}
     slider = {"pad": {"t": 50}, "currentvalue": {"prefix": "step "}}
     colours = {"cmin": 0, "cmax": highest, "colorscale": SCALE}
-    return finish(
-        figure,
+    figure = finish(
+        Figure(),
         CELL * graph.n_layers + 270,
-        sliders=[{**slider, "active": last, "steps": steps}],
+        xaxis={"title_text": "head", "range": [-0.55, graph.n_heads - 0.45], **axes},
+        yaxis={"title_text": "layer", "range": [-0.55, graph.n_layers - 0.45], **axes},
         coloraxis={**colours, "colorbar": {**bar, "y": 1, "yanchor": "top"}},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         margin={"l": 60, "r": 10, "t": 70, "b": 10},
     )
+    sliders = [{**slider, "active": last, "steps": steps}]
+    return {"data": traces, "layout": {**figure.layout.to_plotly_json(), "sliders": sliders}}
 
 
 def _map_of(point: Point) -> list[dict[str, Any]]:
@@ -105,12 +111,13 @@ def _hover(point: Point) -> list[str]:
         change.effect_high,
     )
     found = []
+    marked = called.tolist()
     for index, numbers in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         before, after, p, importance, *effect = numbers
-        state = point.state(index) or "never in a circuit"
+        state = point.states[index] or "never in a circuit"
         tested = f"<br>inclusion {before:.2f} → {after:.2f}, p = {p:.2g}" * change.is_tested
         found.append(
-            f"<b>{short_head_name(names[index])}</b> {state}{', called' * bool(called[index])}"
+            f"<b>{short_head_name(names[index])}</b> {state}{', called' * marked[index]}"
             f"{tested}<br>E = {number(Estimate(*effect))}<br>importance {importance:.4f}"
         )
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from plotly.colors import sample_colorscale
 from plotly.graph_objects import Figure
@@ -13,6 +14,7 @@ from analysis.reporting.tables import task_names
 from analysis.reporting.text import estimate_in
 from analysis.trajectories.reference import Reference
 from analysis.trajectories.run import Run
+from analysis.trajectories.trajectory import sizes_by_step
 
 
 def _counts(run: Run, names: Sequence[str]) -> Draw:
@@ -96,33 +98,47 @@ def trajectory_chart(run: Run) -> Figure:
 
 def cohort_chart(run: Run) -> Figure:
     """Emergent heads at each checkpoint, stacked by the step of their first emergence."""
-    points, figure = run.points, Figure()
-    steps = [point.step for point in points]
-    cohorts = sorted({int(step) for p in points for step in p.first[p.masks["emergent"]]})
+    return Figure(cohort_content(run))
+
+
+def cohort_content(run: Run) -> dict[str, Any]:
+    """`cohort_chart` in plain values: there may be as many bars as the square of checkpoints."""
+    points, traces = run.points, []
+    steps = [str(point.step) for point in points]
+    cohorts = sorted({step for point in points for step in point.cohorts})
+    settled = [sizes_by_step(p.first, p.masks["emergent"] & p.settled["emergent"]) for p in points]
     for place, step in enumerate(cohorts):
-        members = [p.masks["emergent"] & (p.first == step) for p in points]
-        settled = [m & p.settled["emergent"] for m, p in zip(members, points, strict=True)]
-        figure.add_bar(
-            x=list(map(str, steps)),
-            y=[int(mask.sum()) for mask in members],
-            name=str(step),
-            customdata=[int(mask.sum()) for mask in settled],
-            showlegend=True,
-            marker_color=sample_colorscale("Blues", 1 - 0.75 * place / len(cohorts))[0],
-            hovertemplate="%{y}, of which settled: %{customdata}",
-        )
-    figure.add_scatter(
-        x=list(map(str, steps)),
-        y=[int(point.settled["emergent"].sum()) for point in points],
-        name="settled",
-        mode="lines+markers",
-        line={"color": INK, "dash": "dot"},
-        marker_size=5,
+        colour = sample_colorscale("Blues", 1 - 0.75 * place / len(cohorts))[0]
+        bar = {
+            "type": "bar",
+            "x": steps,
+            "y": [point.cohorts.get(step, 0) for point in points],
+            "name": str(step),
+            "customdata": [sizes.get(step, 0) for sizes in settled],
+            "showlegend": True,
+            "marker": {"color": colour},
+            "hovertemplate": "%{y}, of which settled: %{customdata}",
+        }
+        traces.append(bar)
+    line = {
+        "type": "scatter",
+        "x": steps,
+        "y": [int(point.settled["emergent"].sum()) for point in points],
+        "name": "settled",
+        "mode": "lines+markers",
+        "line": {"color": INK, "dash": "dot"},
+        "marker": {"size": 5},
+    }
+    figure = finish(
+        Figure(),
+        320,
+        xaxis={"title_text": "step", "type": "category"},
+        yaxis={"title_text": "emergent heads", "rangemode": "tozero"},
+        barmode="stack",
+        hovermode="x unified",
+        legend={"title_text": "first emergent at", "traceorder": "normal"},
     )
-    figure.update_xaxes(title_text="step", type="category")
-    figure.update_yaxes(title_text="emergent heads", rangemode="tozero")
-    legend = {"title_text": "first emergent at", "traceorder": "normal"}
-    return finish(figure, 320, barmode="stack", hovermode="x unified", legend=legend)
+    return {"data": [*traces, line], "layout": figure.layout.to_plotly_json()}
 
 
 def faithfulness_chart(run: Run) -> Figure:
