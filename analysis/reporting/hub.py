@@ -7,7 +7,6 @@ values of keys that name a secret are masked, and a text that looks like a token
 
 from __future__ import annotations
 
-import base64
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -94,13 +93,13 @@ def _check_no_token(place: Path) -> None:
 
 def _pictures(run: Run, place: Path) -> list[str]:
     """Write the head map and the cohorts at the last checkpoint; their paths."""
-    from analysis.reporting.publish import media
+    from analysis.reporting.rows import media
 
-    made, names = media(run.points, run.path)[0] if run.points else {}, []
+    made, names = media(run.points, run.path).pictures if run.points else {}, []
     for name, content in made.items():
         file = place / "figures" / f"{name.rpartition('/')[2]}.png"
         file.parent.mkdir(exist_ok=True)
-        file.write_bytes(base64.b64decode(content))
+        file.write_bytes(content)
         names.append(file.relative_to(place).as_posix())
     return names
 
