@@ -128,7 +128,8 @@ class AdoptedRun:
 
     def log(self, step: int, logs: dict[str, Any]) -> None:
         """Keep what the trainer logs. A run that logs a reward is followed by it."""
-        numbers = {k: v for k, v in logs.items() if isinstance(v, int | float)}
+        own = {k: v for k, v in logs.items() if not enters(k.removeprefix("eval_"))}
+        numbers = {k: v for k, v in own.items() if isinstance(v, int | float)}
         with warned(f"what step {step} logs is not kept"):
             append_metrics(self.path, step, numbers)
             if "reward" in numbers and self.file.signal != "reward":

@@ -247,8 +247,9 @@ class HeadTracking(HeadObserver):
         else:
             entering = self.values
             self._entered = self.values.get("heads/step")
-        logs.update(entering)
-        state.log_history[-1].update(entering)
+        for place in (logs, state.log_history[-1]):
+            for name, value in entering.items():
+                place.setdefault(name, value)  # another's, of other pairs, stay
 
     def on_evaluate(
         self,
@@ -263,7 +264,8 @@ class HeadTracking(HeadObserver):
         """Of a trainer that logs a copy of what its evaluation found, add the heads to that."""
         if self.training is state and metrics is not None:
             self._look_before_choice(args, state, control, model, processing_class)
-            metrics.update(self._evaluated())
+            for name, value in self._evaluated().items():
+                metrics.setdefault(name, value)
             self._end_if_alarmed(state, control, saved=False)
 
     def on_train_end(

@@ -83,10 +83,18 @@ def test_a_callback_that_is_there_twice_acts_once(quick, trained, tmp_path, pair
     assert not (tmp_path / "r" / "earlier-1").exists()
 
 
-def test_two_pair_sets_have_a_directory_each(quick, trained, tmp_path, pairs):
-    other = HeadTracking(pairs, run_dir=tmp_path / "second", **TRACKING)
-    trained("r", callbacks=[other])
-    assert steps(tmp_path / "r") == steps(tmp_path / "second") == [0, 1, 2]
+def test_two_pair_sets_have_a_directory_each(trained, tmp_path, pairs, monkeypatch):
+    """The trainer's logs have the values of the first, and neither run those of the other."""
+    monkeypatch.setattr("analysis.live.adopted_run.write_pages", lambda run: None)
+    first = HeadTracking(pairs, run_dir=tmp_path / "first", **TRACKING | {"ig_steps": 1})
+    trainer = trained("r", callbacks=[first])
+    assert steps(tmp_path / "r") == steps(tmp_path / "first") == [0, 1, 2]
+    name = "circuit/completeness_gap"
+    gaps = [entry[name] for entry in trainer.state.log_history if name in entry]
+    records = read_records(tmp_path / "first")
+    assert gaps == [record.completeness_gap for record in records]
+    for run in (tmp_path / "r", tmp_path / "first"):
+        assert not any(name in values for values in read_metrics(run).values())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A script of a user's, called train.py, in one process, in two, and under FSDP."""
+"""A script of a user's, called train.py, in one process and in two."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import socket
 import subprocess
 
 import pytest
-import torch
 
 from analysis.records.record import read_record, read_scores, recorded_steps
-from tests.analysis.live.test_whole_weights import assert_same
 from tests.support.hung import write_pairs
-from tests.support.models import random_pairs
 from tests.support.places import ROOT
 from tests.support.warm import warm_python
 
@@ -57,34 +54,3 @@ def test_a_script_called_train_tracks_alike_in_one_process_and_in_two(tiny_dir, 
     assert (a - b).abs().max() <= 1e-5 * a.abs().max()
     lines = (two / "metrics.jsonl").read_text().splitlines()
     assert len({json.loads(line)["time"] for line in lines}) == len(lines)
-
-
-def test_under_fsdp2_the_line_tracks_what_is_trained_and_leaves_it_alone(tiny_dir, tmp_path):
-    """The record of a checkpoint is that of its files."""
-    from analysis import attribute, load_model
-
-    pairs = random_pairs(4)
-    shutil.copytree(tiny_dir, tmp_path / "model")
-    pairs.save(tmp_path / "pairs.jsonl")
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = str(ROOT / "tests/support/sharded_line.py")
-    done = subprocess.run(
-        [warm_python(), *words, script, str(tmp_path), "fsdp2"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    tracked, plain = tmp_path / "fsdp2-tracked", tmp_path / "fsdp2-plain"
-    for rank in (0, 1):
-        ends = (
-            torch.load(run / f"end-{rank}.pt", weights_only=False) for run in (tracked, plain)
-        )  # our own files of a moment ago
-        assert_same(*ends)
-    assert recorded_steps(tracked / "heads") == [0, 2, 4]
-    assert (tracked / "report.html").exists()
-    record = read_record(tracked, 0)
-    how = {"ig_steps": 2, "quadrature": record.settings["quadrature"]}
-    expected = attribute(load_model(tiny_dir, "float32"), pairs, **how).per_edge
-    found = read_scores(tracked, 0)
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
