@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -108,6 +109,11 @@ def parse(schema: type[T], arguments: list[str]) -> T:
             raise ValueError(f"{argument!r} is not key=value")
         if name not in known:
             raise ValueError(f"unknown key {name!r}; {nearest(name, known)}")
+        try:
+            read_value(argument.partition("=")[2])
+        except yaml.YAMLError as error:
+            what = " ".join(str(getattr(error, "problem", None) or error).split())
+            raise ValueError(f"{argument!r} can't be read ({what}); put text in quotes") from error
     try:
         given = OmegaConf.from_dotlist(literal(arguments, hide=True))
         config = OmegaConf.merge(OmegaConf.structured(schema), given)

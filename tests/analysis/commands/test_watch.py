@@ -94,6 +94,7 @@ def test_a_run_that_a_trainer_began_says_the_rest(models: Path) -> None:
         (["checkpoints=[hub:org/model@step*,a]"], "names revisions of the hub .* and others"),
         (["watch=a", "base=b", "pairs=p", "redo=true"], "redo=true is for checkpoints"),
         (["watch=a", "base=b", "pairs=p", "settle=-1"], "settle"),
+        (["checkpoints=[a{0,1},x]", "base=b", "pairs=p"], "can't be read .*put text in quotes"),
     ],
 )
 def test_what_does_not_fit_is_said(words: list[str], said: str) -> None:
