@@ -52,14 +52,27 @@ def percentile(values: torch.Tensor | np.ndarray, skip_nan: bool = False) -> tor
     """
     if len(values) == 1:
         return torch.full((2, *values.shape[1:]), torch.nan, dtype=torch.float64)
-    return torch.from_numpy(_ends(torch.as_tensor(values)[1:].double().numpy(), skip_nan))
+    return torch.from_numpy(_ends(torch.as_tensor(values)[1:].numpy(), skip_nan))
 
 
 def _ends(resamples: np.ndarray, skip_nan: bool) -> np.ndarray:
-    """Both ends of the interval of resamples [R, ...]: [2, ...]."""
-    quantile = np.nanquantile if skip_nan else np.quantile
-    found: np.ndarray = quantile(resamples, LEVELS, axis=0)
-    return found
+    """Both ends of the interval of resamples [R, ...]: float64 [2, ...].
+
+    As numpy's quantile has them, which sorts in float64 and column by column.
+    """
+    if skip_nan:
+        skipping: np.ndarray = np.nanquantile(resamples.astype(float), LEVELS, axis=0)
+        return skipping
+    ordered = np.array(np.moveaxis(resamples, 0, -1), order="C")
+    ordered.sort(axis=-1)
+    last = len(resamples) - 1
+    found = []
+    for at in (last * level for level in LEVELS):
+        below, above = (ordered[..., i].astype(float) for i in (int(at), min(int(at) + 1, last)))
+        share, step = at - int(at), above - below
+        found.append(below + step * share if share < 0.5 else above - step * (1 - share))
+    undefined = np.isnan(ordered[..., -1])  # they are sorted to the end
+    return np.where(undefined, np.nan, np.stack(found))
 
 
 def estimate(values: torch.Tensor) -> Estimate:
@@ -133,13 +146,16 @@ def _centred_ranks(values: np.ndarray) -> np.ndarray:
     ordered = np.take_along_axis(values, order, axis=1)
     differs = np.ones(values.shape, dtype=bool)  # from the value before it
     np.not_equal(ordered[:, 1:], ordered[:, :-1], out=differs[:, 1:])
-    first = np.flatnonzero(differs)
-    ties = np.diff(first, append=values.size)
-    found = np.empty(values.size)
-    found[(order + n * np.arange(rows)[:, None]).ravel()] = np.repeat(
-        first % n + (ties - n) / 2, ties
-    )
-    return np.where(np.isnan(ordered[:, -1:]), np.nan, found.reshape(values.shape))
+    found = np.empty(values.shape)
+    if differs.all():  # no ties; a single NaN differs as well
+        np.put_along_axis(found, order, (np.arange(n) - (n - 1) / 2)[None], axis=1)
+    else:
+        first = np.flatnonzero(differs)
+        ties = np.diff(first, append=values.size)
+        places = (order + n * np.arange(rows)[:, None]).ravel()
+        found.ravel()[places] = np.repeat(first % n + (ties - n) / 2, ties)
+    found[np.isnan(ordered[:, -1])] = np.nan
+    return found
 
 
 def rank_correlation(u: np.ndarray, v: np.ndarray) -> np.ndarray:

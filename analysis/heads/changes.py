@@ -82,7 +82,8 @@ class Heads:
     @cached_property
     def inside(self) -> torch.Tensor:
         """Membership: bool [1+R, L * H]."""
-        return (self.strength >= self.threshold[:, None]).logical_and_(self.strength > 0)
+        strong = self.strength >= self.threshold[:, None]
+        return strong if bool((self.threshold > 0).all()) else strong & (self.strength > 0)
 
     @cached_property
     def members(self) -> Members:

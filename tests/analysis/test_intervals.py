@@ -8,7 +8,14 @@ import torch
 from scipy import stats
 
 from analysis.heads.changes import Turn, compare, turn
-from analysis.intervals import ROWS, centred_ranks, difference_p_values, rank_correlation
+from analysis.intervals import (
+    LEVELS,
+    ROWS,
+    centred_ranks,
+    difference_p_values,
+    percentile,
+    rank_correlation,
+)
 from tests.support.planted import World, heads_of
 
 
@@ -37,6 +44,19 @@ def test_ranks_are_those_of_scipy(name: str) -> None:
     with np.errstate(invalid="ignore"):
         rho = (u * v).sum(1) / np.sqrt((u**2).sum(1) * (v**2).sum(1))
     np.testing.assert_array_equal(rank_correlation(u, v), rho)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 39, 40, 41, 1000])
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16])
+def test_ends_of_intervals_are_numpys_quantiles(n: int, kind: type) -> None:
+    draws = (20 * np.random.default_rng(n).standard_normal((1 + n, 4, 3))).astype(kind)
+    if kind is not np.int16:
+        draws[-1, 0], draws[-1, 1] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        theirs = np.quantile(draws[1:].astype(float), LEVELS, axis=0)
+        np.testing.assert_array_equal(percentile(torch.from_numpy(draws)).numpy(), theirs)
+        flat = percentile(torch.from_numpy(draws[:, 3, 0])).numpy()
+    np.testing.assert_array_equal(flat, theirs[:, 3, 0])
 
 
 @pytest.mark.parametrize("n_pairs", [1, 2, 16])
