@@ -67,7 +67,7 @@ class Publisher:
                 self.behind.pop(mirror.name, None)
                 wanted[mirror] = {entry.name: entry for entry in self._new(mirror, rows)}
         for entry in rows:
-            made = None  # costly, and the same for all
+            made, is_given = None, False  # what is shown is costly, and the same for all
             for mirror in [mirror for mirror, names in wanted.items() if entry.name in names]:
                 left = wanted.pop(mirror)
                 with guarded(mirror):
@@ -77,8 +77,8 @@ class Publisher:
                     made = made or shown(entry, run)
                     mirror.log(entry, *made)
                     del left[entry.name]
-                    wanted[mirror] = left
-            if made is not None:
+                    wanted[mirror], is_given = left, True
+            if is_given:
                 steps.append(entry.step)
         for mirror in wanted:
             with guarded(mirror):

@@ -247,6 +247,8 @@ def test_one_that_fails_harms_no_other(
     assert len(session.rows) == 4
     [said] = caplog.messages
     assert said == "TensorBoard misses something (disk full); the local records are complete"
+    write_record(run, make_record(20, MOVED, 40), MOVED)
+    assert Publisher(run, [broken]).update(Run.read(run)) == []
     never = TensorBoard()
     monkeypatch.setattr(never, "start", fail)
     assert Publisher.start(run, [never]) is None
