@@ -69,7 +69,7 @@ def check_number(key: str, value: object, allowed: Range | None = None) -> None:
         for place, inner in enumerate(value):
             check_number(f"{key}[{place}]", inner, allowed)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key} is {value}; it must be a finite number")
         if allowed is not None and not allowed.holds(value):
             raise ValueError(f"{key} must {allowed}, not {value}")

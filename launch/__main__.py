@@ -116,13 +116,13 @@ def refuse_another_point(config_file: Path, values: dict[str, Any]) -> None:
     """Refuse to take up a run directory that another point of a sweep has filled.
 
     Raises:
-        ValueError: naming the parts of the configuration that differ.
+        ValueError: naming the parts of the configuration that differ; or its file is none.
     """
-    import yaml
+    from train.saved import read_settings
 
     if not config_file.exists():
         return
-    saved = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    saved = read_settings(config_file)
     parts = set(values) - {"resume", "resources", "logger", "alerts"}
     differing = sorted(part for part in parts if saved.get(part) != values[part])
     if differing:

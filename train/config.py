@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from analysis.cli import expand_home, literal
 from analysis.live.keywords import check_tracking, one_of
@@ -24,6 +25,7 @@ from analysis.reporting.mirror import NAMES, is_installed
 from analysis.tracking.settings import TrackingConfig
 from train.alarm import alarm_of
 from train.resuming import is_begun
+from train.saved import read_settings
 from train.schema import RECIPES, Config, ModelConfig, PairsConfig, StudyConfig
 
 
@@ -159,16 +161,28 @@ def load_resolved(path: str | Path) -> DictConfig:
     """A configuration that was composed and written before, checked against the schema.
 
     Nothing in it is a reference any more: `${` is text.
+
+    Raises:
+        ValueError: the file is not such a configuration.
     """
-    cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(_read(Path(path))))
-    assert isinstance(cfg, DictConfig)
+    values = read_settings(Path(path), _parsed)
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(values))
+        assert isinstance(cfg, DictConfig)
+        plain(cfg)
+    except (OmegaConfBaseException, ValueError) as error:
+        key = getattr(error, "full_key", None)
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: {key}: {said}" if key and key not in said else f"{path}: {said}"
+        ) from None
     return cfg
 
 
-def _read(path: Path) -> Any:
-    """The values of a YAML or JSON file, with its `${` as text, escaped for OmegaConf."""
-    text = literal(path.read_text(encoding="utf-8"), hide=True)
-    return escaped(literal(OmegaConf.to_container(OmegaConf.create(text))))
+def _parsed(text: str) -> Any:
+    """The values of YAML or JSON, with its `${` as text, escaped for OmegaConf."""
+    hidden = literal(text, hide=True)
+    return escaped(literal(OmegaConf.to_container(OmegaConf.create(hidden))))
 
 
 def escaped(value: Any) -> Any:
@@ -215,8 +229,8 @@ def settle(cfg: DictConfig) -> None:
     if cfg.deepspeed.config is not None:
         raise ValueError(f"train.args.deepspeed={file} and deepspeed=... are given; leave out one")
     try:
-        content = _read(Path(expand_home(file)))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = _parsed(Path(expand_home(file)).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"train.args.deepspeed={file} can't be read: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"train.args.deepspeed={file} holds no settings of DeepSpeed")

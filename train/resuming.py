@@ -13,12 +13,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from analysis.tracking.settings import TrackingConfig, free_keys
 from train.arguments import passed_on
 from train.inputs import INPUTS, check_inputs
+from train.saved import read_settings
 from train.schema import Config
 
 WHERE_TOLD = "docs/training.md, 'When a run is stopped', has the list"
@@ -116,20 +116,12 @@ def saved_settings(run: Path) -> dict[str, Any] | None:
     """The configuration that a run was started with, or None if there is none.
 
     Raises:
-        ValueError: its file can't be read.
+        ValueError: its file is not one.
     """
     from analysis.records.run_file import WITNESS
 
     path = run / WITNESS
-    if not path.exists():
-        return None
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} can't be read ({error}); restore it, or name another") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no configuration; restore it, or name another run")
-    return found
+    return read_settings(path) if path.exists() else None
 
 
 def is_begun(run: Path) -> bool:
@@ -141,8 +133,8 @@ def is_begun(run: Path) -> bool:
     if not any((run / name).exists() for name in (WITNESS, FILE)):
         return False
     try:
-        kind = ((saved_settings(run) or {}).get("train") or {}).get("kind")
-    except (ValueError, AttributeError):
+        kind = (saved_settings(run) or {"train": {}})["train"].get("kind")
+    except ValueError:
         return True
     if kind not in ("sft", "grpo"):
         return True

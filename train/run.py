@@ -286,6 +286,18 @@ def _conclude(plan: Plan, shown: PresentCallback) -> None:
     print(f"report: {plan.run / 'report.html'}", flush=True)
 
 
+def start(arguments: list[str]) -> None:
+    """`python -m train.run FILE`: a file that is no configuration is one line and status 2."""
+    try:
+        if len(arguments) != 1:
+            raise ValueError("name one file, a run's launch.yaml: python -m train.run FILE")
+        cfg = load_resolved(arguments[0])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    run_or_exit(cfg)
+
+
 def run_or_exit(cfg: DictConfig) -> None:
     """Prepare, assemble, execute; a user's mistake ends the process with one line and status 2."""
     if int(os.environ.get("SLURM_RESTART_COUNT") or 0):
@@ -318,4 +330,4 @@ def run_or_exit(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_or_exit(load_resolved(sys.argv[1]))
+    start(sys.argv[1:])
