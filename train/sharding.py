@@ -19,6 +19,8 @@ WORLD = [
     "ACCELERATE_USE_DEEPSPEED",
 ]
 
+STAGES = (0, 1, 2, 3)
+
 
 class NotInForce(Exception):
     """DeepSpeed was asked for, and the trainer does not train under it."""
@@ -30,8 +32,15 @@ def zero_stage(config: Mapping[str, Any] | None) -> int:
 
 
 def check_config(config: Mapping[str, Any] | None) -> None:
-    """Raise ValueError if checkpoints under a DeepSpeed configuration would lack their weights."""
+    """Raise ValueError for a ZeRO stage that there is not, or checkpoints without their weights."""
     zero = (config or {}).get("zero_optimization") or {}
+    stage = zero.get("stage") if isinstance(zero, dict) else None
+    if not isinstance(zero, dict) or (stage is not None and stage not in STAGES) or stage is True:
+        raise ValueError(
+            f"deepspeed.config.zero_optimization{'.stage' if isinstance(zero, dict) else ''} is "
+            f"{stage if isinstance(zero, dict) else zero!r}; choose stage 0, 1, 2 or 3 "
+            "(deepspeed=zero1, zero2 or zero3)"
+        )
     if zero_stage(config) == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         raise ValueError(
             "under ZeRO-3 a checkpoint holds whole weights only with "

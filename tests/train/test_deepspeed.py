@@ -270,3 +270,9 @@ def test_stage_3_that_would_not_gather_is_refused():
     check_config({"zero_optimization": {"stage": 2}})
     with pytest.raises(ValueError, match="gather_16bit_weights_on_model_save=true; set it"):
         check_config({"zero_optimization": {"stage": 3}})
+
+
+@pytest.mark.parametrize("zero", [{"stage": 9}, {"stage": "three"}, {"stage": True}, [3]])
+def test_a_stage_that_there_is_not_is_refused(zero):
+    with pytest.raises(ValueError, match="choose stage 0, 1, 2 or 3"):
+        check_config({"zero_optimization": zero})

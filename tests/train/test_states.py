@@ -63,6 +63,16 @@ def test_a_damaged_state_is_one_line(checkpoint):
         check_states(checkpoint)
 
 
+def test_a_flipped_bit_is_one_line(checkpoint):
+    path = checkpoint / "optimizer.pt"
+    content = path.read_bytes()
+    at = content.index(torch.ones(2).numpy().tobytes())
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    torch.load(path, weights_only=True)  # which says nothing
+    with pytest.raises(ValueError, match=r"optimizer\.pt can't be read \(its part \S+ has changed"):
+        check_states(checkpoint)
+
+
 @pytest.mark.distributed
 def test_deepspeed_reads_its_own_states_and_no_planted_one(checkpoint, tmp_path):
     from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
