@@ -40,6 +40,8 @@ def test_a_command_refuses_what_lies_outside(command):
     schema = SCHEMAS[command]
     needed = {name: "x" for name, entry in declared(schema) if entry.default == REQUIRED}
     needed |= {"name": "smollm2"} if command == "train.recipes.command" else {}
+    if command == "track":  # checkpoints or a directory to watch, and what goes with them
+        needed |= dict.fromkeys(("checkpoints", "base", "pairs"), "x")
     for name, allowed in numeric(schema).items():
         assert allowed is not None
         for value in VALUES:
