@@ -46,6 +46,7 @@ from train.config import check, plain
 from train.data import draws_held_out, grpo_dataset, sft_dataset
 from train.inputs import check_inputs
 from train.lengths import check_rows, context_of
+from train.overlap import warn_of_overlap
 from train.recipes.registry import build_recipe
 from train.resuming import check_same_run, is_begun, saved_settings
 from train.rewards import find_rewards
@@ -116,17 +117,20 @@ def prepare(cfg: DictConfig) -> Plan:
             check_model(model_of(cfg), args.model_init_kwargs, tracking is not None)
         # what a run that is resumed must have in common with the one that was started
         checkpoint = checkpoint_to_resume(cfg, args) if is_begun(run) else None
+        dataset = (sft_dataset if cfg.train.kind == "sft" else grpo_dataset)(
+            cfg.data, "train" if draws_held_out(cfg) else "all"
+        )
+        evaluated = evaluations(cfg)
+        warn_of_overlap(dataset, evaluated, cfg.data.suffix)
         return Plan(
             cfg=cfg,
             run=run,
             args=args,
-            dataset=(sft_dataset if cfg.train.kind == "sft" else grpo_dataset)(
-                cfg.data, "train" if draws_held_out(cfg) else "all"
-            ),
+            dataset=dataset,
             rewards=rewards,
             peft=peft_config(cfg),
             tracking=tracking,
-            evaluations=evaluations(cfg),
+            evaluations=evaluated,
             checkpoint=checkpoint,
             keep=keep,
             world=world.pop_all(),
