@@ -70,7 +70,7 @@ def test_its_commands_work_anywhere(installed, tmp_path):
     assert command(installed, tmp_path, "--version") == f"headlab {headlab.__version__}\n"
     composed = command(installed, tmp_path, "sft", "--cfg", "job", "experiment=tiny")
     assert "max_steps: 60" in composed
-    assert "directory of a run, or a list" in command(installed, tmp_path, "report", "--help")
+    assert "the page of one run" in command(installed, tmp_path, "report", "--help")
     words = ["launch", "experiment=tiny", "resources.dry_run=true", "resources.preflight=false"]
     shown = command(installed, tmp_path, *words, "resources.gpus=0")
     assert f"-P {installed}/headlab.py train.run " in shown
