@@ -85,11 +85,16 @@ class Point:
     first: torch.Tensor
     first_settled: torch.Tensor
     entered: torch.Tensor
-    sensitivity: list[Setting]
+    sweeps: Sweeps
 
     @property
     def step(self) -> int:
         return self.record.step
+
+    @property
+    def sensitivity(self) -> list[Setting]:
+        """The counts over the sweeps of top_n and of tau."""
+        return self.sweeps.settings
 
     @cached_property
     def ranked(self) -> list[int]:
@@ -142,7 +147,7 @@ class Compared:
     members: Members
     change: Change
     turn: Turn | None
-    sensitivity: list[Setting]
+    sweeps: Sweeps
 
 
 # (digests of the base, of the record and of the one before it, q) -> what they gave
@@ -205,6 +210,20 @@ class _Opened:
         return self._sweeps[gap]
 
 
+class Sweeps:
+    """The sensitivity of one checkpoint, made when it is first asked for.
+
+    It takes half as long as the rest of the comparison, and rows of loggers are without it.
+    """
+
+    def __init__(self, base: _Opened, record: Record, q: float) -> None:
+        self._base, self._record, self._q = base, record, q
+
+    @cached_property
+    def settings(self) -> list[Setting]:
+        return _sensitivity(self._base, _Opened(self._record), self._q)
+
+
 def _compare(
     base: _Opened, before: _Opened | None, now: _Opened, q: float, known: Known
 ) -> Compared:
@@ -217,7 +236,7 @@ def _compare(
         members=now.heads.members,
         change=compare(base.heads, now.heads, q),
         turn=None if before is None else turn(before.heads, now.heads, q),
-        sensitivity=_sensitivity(base, now, q),
+        sweeps=Sweeps(base, now.record, q),
     )
     if "" not in key:
         known[key] = found
@@ -286,7 +305,7 @@ class _State:
             first=first,
             first_settled=first_settled,
             entered=entered,
-            sensitivity=compared.sensitivity,
+            sweeps=compared.sweeps,
         )
         ever = self.ever | inside
         return _State(self.base, ever, held, first, first_settled, entered), point
