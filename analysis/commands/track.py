@@ -36,6 +36,7 @@ from analysis.tracking.settings import TrackingOptions
 if TYPE_CHECKING:
     from analysis.live.watching import Source
     from analysis.models.loading import Model
+    from analysis.prompts.pairs import Pairs
     from analysis.reporting.mirror_protocol import Mirror
     from analysis.tracking.tracker import HeadTracker
 
@@ -215,23 +216,43 @@ def _settings_there(run: Path) -> dict[str, Any]:
     return next((record.settings for record in records if record is not None), {})
 
 
-def start_tracker(options: Options, run: Path) -> HeadTracker:
-    """The tracker of the run, its pairs checked against those already there."""
+def start_tracker(options: Options) -> HeadTracker:
+    """The tracker of the run, whose directory is made once the pairs are read.
+
+    Raises:
+        ValueError: the pairs can't be read, or the run was tracked otherwise.
+    """
     from analysis.models.loading import load_tokenizer, load_tokenizer_if_any
     from analysis.prompts.pairs import Pairs, holds_text
     from analysis.records.checkpoints import own_tokenizer
     from analysis.tracking.tracker import HeadTracker
 
     assert options.base is not None and options.pairs is not None, "checked, or the run's"
-    file = Path(options.pairs).expanduser()
+    run, file = Path(options.run), Path(options.pairs).expanduser()
     if not file.is_file():
         raise ValueError(f"there is no pairs file {file}")
     find = load_tokenizer if holds_text(file) else load_tokenizer_if_any
     tokenizer = find(own_tokenizer(run) or options.base)
     pairs = Pairs.load(file, tokenizer, options.tracking.metric)
-    tracker = HeadTracker(run, pairs, options.tracking.settings(), tokenizer)
+    _forget_unmeasured(run, options, pairs)
+    tracker = HeadTracker(prepare_run(options), pairs, options.tracking.settings(), tokenizer)
     tracker.start()
     return tracker
+
+
+def _forget_unmeasured(run: Path, options: Options, pairs: Pairs) -> None:
+    """Remove what a command left that measured nothing, where this one is told otherwise."""
+    from analysis.prompts.pairs import Pairs
+    from analysis.records.record import recorded_steps
+    from analysis.records.run_file import WITNESS, RunFile, is_run
+
+    if not is_run(run) or RunFile.read(run).kind != "track" or recorded_steps(run / "heads"):
+        return
+    saved, frozen = _settings_there(run), run / "pairs.jsonl"
+    differ = any(saved.get(n, value) != value for n, value in asdict(options.tracking).items())
+    if differ or (frozen.exists() and Pairs.load(frozen).hash != pairs.hash):
+        for name in ("run.json", WITNESS, "pairs.jsonl", "pairs.json"):
+            (run / name).unlink(missing_ok=True)
 
 
 def act(options: Options) -> None:
@@ -269,8 +290,8 @@ def _all(options: Options) -> None:
         if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
             raise ValueError(f"there is no directory {path}")
     mirrors = _mirrors(options)
-    run = prepare_run(options)
-    tracker = start_tracker(options, run)
+    tracker = start_tracker(options)
+    run = tracker.run
     todo = {s: path for s, path in found.items() if options.redo or not tracker.is_tracked(s)}
     print(f"{len(found)} checkpoints, {len(found) - len(todo)} of them tracked already", flush=True)
     publisher = Publisher.start(run, mirrors)
@@ -325,8 +346,7 @@ def _revisions(options: Options) -> None:
         raise ValueError(f"{base} and {found[0]} are both step 0")
     found = _at_every(options, dict(sorted(found.items())))
     options = replace(options, base=base)
-    run = prepare_run(options)
-    tracker = start_tracker(options, run)
+    tracker = start_tracker(options)
     done = sum(tracker.is_tracked(step) for step in found)
     print(f"{len(found)} revisions, {done} of them tracked already", flush=True)
     _follow(options, tracker, Revisions(found, tracker, options.dtype, options.keep))
@@ -346,8 +366,7 @@ def _watch(options: Options, root: str) -> None:
     options = of_run(options)
     base, dtype = options.base, options.dtype
     assert base is not None, "checked, or the run's"
-    run = prepare_run(options)
-    tracker = start_tracker(options, run)
+    tracker = start_tracker(options)
 
     def load(weights: Path | None, device: str) -> Model:
         return load_model(weights or base, dtype, device, base=base, bare=base)

@@ -324,3 +324,30 @@ def test_a_command_refuses_calls_that_are_none():
         parse(Options, [*given, "tracking.fdr=1.5"])
     with pytest.raises(ValueError, match="tracking.hysteresis must be at least 1, not 0"):
         parse(Options, [*given, "tracking.hysteresis=0"])
+
+
+def test_a_mistake_leaves_nothing_that_refuses_the_mended_command(tiny_dir, tmp_path):
+    """In the pairs nothing is written; in a checkpoint, other pairs and settings may be given."""
+    from tests.support.hung import write_pairs
+
+    directory, pairs = tmp_path / "r", write_pairs(tmp_path / "pairs.jsonl")
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text('{"clean": "1+1=", "corrupted": "1+1="}\n')
+    given = [f"base={tiny_dir}", f"checkpoints={tiny_dir}"]
+    with pytest.raises(ValueError, match=r"wrong.jsonl, line 1: clean and corrupted are the same"):
+        track(directory, *given, f"pairs={wrong}")
+    assert not directory.exists()
+    (tmp_path / "empty").mkdir()
+    ids = tmp_path / "ids.jsonl"
+    ids.write_text('{"clean_ids": [3, 4], "corrupted_ids": [5, 4]}\n')
+    more = [f"base={tmp_path}/empty", f"checkpoints={tiny_dir}", f"pairs={ids}"]
+    with pytest.raises(ValueError, match="empty"):
+        track(directory, *more, "tracking.ig_steps=3")
+    assert RunFile.read(directory).tracking["ig_steps"] == 3
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(pairs.read_text().splitlines()[:2]))
+    track(directory, *given, f"pairs={other}")
+    assert [record.step for record in read_records(directory)] == [0, 1]
+    assert RunFile.read(directory).tracking["ig_steps"] == 2
+    with pytest.raises(ValueError, match="holds other pairs"):
+        track(directory, *given, f"pairs={pairs}")
