@@ -127,6 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
         directory = self.hub.directory(name, revision)
         if directory is None:
             known = (self.hub.root / name).is_dir()
+            if what == "tree" and self.hub.directory(name, revision.partition("/")[0]) is not None:
+                return self._missing("EntryNotFound")  # no folder is served by itself
             return self._missing("RevisionNotFound" if known else "RepoNotFound")
         files = files_of(directory)
         if what == "tree":

@@ -154,3 +154,35 @@ def test_a_cached_model_needs_no_hub(hub: Hub, tmp_path: Path, harm: str) -> Non
     began = time.monotonic()
     assert torch.equal(scores(hub, tmp_path, "org/tiny@step1000"), expected)
     assert time.monotonic() - began < 90
+
+
+def test_a_data_set_of_the_hub_is_trained_on(hub: Hub, tmp_path: Path) -> None:
+    """As the same rows in a file; one that is missing or private is one line."""
+    place = hub.root / "datasets/org/sums/main"
+    place.mkdir(parents=True)
+    rows = [
+        {"problem": f"{a}+{b}?", "answer": str(a + b), "solution": f"it is {a + b}"}
+        for a in range(1, 9)
+        for b in range(1, 9)
+    ]
+    (place / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shutil.copytree(place, hub.root / "datasets/org/closed/main")
+    hub.private.add("datasets/org/closed")
+
+    def train(source: str, name: str) -> subprocess.CompletedProcess[str]:
+        words = small("sft", hub.root / "org/tiny/main", tmp_path / name, "evaluation=none")
+        words = [word for word in words if not word.startswith("data")]
+        more = ["data=file", f"data.source={source}", "pairs=answer_style", *QUICK]
+        return run(hub, tmp_path, "train.sft", *words, *more, "pairs.size=4")
+
+    for source, name in (("hub:org/sums", "a"), (f"jsonl:{place}/train.jsonl", "b")):
+        done = train(source, name)
+        assert done.returncode == 0, done.stderr
+    weights = [load_file(tmp_path / name / "checkpoint-4/model.safetensors") for name in "ab"]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    for source in ("hub:org/nothing", "hub:org/closed"):
+        done = train(source, "c")
+        assert done.returncode == 2
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith(f"error: data.source '{source}' (config None, split train)")
+        assert not (tmp_path / "c" / "run.json").exists()
