@@ -142,6 +142,7 @@ def start_trackers(
         ValueError: a setting is wrong, or OUT was made of another model, pairs or settings.
     """
     from analysis.commands import track
+    from analysis.commands.tracked_run import prepare_run
     from analysis.records.run_file import RunFile, is_run
     from analysis.tracking.tracker import HeadTracker
 
@@ -160,7 +161,7 @@ def start_trackers(
                         f"{run} was measured with {name} {saved}, not {now}; give the same, or "
                         "another out=DIR"
                     )
-        track.prepare_run(
+        prepare_run(
             track.Options(
                 run=str(run),
                 checkpoints=[],

@@ -322,11 +322,6 @@ def _count(sizes: torch.Tensor, n_heads: int, at_most: float) -> Estimate:
     return Estimate(count.value, min(count.low, at_most), count.high)
 
 
-def sensitivity(base: Record, now: Record, q: float = FDR) -> list[Setting]:
-    """The counts over the sweeps of top_n and of tau."""
-    return _sensitivity(_Opened(base), _Opened(now), q)
-
-
 def _sensitivity(base: _Opened, now: _Opened, q: float) -> list[Setting]:
     gap = abs(base.record.metric_corrupted - base.record.metric_clean)
     both = zip(base.sweeps(gap), now.sweeps(gap), strict=True)

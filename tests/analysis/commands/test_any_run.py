@@ -90,7 +90,8 @@ def test_records_without_a_run_file(tmp_path: Path, caplog: Any, capsys: Any) ->
 def test_tracking_takes_up_what_earlier_versions_left(tmp_path: Path, there: bool) -> None:
     """The records say what they were measured with; run.json is added, config.yaml kept."""
     from analysis.cli import parse
-    from analysis.commands.track import Options, prepare_run
+    from analysis.commands.track import Options
+    from analysis.commands.tracked_run import prepare_run
 
     run = records_only(tmp_path / "run") if there else tmp_path / "run"
     run.mkdir(exist_ok=True)
