@@ -144,13 +144,24 @@ def source_table(run: Run) -> Table:
     return Table(titles, [cells(point.record) for point in run.points])
 
 
+def _made_of(run: Run) -> str:
+    """What the pairs were made of, where headlab made them of a trainer's rows."""
+    from analysis.files import read_json
+
+    try:
+        about = read_json(run.path / "pairs.json", dict[str, object]).get("about")
+    except (FileNotFoundError, ValueError):  # it is no part of what was measured
+        return ""
+    return f": {about}" if isinstance(about, str) else ""
+
+
 def shared_sources(run: Run) -> dict[str, str]:
     """What all checkpoints of a run were measured with: pairs, settings, thresholds."""
     from analysis.records.record_form import SCHEMA
 
     first = run.points[0].record
     return {
-        "pairs": f"{first.pairs_hash} ({first.n_pairs} pairs)",
+        "pairs": f"{first.pairs_hash} ({first.n_pairs} pairs{_made_of(run)})",
         "settings": _pairs(first.settings),
         "graph": str(first.graph),
         "schema of the records": str(SCHEMA),
@@ -217,7 +228,8 @@ def reference_note(run: Run) -> str | None:
         why = reference.unlike or "no checkpoint is measured yet"
         return f"The reference {reference.name} is not compared head by head: {why}."
     first, last = reference.jaccard[0], reference.jaccard[-1]
-    said = f"Jaccard index with the heads of {reference.name}: {number(first)} at the base"
+    whose = f"the heads of the reference {reference.name}"
+    said = f"Jaccard index with {whose}: {number(first)} at the base"
     if len(reference.jaccard) > 1:
         said += f", {number(last)} at step {run.points[-1].step}"
     if math.isnan(ceiling := reference.ceiling[-1]):

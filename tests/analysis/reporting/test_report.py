@@ -223,3 +223,18 @@ def test_help_loads_nothing_heavy() -> None:
         "sys.exit(bool({'torch', 'plotly'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"hash": "h", "pairs": 6, "about": "made of <b>rows</b>"}', "6 pairs: made of"),
+        ('{"hash": "h", "pairs": 6}', "(6 pairs)"),
+        ("{", "(6 pairs)"),
+    ],
+)
+def test_what_pairs_were_made_of_is_said(tmp_path: Path, content: str, said: str) -> None:
+    run = make_run(tmp_path / "r", FINAL)
+    (run / "pairs.json").write_text(content)
+    assert said in report_of(run)
+    assert "<b>rows" not in (run / "report.html").read_text()

@@ -30,7 +30,9 @@ def test_the_likeness_rises_to_one(distilled):
 
 
 def test_the_report_says_and_draws_it(distilled):
-    said = "Jaccard index with the heads of teacher: 0.25 [0.25, 0.25] at the base, 1.00"
+    said = (
+        "Jaccard index with the heads of the reference teacher: 0.25 [0.25, 0.25] at the base, 1.00"
+    )
     assert said in report_of(distilled)
     titles = [axis.title.text for axis in trajectory_chart(Run.read(distilled)).select_yaxes()]
     assert "likeness to<br>reference" in titles
