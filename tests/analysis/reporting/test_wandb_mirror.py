@@ -112,7 +112,6 @@ def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         path.write_text(f"import json, sys, time\nsys.stdin.readline()\n{script}\n")
         monkeypatch.setattr(wandb_mirror, "WORKER", path)
 
-    monkeypatch.setattr(wandb_mirror, "START", 0.5)
     monkeypatch.setattr(wandb_mirror, "ANSWER", 0.2)
     return put
 
@@ -125,10 +124,11 @@ def begin(tmp_path: Path) -> WandbMirror:
     return WandbMirror.begin(tmp_path / "r", "r", "p", "offline", {"a": Path("x")})
 
 
-def test_a_process_that_hangs_or_fails_at_its_start(worker, tmp_path: Path) -> None:
+def test_a_process_that_hangs_or_fails_at_its_start(worker, tmp_path: Path, monkeypatch) -> None:
     worker("time.sleep(60)")
     began = time.monotonic()
-    with pytest.raises(ValueError, match="it has not started"):
+    with monkeypatch.context() as short, pytest.raises(ValueError, match="it has not started"):
+        short.setattr(wandb_mirror, "START", 0.5)
         begin(tmp_path)
     worker('print(json.dumps({"failed": "no key"}))')
     with pytest.raises(ValueError, match="no key"):
