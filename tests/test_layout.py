@@ -19,6 +19,7 @@ FLOORS = (
     ("files", "intervals", "cli"),
     ("prompts",),
     ("models",),
+    ("detection",),
     ("attribution",),
     ("circuits", "heads"),
     ("records",),

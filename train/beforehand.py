@@ -24,7 +24,7 @@ def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> 
 
     `options` are those of its loading (train.args.model_init_kwargs).
     """
-    from analysis.models.anatomy import check_supported
+    from analysis.detection.detect import check_supported
     from analysis.models.loading import check_weights, load_config
 
     try:

@@ -2,29 +2,52 @@
 
     score(u -> v) = sum over positions of  D_u . G_v
 
-D_u of a head is dz W_O[h] and G_v of a q, k or v head comes from its sums
+D_u of a head is dz W_O[h] and G_v of an attention's destination comes from its sums
 (analysis/attribution/gradients.py); neither is stored for all tokens, sources and destinations at
-once: a block of tokens is expanded, contracted by matrix products layer by layer, and dropped, so
-that every head is expanded through W_O once per token. Sources and destinations are laid out so
-that a product reads contiguous prefixes, in buffers that all blocks share:
+once: a block of tokens is expanded, contracted by matrix products, and dropped, so that every head
+is expanded through W_O once per token. Sources stand in the order in which they are written, so
+that a product reads a prefix of them, in buffers that all blocks share:
 
-    D  float [S, B, t, d]      all sources of the block
-    G  float [1 + W, B, t, d]  one layer's destinations, the MLP of the layer below first
+    D  float [S, B, t, d]   all sources of the block
+    G  float [C, B, t, d]   neighbouring destinations, C of them, that read nearly the same sources
 
-The sources between the MLP of the layer below and the next attention are in the product although
-no edge goes from them to that MLP; whoever reads the scores masks them.
+Destinations of which one reads one source more than the other go into one product; the score that
+is too much there belongs to no edge, and whoever reads the scores masks it. An input of a node
+below its highest one gets a product of its own.
 
 Shape legend: B pairs, T positions, t positions of one block, S sources, d residual width, H heads,
-e head width, W attention destinations of a layer, m steps.
+e head width, W destinations of a reading, m steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 
-from analysis.attribution.gradients import GradientSums, LayerSums
+from analysis.attribution.gradients import GradientSums, ReadingSums
 from analysis.models.anatomy import Anatomy, wide
 from analysis.models.forward import Sources
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Neighbouring destinations from `column` on, which read the first `reads` sources."""
+
+    column: int
+    width: int
+    reads: int
+    gradients: ReadingSums | torch.Tensor | None
+
+    def fill(self, block: slice, out: torch.Tensor) -> None:
+        """Their gradients [width, B, t, d] at the positions of a block."""
+        if isinstance(self.gradients, ReadingSums):
+            attention_gradients(self.gradients, block, out)
+        elif self.gradients is None:
+            out.zero_()
+        else:
+            out[0] = self.gradients[:, block]
 
 
 class Contraction:
@@ -35,73 +58,111 @@ class Contraction:
         self.parts, self.differences, self.tokens = parts, differences, min(tokens, self.length)
         new, graph = differences.embedding.new_empty, parts.graph
         self._D = new(graph.n_sources * n_pairs * self.tokens * d)
-        self._G = new(graph.layer_width * n_pairs * self.tokens * d)
+        self._G = new((graph.widest_layer + 1) * n_pairs * self.tokens * d)
 
     def add(self, sums: GradientSums, scores: torch.Tensor) -> None:
         """Add the scores of what `sums` holds to `scores` [B, S, D]."""
+        together, apart = _products(self.parts, sums)
         for start in range(0, self.length, self.tokens):
-            self._add_block(sums, scores, slice(start, min(start + self.tokens, self.length)))
+            block = slice(start, min(start + self.tokens, self.length))
+            shape = self.differences.embedding[:, block].shape
+            D = _front(self._D, self.parts.graph.n_sources, *shape)
+            expand_sources(self.parts, self.differences, block, D)
+            for pieces in (*together, *([piece] for piece in apart)):
+                G, first = _front(self._G, sum(piece.width for piece in pieces), *shape), 0
+                for piece in pieces:
+                    piece.fill(block, G[first : first + piece.width])
+                    first += piece.width
+                reads = max(piece.reads for piece in pieces)
+                _product(scores, D[:reads], G, pieces[0].column)
 
-    def _add_block(self, sums: GradientSums, scores: torch.Tensor, block: slice) -> None:
-        graph = self.parts.graph
-        shape = self.differences.embedding[:, block].shape
-        D = _front(self._D, graph.n_sources, *shape)
-        expand_sources(self.parts, self.differences, block, D)
-        below: torch.Tensor | None = None  # gradient at the MLP of the layer below
-        first = 0
-        for index, layer in enumerate(sums.layers):
-            G = _front(self._G, graph.layer_width, *shape)
-            attention_gradients(layer, block, G[1:])
-            if index == 0:
-                G = G[1:]
-            else:
-                G[0] = 0 if below is None else below[:, block]
-            _product(scores, D[: graph.attention_sources(index)], G, first)
-            first += len(G)
-            below = layer.mlp
-        G = _front(self._G, 2, *shape)
-        for row, gradient in enumerate((below, sums.logits)):
-            G[row] = 0 if gradient is None else gradient[:, block]
-        _product(scores, D, G, first)
+
+def _products(parts: Anatomy, sums: GradientSums) -> tuple[list[list[_Piece]], list[_Piece]]:
+    """What goes into one product each: all destinations in order, and the nodes' lower inputs."""
+    together: list[list[_Piece]] = []
+    apart: list[_Piece] = []
+    for piece, is_lower in _pieces(parts, sums):
+        if is_lower:
+            apart.append(piece)
+            continue
+        last = together[-1] if together else []
+        width = sum(other.width for other in last) + piece.width
+        near = last and abs(last[-1].reads - piece.reads) <= 1
+        if near and width <= parts.graph.widest_layer + 1:
+            last.append(piece)
+        else:
+            together.append([piece])
+    return together, apart
+
+
+def _pieces(parts: Anatomy, sums: GradientSums) -> Iterator[tuple[_Piece, bool]]:
+    """The destinations in order, with whether it is one of a node's lower inputs."""
+    graph = parts.graph
+    for layer, block in enumerate(parts.blocks):
+        column = graph.columns(layer).start
+        for of_reading in sums.readings[layer]:
+            reads = graph.sources_at(layer, of_reading.reading.point)
+            yield _Piece(column, of_reading.width, reads, of_reading), False
+            column += of_reading.width
+        for index, of_node in enumerate(sums.nodes[layer]):
+            column, highest = (
+                graph.node_column(layer, index),
+                graph.shapes[layer].nodes[index].reads,
+            )
+            seen = False
+            for tap, gradient in zip(block.nodes[index].taps, of_node.taps, strict=True):
+                is_lower = seen or tap.point != max(highest)
+                seen = seen or not is_lower
+                reads = graph.sources_at(layer, tap.point)
+                yield _Piece(column, 1, reads, gradient), is_lower
+    yield _Piece(graph.n_destinations - 1, 1, graph.n_sources, sums.logits), False
 
 
 def block_bytes(parts: Anatomy, n_pairs: int) -> int:
     """Memory that one position of a block of pairs needs, in bytes."""
-    gain = parts.final_norm.gain
-    rows = parts.graph.n_sources + 2 * parts.graph.layer_width
-    return rows * n_pairs * len(gain) * gain.element_size()
+    rows = parts.graph.n_sources + 2 * (parts.graph.widest_layer + 1)
+    return rows * n_pairs * parts.width * parts.dtype.itemsize
 
 
 def expand_sources(parts: Anatomy, sources: Sources, block: slice, out: torch.Tensor) -> None:
     """Fill `out` [S, B, t, d] with what every source writes at the positions of a block."""
     graph = parts.graph
     out[0] = sources.embedding[:, block]
-    for index, layer in enumerate(parts.blocks):
-        first = graph.head_source(index, 0)
-        z = sources.zr[index][:, block].flatten(0, 1).unflatten(-1, (graph.n_heads, -1))
-        heads = out[first : first + graph.n_heads].flatten(1, 2)
-        torch.bmm(z.transpose(0, 1), layer.W_O, out=heads)
-        out[first + graph.n_heads] = sources.mlp[index][:, block]
+    for (layer, heads), zr in zip(parts.heads, sources.zr, strict=True):
+        first = graph.head_source(layer.layer, heads.first)
+        of_heads = out[first : first + heads.n_heads]
+        if heads.linear_after is not None:
+            of_heads.copy_(heads.written(zr)[:, :, block])
+            continue
+        z = zr[:, block].flatten(0, 1).unflatten(-1, (heads.n_heads, -1))
+        torch.bmm(z.transpose(0, 1), heads.W_O, out=of_heads.flatten(1, 2))
+    for (layer, index, _), written in zip(parts.nodes, sources.nodes, strict=True):
+        out[graph.node_source(layer.layer, index)] = written[:, block]
 
 
-def attention_gradients(layer: LayerSums, block: slice, out: torch.Tensor) -> None:
-    """Fill `out` [W, B, t, d] with the gradients at a layer's q, k and v inputs.
+def attention_gradients(sums: ReadingSums, block: slice, out: torch.Tensor) -> None:
+    """Fill `out` [W, B, t, d] with the gradients of a reading's destinations at the stream.
 
-    `gain * W^T (r g)`, one product for all heads of a side, plus the sum over steps of `c xc`.
+    `gain * W^T (r g)`, one product for all destinations of a side, plus the sum over steps of
+    `c xc`.
     """
-    if layer.g is None:  # no gradient reached this attention in any step
+    if sums.g is None:  # no gradient reached this attention in any step
         out.zero_()
         return
-    norm, g = layer.block.attention_norm, layer.g[:, block].flatten(0, 1)
+    reading, g = sums.reading, sums.g[:, block].flatten(0, 1)
     heads = out.flatten(1, 2)
-    by_head = g.unflatten(-1, (layer.width, -1)).transpose(0, 1)
-    for side in layer.block.sides:
-        torch.bmm(by_head[side.columns], side.weight, out=heads[side.columns])
-    x = torch.stack([norm.centre(wide(x[:, block])).flatten(0, 1) for x in layer.x], 1)
-    c = torch.stack([c[:, block].flatten(0, 1) for c in layer.c], 2)
-    torch.addcmul(torch.bmm(c, x).transpose(0, 1), heads, norm.gain, out=heads)
-    if norm.centred:
-        heads -= heads.mean(-1, keepdim=True)
+    for side, place in zip(reading.sides, sums.places, strict=True):
+        by_head = g[:, place].unflatten(-1, (side.width, -1)).transpose(0, 1)
+        torch.bmm(by_head, side.weight, out=heads[side.columns])
+    norm = reading.norm
+    if norm is not None:
+        x = torch.stack([norm.centre(wide(x[:, block])).flatten(0, 1) for x in sums.x], 1)
+        c = torch.stack([c[:, block].flatten(0, 1) for c in sums.c], 2)
+        torch.addcmul(torch.bmm(c, x).transpose(0, 1), heads, norm.gain.to(heads), out=heads)
+        if norm.centred:
+            heads -= heads.mean(-1, keepdim=True)
+    if reading.gauge is not None:
+        heads *= reading.gauge.to(heads)
 
 
 def _front(buffer: torch.Tensor, *shape: int) -> torch.Tensor:

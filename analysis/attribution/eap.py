@@ -42,8 +42,9 @@ from analysis.attribution.gradients import GradientSums
 from analysis.attribution.metrics import Metric, metric_named
 from analysis.attribution.patching import exact_scores
 from analysis.attribution.quadrature import path_points
+from analysis.detection.detect import anatomy
 from analysis.models.allocator import keep_freed_memory
-from analysis.models.anatomy import Anatomy, anatomy, wide
+from analysis.models.anatomy import Anatomy, wide
 from analysis.models.audit import Audit
 from analysis.models.forward import Sources, record_sources, run, ungrouped
 from analysis.models.graph import KV
@@ -102,7 +103,7 @@ def attribute(
     parts = anatomy(model, kv)
     pairs.check_vocabulary(parts.vocabulary)
     pairs.check_length(parts.max_tokens)
-    device = next(model.parameters()).device
+    device = parts.device
     if device.type == "cpu":
         keep_freed_memory()
     results: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -218,8 +219,9 @@ class _Job:
     def _plan(self) -> tuple[int, int]:
         """Steps kept before they are contracted, and tokens in a block, that fit the budget."""
         n_pairs, length = self.batch.clean.shape
-        norm = self.parts.final_norm.module.weight
-        step = len(self.parts.blocks) * n_pairs * length * len(norm) * norm.element_size()
+        readings = sum(len(block.readings) for block in self.parts.blocks)
+        element = self.parts.embedding.weight.element_size()
+        step = max(1, readings * n_pairs * length * self.parts.width * element)
         block = block_bytes(self.parts, n_pairs)
         steps = max(1, min(MOST_STEPS, self.memory_budget // step))
         tokens = max(1, min(length, self.memory_budget // BLOCK_SHARE // block))
@@ -250,8 +252,7 @@ class _Job:
                 contraction.add(sums, scores)
                 sums.clear()
             with sums.step(step.weight, step.first_attention) as hooks:
-                if step.writes is not None:
-                    module, output = step.writes
+                for module, output in step.writes:
                     hooks.output(module, partial(_instead, output))
                 self._backward(hooks, self.batch.clean, step.embedding, clean_logits)
         contraction.add(sums, scores)
@@ -267,7 +268,7 @@ class _Step:
 
     weight: float
     embedding: torch.Tensor
-    writes: tuple[nn.Module, torch.Tensor] | None = None
+    writes: tuple[tuple[nn.Module, torch.Tensor], ...] = ()
     first_attention: int = 0
 
 
@@ -287,7 +288,7 @@ def _differences(corrupted: Sources, clean: Sources, mask: torch.Tensor) -> Sour
         return [less(a.pop(0), b.pop(0)) for _ in range(len(a))]
 
     embedding = less(corrupted.embedding, clean.embedding)
-    return Sources(embedding, each(corrupted.zr, clean.zr), each(corrupted.mlp, clean.mlp))
+    return Sources(embedding, each(corrupted.zr, clean.zr), each(corrupted.nodes, clean.nodes))
 
 
 def _embedding_path(method: str, points: list[tuple[float, float]]) -> dict[float, float]:
@@ -314,19 +315,27 @@ def _activation_steps(
     Those that mix the embedding add nothing to the attention of layer 0, as in the package, where
     that embedding is a constant.
     """
-    branches = [b for block in parts.blocks for b in (block.attention_branch, block.mlp_branch)]
+    branches = [
+        [*([part.branch] for part in block.heads), *([m for m, _ in n.writes] for n in block.nodes)]
+        for block in parts.blocks
+    ]
+    together = [modules for of_layer in branches for modules in of_layer]
+    flat = [module for modules in together for module in modules]
     clean, corrupted = (
-        _outputs(parts, [parts.layers[0], *branches], ids, batch)
+        _outputs(parts, [parts.layers[0], *flat], ids, batch)
         for ids in (batch.clean, batch.corrupted)
     )
-    share = 1 / len(clean)
-    for index, (written, other) in enumerate(zip(clean, corrupted, strict=True)):
+    share = 1 / (1 + len(together))
+    for beta, weight in points:
+        mixed = torch.lerp(clean[0], corrupted[0], beta)
+        yield _Step(weight * share, mixed, first_attention=1)
+    first = 1
+    for modules in together:
+        places = range(first, first + len(modules))
+        first = places.stop
         for beta, weight in points:
-            mixed = torch.lerp(written, other, beta)
-            if index == 0:
-                yield _Step(weight * share, mixed, first_attention=1)
-            else:
-                yield _Step(weight * share, clean[0], (branches[index - 1], mixed))
+            outputs = (torch.lerp(clean[place], corrupted[place], beta) for place in places)
+            yield _Step(weight * share, clean[0], tuple(zip(modules, outputs, strict=True)))
 
 
 @torch.no_grad()
@@ -334,10 +343,10 @@ def _outputs(
     parts: Anatomy, modules: list[nn.Module], ids: torch.Tensor, batch: Batch
 ) -> list[torch.Tensor]:
     """What enters the first module, and what the others return, in one run: [B, T, d] each."""
-    seen: list[torch.Tensor] = []
+    seen = dict.fromkeys(range(len(modules)), torch.empty(0))
     with Hooks() as hooks:
-        hooks.input(modules[0], lambda x: seen.append(x))
-        for module in modules[1:]:
-            hooks.output(module, lambda y: seen.append(y))
+        hooks.input(modules[0], partial(seen.__setitem__, 0))
+        for index, module in enumerate(modules[1:], start=1):
+            hooks.output(module, partial(seen.__setitem__, index))
         run(parts, ids, batch)
-    return seen
+    return list(seen.values())

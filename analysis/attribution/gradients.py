@@ -12,9 +12,10 @@ product of the norm splits:
 so that over the steps only r g is summed, head width instead of residual width, and one scalar per
 head, token and step, c = -(r^2 / d) <y - b, g>, goes with that step's x. W^T is applied once, after
 the last step.
-The layers' sides stand side by side: q, then k, then v, W destinations in all.
+A reading's sides stand side by side, each with its destinations' rows: W destinations, R rows in
+all. Without a norm r is 1 and there is no c.
 
-Shape legend: B pairs, T positions, d residual width, e head width, W attention destinations.
+Shape legend: B pairs, T positions, d residual width, W destinations and R rows of one reading.
 """
 
 from __future__ import annotations
@@ -25,19 +26,24 @@ from functools import partial
 
 import torch
 
-from analysis.models.anatomy import Anatomy, Block, Projection, wide
+from analysis.models.anatomy import Anatomy, Node, Reading, Tap, wide
 from analysis.models.hooks import Hooks
 
 
-class LayerSums:
-    """One layer's sums: `g` [B, T, W e]; per step `c` [B, T, W] and `x` [B, T, d]; `mlp` [B, T, d].
+class ReadingSums:
+    """One reading's sums: `g` [B, T, R]; per step `c` [B, T, W] and `x` [B, T, d].
 
     None or empty where no gradient has arrived. `r` [B, T, 1] is that of the last step.
     """
 
-    def __init__(self, block: Block) -> None:
-        self.block = block
-        self.width = sum(side.width for side in block.sides)
+    def __init__(self, reading: Reading) -> None:
+        self.reading, self.width = reading, reading.width
+        first = 0
+        self.places: list[slice] = []  # of each side among the rows
+        for side in reading.sides:
+            self.places.append(slice(first, first + side.width * side.n_rows))
+            first = self.places[-1].stop
+        self.n_rows = first
         self.clear()
 
     def clear(self) -> None:
@@ -46,65 +52,114 @@ class LayerSums:
         self.c: list[torch.Tensor] = []
         self.x: list[torch.Tensor] = []
         self.r = torch.empty(0)
-        self.mlp: torch.Tensor | None = None
 
-    def start(self, x: torch.Tensor) -> None:
-        """Begin a step, whose layer input is x [B, T, d]."""
-        x = x.detach()
+    def start(self, shape: tuple[int, int], x: torch.Tensor) -> None:
+        """Begin a step, in which the stream is x [B, T, d]."""
+        norm = self.reading.norm
+        if norm is None:
+            return
+        x = x.detach().reshape(*shape, -1)
         self.x.append(x)
-        self.r = self.block.attention_norm.rstd(x)
-        self.c.append(self.r.new_zeros(*x.shape[:2], self.width))
+        self.r = norm.rstd(x)
+        self.c.append(self.r.new_zeros(*shape, self.width))
 
-    def watch_output(self, y: torch.Tensor, sides: list[Projection], weight: float) -> None:
+    def watch_output(
+        self, shape: tuple[int, int], sides: list[int], weight: float, y: torch.Tensor
+    ) -> None:
         """Add the gradient that will arrive at a module's output, which these sides share."""
         # y.detach(), not y: a hook that held y would keep y's own graph alive
-        y.register_hook(partial(self._add_sides, y.detach(), sides, weight))
-
-    def watch_mlp(self, x: torch.Tensor, weight: float) -> torch.Tensor:
-        """The same input for the MLP's norm, with a gradient of its own, which will be added."""
-        return _alias(x, partial(self._add_mlp, weight))
+        y.register_hook(partial(self._add_sides, shape, y.detach(), sides, weight))
 
     def _add_sides(
-        self, y: torch.Tensor, sides: list[Projection], weight: float, gradient: torch.Tensor
+        self,
+        shape: tuple[int, int],
+        y: torch.Tensor,
+        sides: list[int],
+        weight: float,
+        gradient: torch.Tensor,
     ) -> None:
-        for side in sides:
-            y_side, g_side = (wide(t[..., side.features]) for t in (y, gradient))
-            self.add(side, y_side, g_side, weight)
+        y, gradient = (t.reshape(*shape, -1) for t in (y, gradient))
+        for index in sides:
+            side = self.reading.sides[index]
+            self._add(index, wide(side.seen(y)), wide(side.seen(gradient)), weight)
 
-    def add(self, side: Projection, y: torch.Tensor, gradient: torch.Tensor, w: float) -> None:
-        """Add the gradient at a side's output y [B, T, width * e], times w, to the last step."""
-        e, d, c = side.head_dim, self.x[-1].shape[-1], self.c[-1]
+    def _add(self, index: int, y: torch.Tensor, gradient: torch.Tensor, w: float) -> None:
+        """Add the gradient at a side's output y [B, T, width, w], times w, to the last step."""
+        side, norm = self.reading.sides[index], self.reading.norm
         if self.g is None:
-            self.g = gradient.new_zeros(*c.shape[:2], self.width * e)
-        first, end = side.columns.start * e, side.columns.stop * e
-        self.g[..., first:end].addcmul_(gradient, self.r, value=w)
-        if side.offset is not None:
-            y = y - side.offset
-        dots = (y * gradient).unflatten(-1, (side.width, e)).sum(-1)
-        c[..., side.columns] = dots.mul_(self.r.square() * (-w / d))
+            self.g = gradient.new_zeros(*gradient.shape[:2], self.n_rows)
+        place = self.g[..., self.places[index]].unflatten(-1, gradient.shape[2:])
+        if norm is None:
+            place.add_(gradient, alpha=w)
+            return
+        place.addcmul_(gradient, self.r[..., None], value=w)
+        offset = self.reading.offsets[index]
+        if offset is not None:
+            y = y - offset
+        dots = (y * gradient).sum(-1)
+        self.c[-1][..., side.columns] = dots.mul_(self.r.square() * (-w / self.x[-1].shape[-1]))
 
-    def _add_mlp(self, weight: float, gradient: torch.Tensor) -> None:
-        self.mlp = _add(self.mlp, gradient, weight)
 
+class NodeSums:
+    """A node's sums: for each of its taps the gradient at the stream, [B, T, d], or None."""
 
-class GradientSums:
-    """The sums of all layers, and `logits` [B, T, d] for the final norm's input."""
-
-    def __init__(self, parts: Anatomy) -> None:
-        self.layers = [LayerSums(block) for block in parts.blocks]
-        self.logits: torch.Tensor | None = None
-        self._final_norm = parts.final_norm.module
-
-    @property
-    def n_steps(self) -> int:
-        """Steps whose layer inputs are kept."""
-        return len(self.layers[0].x)
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.clear()
 
     def clear(self) -> None:
         """Forget what was summed."""
-        self.logits = None
-        for layer in self.layers:
-            layer.clear()
+        self.taps: list[torch.Tensor | None] = [None] * len(self.node.taps)
+        self._x: list[torch.Tensor | None] = [None] * len(self.node.taps)
+
+    def watch(self, hooks: Hooks, shape: Callable[[], tuple[int, int]], weight: float) -> None:
+        """Hooks that add the gradients of the next run, times `weight`."""
+        for index, tap in enumerate(self.node.taps):
+            if tap.norm is not None:
+                hooks.input(tap.norm.module, partial(self._keep, index))
+            see = partial(self._add, index, tap, shape, weight)
+            hooks.input(tap.module, partial(_alias, see=see))
+
+    def _keep(self, index: int, x: torch.Tensor) -> None:
+        self._x[index] = x.detach()
+
+    def _add(
+        self,
+        index: int,
+        tap: Tap,
+        shape: Callable[[], tuple[int, int]],
+        weight: float,
+        gradient: torch.Tensor,
+    ) -> None:
+        gradient = gradient.reshape(*shape(), -1)
+        x = self._x[index]
+        if tap.norm is not None:
+            assert x is not None
+            gradient = tap.norm.pull_back(x.reshape(gradient.shape), gradient)
+        if tap.gauge is not None:
+            gradient = wide(gradient) * tap.gauge
+        self.taps[index] = _add(self.taps[index], gradient, weight * tap.scale)
+
+
+class GradientSums:
+    """The sums of all layers, and `logits` [B, T, d] for what leaves the last one."""
+
+    def __init__(self, parts: Anatomy) -> None:
+        self.parts = parts
+        self.readings = [[ReadingSums(r) for r in block.readings] for block in parts.blocks]
+        self.nodes = [[NodeSums(node) for node in block.nodes] for block in parts.blocks]
+        self.logits: torch.Tensor | None = None
+        self.n_steps = 0  # whose stream is kept
+        self._shape = (0, 0)
+
+    def clear(self) -> None:
+        """Forget what was summed."""
+        self.logits, self.n_steps = None, 0
+        for readings, nodes in zip(self.readings, self.nodes, strict=True):
+            for reading in readings:
+                reading.clear()
+            for node in nodes:
+                node.clear()
 
     @contextmanager
     def step(self, weight: float, first_attention: int = 0) -> Iterator[Hooks]:
@@ -113,26 +168,42 @@ class GradientSums:
         The attention of the layers below `first_attention` is left out. The hooks that are given
         live as long as the step.
         """
+        self.n_steps += 1
         with Hooks() as hooks, torch.enable_grad():
-            for index, layer in enumerate(self.layers):
-                block = layer.block
-                hooks.input(block.attention_norm.module, layer.start)
-                watched = block.readers if index >= first_attention else {}
-                for module, sides in watched.items():
-                    see = partial(layer.watch_output, sides=sides, weight=weight)
-                    hooks.output(module, see)
-                hooks.input(block.mlp_norm.module, partial(layer.watch_mlp, weight=weight))
-            hooks.input(self._final_norm, partial(_alias, see=partial(self._add_logits, weight)))
+            hooks.input(self.parts.layers[0], self._start)
+            for layer, readings in enumerate(self.readings):
+                for reading in readings:
+                    self._watch(hooks, reading, weight if layer >= first_attention else None)
+                for node in self.nodes[layer]:
+                    node.watch(hooks, lambda: self._shape, weight)
+            hooks.output(self.parts.layers[-1], partial(_alias, see=partial(self._end, weight)))
             yield hooks
 
-    def _add_logits(self, weight: float, gradient: torch.Tensor) -> None:
+    def _start(self, x: torch.Tensor) -> None:
+        self._shape = x.shape[0], x.shape[1]
+
+    def _watch(self, hooks: Hooks, sums: ReadingSums, weight: float | None) -> None:
+        hooks.input(sums.reading.place, lambda x: sums.start(self._shape, x))
+        if weight is None:
+            return
+        for module, sides in sums.reading.modules.items():
+
+            def see(y: torch.Tensor, sides: list[int] = sides) -> None:
+                sums.watch_output(self._shape, sides, weight, y)
+
+            hooks.output(module, see)
+
+    def _end(self, weight: float, gradient: torch.Tensor) -> None:
+        gauge = self.parts.gauge
+        gradient = gradient if gauge is None else wide(gradient) * gauge
         self.logits = _add(self.logits, gradient, weight)
 
 
 def _alias(x: torch.Tensor, see: Callable[[torch.Tensor], None]) -> torch.Tensor:
-    """The same values, whose gradient is that of one reader alone; `see` is called with it."""
+    """The same values, whose gradient is that of one reader only; `see` is called with it."""
     alias = x.view_as(x)
-    alias.register_hook(see)
+    if alias.requires_grad:
+        alias.register_hook(see)
     return alias
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from analysis.attribution.metrics import faithfulness, metric_named
 from analysis.attribution.patching import RUN_BYTES, patched_logits
 from analysis.circuits.circuit import Circuit
-from analysis.models.anatomy import Anatomy, anatomy, wide
+from analysis.detection.detect import anatomy
+from analysis.models.anatomy import Anatomy, wide
 from analysis.models.audit import check_model
 from analysis.models.forward import Sources, run, source_run, ungrouped
 from analysis.models.preserve import preserved
@@ -80,7 +81,7 @@ def evaluate_circuits(
     pairs.check_length(parts.max_tokens)
     keeps = [circuit.matrix for circuit in circuits]
     keeps.append(torch.zeros_like(keeps[0]))  # the empty circuit
-    device = next(model.parameters()).device
+    device = parts.device
     rows = []
     with preserved(model), torch.no_grad(), ungrouped(parts):
         check_model(parts, pairs)
@@ -100,30 +101,28 @@ def evaluate_circuits(
 def _rows(parts: Anatomy, pairs: Pairs, batch_size: int) -> int:
     """Pairs in one run: at most `batch_size`, and no more than RUN_BYTES of differences."""
     length = max(len(pair.clean_ids) for pair in pairs)
-    gain = parts.final_norm.gain
-    one = parts.graph.n_sources * length * len(gain) * gain.element_size()
+    one = parts.graph.n_sources * length * parts.width * parts.dtype.itemsize
     return max(1, min(batch_size, RUN_BYTES // one))
 
 
 def _ablated(parts: Anatomy, batch: Batch, ablation: str) -> Sources:
     if ablation == "patch":
         seen, _ = source_run(parts, batch.corrupted, batch)
-        return Sources(wide(seen.embedding), list(map(wide, seen.zr)), list(map(wide, seen.mlp)))
+        return Sources(wide(seen.embedding), list(map(wide, seen.zr)), list(map(wide, seen.nodes)))
     zero = torch.zeros((), device=batch.clean.device)
-    n_layers = len(parts.blocks)
-    return Sources(zero, [zero] * n_layers, [zero] * n_layers)
+    return Sources(zero, [zero] * len(parts.heads), [zero] * len(parts.nodes))
 
 
 def _mean_sources(parts: Anatomy, pairs: Pairs, batch_size: int, device: torch.device) -> Sources:
     """Mean over the tokens of all clean prompts of what each source writes; padding is left out."""
     totals: list[torch.Tensor] = []
-    n_tokens, n_layers = 0, len(parts.blocks)
+    n_tokens, n_outputs = 0, len(parts.heads)
     for batch in pairs.batches(batch_size):
         batch = batch.to(device)
         seen, _ = source_run(parts, batch.clean, batch)
         keep = batch.mask[..., None]
-        sums = [(wide(t) * keep).sum((0, 1)) for t in (seen.embedding, *seen.zr, *seen.mlp)]
+        sums = [(wide(t) * keep).sum((0, 1)) for t in (seen.embedding, *seen.zr, *seen.nodes)]
         totals = [a + b for a, b in zip(totals, sums, strict=True)] if totals else sums
         n_tokens += int(batch.mask.sum())
     embedding, *rest = [total / n_tokens for total in totals]
-    return Sources(embedding, rest[:n_layers], rest[n_layers:])
+    return Sources(embedding, rest[:n_outputs], rest[n_outputs:])

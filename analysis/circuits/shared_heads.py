@@ -21,7 +21,8 @@ from analysis.models.graph import Graph
 def can_share(own: Graph, shared: Graph) -> bool:
     """Whether the edges of a graph are members of those of another, or the same ones."""
     size = (shared.n_layers, shared.n_heads)
-    return (own.n_layers, own.n_heads) == size and own.kv_width == own.n_heads
+    regular = own.layers is None and shared.layers is None
+    return regular and (own.n_layers, own.n_heads) == size and own.kv_width == own.n_heads
 
 
 def share(file: GraphFile, graph: Graph) -> GraphFile:
@@ -40,12 +41,13 @@ def _places(own: Graph, shared: Graph) -> torch.Tensor:
     index = torch.zeros(shared.edge_mask.shape, dtype=torch.int64)
     index[shared.edge_mask] = torch.arange(shared.n_edges)
     source, destination = own.edges.T
-    layer, place = destination // own.layer_width, destination % own.layer_width
+    width, wider = own.widest_layer, shared.widest_layer
+    layer, place = destination // width, destination % width
     heads, kv, group = own.n_heads, shared.kv_width, own.n_heads // shared.kv_width
     of_k = heads + (place - heads) // group
     of_v = heads + kv + (place - 2 * heads) // group
     moved = torch.where(place < heads, place, torch.where(place < 2 * heads, of_k, of_v))
-    moved = torch.where(place == own.layer_width - 1, shared.layer_width - 1, moved)
+    moved = torch.where(place == width - 1, wider - 1, moved)
     logits = destination == own.n_destinations - 1
-    to = torch.where(logits, shared.n_destinations - 1, layer * shared.layer_width + moved)
+    to = torch.where(logits, shared.n_destinations - 1, layer * wider + moved)
     return index[source, to]

@@ -25,10 +25,10 @@ class Options:
 
 def act(options: Options) -> None:
     """Load, bake and save."""
+    from analysis.detection.detect import graph_of
     from analysis.interventions.baking import save_baked
     from analysis.interventions.head_sets import parse_intervention
     from analysis.interventions.operations import constants, read_reference
-    from analysis.models.anatomy import graph_of
     from analysis.models.loading import load_config, load_model, load_tokenizer
     from analysis.records.checkpoints import find_model
 

@@ -65,7 +65,7 @@ def load(options: Options) -> tuple[Model, Pairs]:
         ValueError: either can't be read, or the architecture is not supported.
     """
     from analysis.attribution.eap import check_settings
-    from analysis.models.anatomy import check_supported
+    from analysis.detection.detect import check_supported
     from analysis.prompts.pairs import Pairs, holds_text
     from analysis.records.checkpoints import find_model
 

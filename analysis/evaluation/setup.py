@@ -73,11 +73,11 @@ def prepare(options: Options) -> Evaluation:
     Raises:
         ValueError: with the offending value and the mend.
     """
+    from analysis.detection.detect import graph_of
     from analysis.evaluation.parts import Change, Drawing, Evaluation, Output, Questions
     from analysis.evaluation.sampling import Sampling
     from analysis.evaluation.vllm_engine import check_bakes
     from analysis.interventions.head_sets import parse_intervention
-    from analysis.models.anatomy import graph_of
     from analysis.models.loading import load_config
     from analysis.prompts.benchmarks import default_suffix, load_task, slug
     from analysis.prompts.columns import Columns

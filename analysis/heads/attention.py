@@ -35,7 +35,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from analysis.models.anatomy import Anatomy, anatomy, linear_map, wide
+from analysis.detection.detect import anatomy
+from analysis.models.anatomy import Anatomy, linear_map, wide
 from analysis.models.compat import attention_kind, set_attention_kind
 from analysis.models.hooks import Hooks
 from analysis.models.preserve import preserved
@@ -73,7 +74,7 @@ def see_patterns(
     """
     with eager(parts.causal_lm), Hooks() as hooks:
         for layer, block in enumerate(parts.blocks):
-            hooks.output(block.attention, partial(_hand_over, see, layer))
+            hooks.returned(block.heads[0].attention, partial(_hand_over, see, layer))
         parts.decoder(input_ids=ids, use_cache=False)
 
 
@@ -152,14 +153,14 @@ def pattern_scores(
         ValueError: the architecture is not supported.
     """
     parts = anatomy(model)
-    like = parts.final_norm.gain
+    device = parts.device
     found = []
     with preserved(model):
         for start in range(0, len(pairs), batch_size):
             some = pairs[start : start + batch_size]
-            ids = collate(some).clean.to(like.device)
+            ids = collate(some).clean.to(device)
             W, chunks, counts = _batch_weights(some, regions[start : start + batch_size])
-            on = W.to(like), chunks.to(like.device), counts.to(like.device)
+            on = W.to(device, parts.dtype), chunks.to(device), counts.to(device)
             found.append(_scores(parts, ids, *on).double().cpu())
     return torch.cat(found)
 
@@ -199,11 +200,12 @@ def copying(model: nn.Module) -> torch.Tensor:
         middle = _embedding_to_unembedding(parts)
         found = []
         for block in parts.blocks:
-            value = block.sides[2].weight.repeat_interleave(
-                block.n_heads // block.sides[2].n_heads, 0
-            )
-            read = value * block.attention_norm.gain
-            ov = torch.einsum("hed,dc,hfc->hef", read, middle, block.W_O)
+            (heads,), (reading,) = block.heads, block.readings
+            (value,) = (side for side in reading.sides if side.letter == "v")
+            assert reading.norm is not None
+            read = value.weight.repeat_interleave(heads.n_heads // value.width, 0)
+            read = read * reading.norm.gain.to(read)
+            ov = torch.einsum("hed,dc,hfc->hef", read, middle, heads.W_O)
             e = torch.linalg.eigvals(ov.double().cpu())
             found.append(e.real.sum(1) / e.abs().sum(1))
     return torch.cat(found)
@@ -211,9 +213,11 @@ def copying(model: nn.Module) -> torch.Tensor:
 
 def _embedding_to_unembedding(parts: Anatomy) -> torch.Tensor:
     """The residual stream's way through the vocabulary, P E' U diag(f) P: [d, d]."""
-    U, norm = linear_map(parts.lm_head), parts.final_norm
-    total = torch.zeros(U.shape[1], U.shape[1], dtype=norm.gain.dtype, device=U.device)
+    U, norm = linear_map(parts.causal_lm.get_output_embeddings()), parts.final_norm
+    first = parts.blocks[0].readings[0].norm
+    assert norm is not None and first is not None
+    total = torch.zeros(U.shape[1], U.shape[1], dtype=parts.dtype, device=U.device)
     for ids in torch.arange(len(U), device=U.device).split(ROWS):
-        E = parts.blocks[0].attention_norm.centre(wide(parts.embedding.forward(ids)))
-        total += E.T @ norm.centre(wide(U[ids]) * norm.gain)
+        E = first.centre(wide(parts.embedding.forward(ids)))
+        total += E.T @ norm.centre(wide(U[ids]) * norm.gain.to(U.device))
     return total

@@ -118,8 +118,8 @@ def head_roles(
     Raises:
         ValueError: the architecture is not supported, or the pairs are of another vocabulary.
     """
+    from analysis.detection.detect import anatomy
     from analysis.heads.attention import copying, pattern_scores
-    from analysis.models.anatomy import anatomy
     from analysis.models.graph import short_head_name
     from analysis.prompts.regions import find_regions
 

@@ -14,16 +14,19 @@ one down solve it, for all thresholds at once. The circuit of the top n edges ha
 largest w. s is a margin too: log s - log t says how far a head is inside or outside. A key or value
 head that query heads share feeds all of them.
 
-Buffer layout: edges ordered by destination, then source, because the edges into the q, k and v
-heads of a layer then are a block [destinations of the layer, sources below it] without a gap.
-`by_destination` reorders scores [..., E] from the order of `graph.edges`.
+Buffer layout: edges ordered by destination, then source, because the edges into neighbouring
+destinations that read the same sources then are a block [destinations, sources] without a gap.
+`by_destination` reorders scores [..., E] from the order of `graph.edges`. Blocks are taken in the
+order of how many sources they read, in which whatever a block reads has been reached before it.
 
-Shape legend: R score vectors, E edges, S sources, L layers, H heads.
+Shape legend: R score vectors, E edges, S sources, A heads.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
 
 import torch
 
@@ -37,7 +40,7 @@ def by_destination(graph: Graph, scores: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class HeadPaths:
-    """What the circuits of R score vectors hold of each head: [R, L * H] each.
+    """What the circuits of R score vectors hold of each head: [R, A] each.
 
     strength: entry strength s.  importance: sum of `weight` over the circuit's edges out of the
     head, normalised to sum 1 over heads.  out_degree, in_degree: the circuit's edges out of and
@@ -50,66 +53,76 @@ class HeadPaths:
     in_degree: torch.Tensor
 
 
-def _blocks(graph: Graph) -> list[tuple[int, int, int, int]]:
-    """First edge, destinations and sources of each block, bottom up, and its layer."""
-    found, start = [], 0
-    for layer in range(graph.n_layers):
-        for width, sources in (
-            (graph.layer_width - 1, graph.attention_sources(layer)),
-            (1, graph.mlp_sources(layer)),
-        ):
-            found.append((start, width, sources, layer))
-            start += width * sources
-    return [*found, (start, 1, graph.n_sources, graph.n_layers)]
+@dataclass(frozen=True)
+class _Block:
+    """Neighbouring destinations that read the same sources; `start`: its first edge.
+
+    feeds: the nodes that each destination feeds, int64 [width, most], some of them repeated.
+    fed: all of these, int64 [F]. members: the block's destinations that feed each, [F, most], some
+    repeated. counts: how often each destination feeds each, [width, F], 0 or 1.
+    """
+
+    start: int
+    width: int
+    sources: int
+    feeds: torch.Tensor
+    fed: torch.Tensor
+    members: torch.Tensor
+    counts: torch.Tensor
+
+    def view(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of edges [R, E] as the block's: [R, width, sources]."""
+        end = self.start + self.width * self.sources
+        return values[:, self.start : end].view(len(values), self.width, self.sources)
 
 
-def _view(values: torch.Tensor, block: tuple[int, int, int, int]) -> torch.Tensor:
-    start, width, sources, _ = block
-    return values[:, start : start + width * sources].view(len(values), width, sources)
+@lru_cache(maxsize=16)
+def _blocks(graph: Graph) -> list[_Block]:
+    reads = graph.edge_mask.sum(0).tolist()
+    found, start, first = [], 0, 0
+    for sources, run in groupby(reads):
+        width = len(list(run))
+        counts = graph.readers[first : first + width]
+        fed = counts.any(0).nonzero().flatten()
+        counts = counts[:, fed]
+        feeds, members = (_padded(table) for table in (counts, counts.T))
+        block = _Block(start, width, sources, fed[feeds], fed, members, counts.float())
+        found.append(block)
+        start, first = start + width * sources, first + width
+    return sorted(found, key=lambda block: block.sources)
+
+
+def _padded(table: torch.Tensor) -> torch.Tensor:
+    """Where each row is true, the first repeated to fill: bool [n, m] -> int64 [n, most]."""
+    rows = [row.nonzero().flatten().tolist() for row in table]
+    most = max(map(len, rows))
+    return torch.tensor([row + row[:1] * (most - len(row)) for row in rows])
 
 
 def _into(graph: Graph, w: torch.Tensor) -> torch.Tensor:
-    """Widest path from the input to each source: [R, S]."""
-    into = w.new_full((len(w), graph.n_sources), torch.inf)
-    heads, kv = graph.n_heads, graph.kv_width
-    for block in _blocks(graph)[:-1]:
-        _, width, below, _ = block
-        reached = torch.minimum(_view(w, block), into[:, None, :below]).amax(2)
-        if width == 1:
-            into[:, below] = reached[:, 0]
-            continue
-        q, k, v = reached.split([heads, kv, kv], 1)
-        shared = torch.maximum(k, v).repeat_interleave(heads // kv, 1)
-        into[:, below : below + heads] = torch.maximum(q, shared)
+    """Widest path from the input to each node: [R, N]."""
+    into = w.new_zeros(len(w), graph.n_sources + 1)
+    into[:, 0] = torch.inf
+    for block in _blocks(graph):
+        reached = torch.minimum(block.view(w), into[:, None, : block.sources]).amax(2)
+        best = reached[:, block.members].amax(2)
+        into[:, block.fed] = torch.maximum(into[:, block.fed], best)
     return into
 
 
-def _destination_out(
-    graph: Graph, out: torch.Tensor, block: tuple[int, int, int, int]
-) -> torch.Tensor:
-    """Widest path from each destination of a block to the logits: [R, destinations]."""
-    _, width, below, layer = block
-    if layer == graph.n_layers:
-        return out.new_full((len(out), 1), torch.inf)
-    if width == 1:
-        return out[:, below : below + 1]
-    q = out[:, below : below + graph.n_heads]
-    group = q.unflatten(1, (graph.kv_width, -1)).amax(2)
-    return torch.cat([q, group, group], 1)
-
-
 def _out(graph: Graph, w: torch.Tensor) -> torch.Tensor:
-    """Widest path from each source to the logits: [R, S]."""
-    out = w.new_zeros(len(w), graph.n_sources)
+    """Widest path from each node to the logits: [R, N]."""
+    out = w.new_zeros(len(w), graph.n_sources + 1)
+    out[:, -1] = torch.inf
     for block in reversed(_blocks(graph)):
-        below, end = block[2], _destination_out(graph, out, block)
-        best = torch.minimum(_view(w, block), end[:, :, None]).amax(1)
-        out[:, :below] = torch.maximum(out[:, :below], best)
+        end = out[:, block.feeds].amax(2)
+        best = torch.minimum(block.view(w), end[:, :, None]).amax(1)
+        out[:, : block.sources] = torch.maximum(out[:, : block.sources], best)
     return out
 
 
 def head_strengths(graph: Graph, w: torch.Tensor) -> torch.Tensor:
-    """Entry strength of every head: w >= 0 [R, E] by destination -> [R, L * H]."""
+    """Entry strength of every head: w >= 0 [R, E] by destination -> [R, A]."""
     return torch.minimum(_into(graph, w), _out(graph, w))[:, graph.head_sources]
 
 
@@ -117,9 +130,9 @@ def edge_strengths(graph: Graph, w: torch.Tensor) -> torch.Tensor:
     """Entry strength of every edge: w >= 0 [R, E] by destination -> [R, E] by destination."""
     into, out, strengths = _into(graph, w), _out(graph, w), torch.empty_like(w)
     for block in _blocks(graph):
-        end = _destination_out(graph, out, block)
-        ends = torch.minimum(into[:, None, : block[2]], end[:, :, None])
-        torch.minimum(_view(w, block), ends, out=_view(strengths, block))
+        end = out[:, block.feeds].amax(2)
+        ends = torch.minimum(into[:, None, : block.sources], end[:, :, None])
+        torch.minimum(block.view(w), ends, out=block.view(strengths))
     return strengths
 
 
@@ -133,17 +146,14 @@ def head_paths(
     into, out = _into(graph, w), _out(graph, w)
     floor = threshold.clamp_min(torch.finfo(w.dtype).tiny)
     total, n_out, n_in = (torch.zeros_like(into) for _ in range(3))
-    heads, kv = graph.n_heads, graph.kv_width
     for block in _blocks(graph):
-        _, width, below, layer = block
-        end = _destination_out(graph, out, block) >= floor[:, None]
-        alive = into[:, :below] >= floor[:, None]
-        inside = (_view(w, block) >= floor[:, None, None]) & end[:, :, None] & alive[:, None]
-        total[:, :below] += (_view(weight, block) * inside).sum(1)
-        n_out[:, :below] += inside.sum(1)
-        if layer < graph.n_layers and width > 1:
-            q, k, v = inside.sum(2).split([heads, kv, kv], 1)
-            n_in[:, below : below + heads] = q + (k + v).repeat_interleave(heads // kv, 1)
+        below = slice(0, block.sources)
+        end = out[:, block.feeds].amax(2) >= floor[:, None]
+        alive = into[:, below] >= floor[:, None]
+        inside = (block.view(w) >= floor[:, None, None]) & end[:, :, None] & alive[:, None]
+        total[:, below] += (block.view(weight) * inside).sum(1)
+        n_out[:, below] += inside.sum(1)
+        n_in[:, block.fed] += inside.sum(2).to(w.dtype) @ block.counts.to(w.dtype)
     strength = torch.minimum(into, out)
     n_in *= strength >= floor[:, None]
     share = total[:, graph.head_sources]

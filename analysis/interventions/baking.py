@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from analysis.detection.detect import anatomy
 from analysis.files import write_json
-from analysis.models.anatomy import Anatomy, anatomy, base_model, wide
+from analysis.models.anatomy import Anatomy, base_model, wide
 from analysis.models.compat import Conv1D, model_of
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def bake(
         if callable(getattr(model, "merge_and_unload", None))
         else (base_model(model))
     )
-    if (biased or added is not None) and anatomy(whole).blocks[0].o_proj.bias is None:
+    if (biased or added is not None) and any(
+        part.o_proj.bias is None for _, part in anatomy(whole).heads
+    ):
         whole = _with_output_bias(whole)
     parts = anatomy(whole)
     if intervention is None:
@@ -110,15 +113,16 @@ def _change(
     parts: Anatomy, layer: int, heads: list[int], factor: float, added: Constants | None
 ) -> None:
     """The columns of the heads, and the bias, of one layer's o_proj."""
-    module: Any = parts.blocks[layer].o_proj
-    weight = module.weight.T if type(module) is Conv1D else module.weight  # [d, H * e], a view
-    columns = weight.unflatten(1, (parts.graph.n_heads, -1))
-    if added is not None:
-        constant = added.by_layer[layer][-1].to(weight.device, torch.float64)  # [n, e]
-        wanted = torch.einsum("dne,ne->d", columns[:, heads].double(), constant)
-        module.bias.copy_((module.bias.double() + wanted).to(module.bias.dtype))
-    for head in heads:
-        columns[:, head] *= factor
+    for some in parts.heads_of(layer, heads):
+        module = some.part.o_proj
+        weight = module.weight.T if type(module) is Conv1D else module.weight  # [d, H * e], a view
+        columns = weight.unflatten(1, (some.part.n_heads, -1))
+        if added is not None:
+            constant = added.by_layer[layer][-1, some.places].to(weight.device, torch.float64)
+            wanted = torch.einsum("dne,ne->d", columns[:, some.heads].double(), constant)
+            module.bias.copy_((module.bias.double() + wanted).to(module.bias.dtype))
+        for head in some.heads:
+            columns[:, head] *= factor
 
 
 def _with_output_bias(model: PreTrainedModel) -> PreTrainedModel:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from analysis.models.anatomy import Anatomy
+    from analysis.models.anatomy import Anatomy, HeadsOf
     from analysis.models.loading import Config, Tokenizer
 
 OPERATIONS = ("zero", "scale", "mean", "mean_by_position", "resample")
@@ -152,24 +152,45 @@ def _reference_z(
     """z of the intervention's heads at every token of the reference: per layer [T, n, e]."""
     import torch
 
-    from analysis.models.anatomy import anatomy, wide
+    from analysis.detection.detect import anatomy
+    from analysis.models.anatomy import wide
     from analysis.models.hooks import Hooks
     from analysis.models.preserve import preserved
 
     parts = anatomy(model)
-    device = next(model.parameters()).device
-    seen: dict[int, list[torch.Tensor]] = {layer: [] for layer in intervention.by_layer}
+    device = parts.device
+    seen: dict[int, list[tuple[list[int], torch.Tensor]]] = {
+        layer: [] for layer in intervention.by_layer
+    }
     with preserved(model), torch.no_grad(), Hooks() as hooks:
-        for layer, heads in intervention.by_layer.items():
+        for layer, some in _parts(parts, intervention):
 
-            def keep(z: torch.Tensor, layer: int = layer, heads: list[int] = heads) -> None:
-                of_heads = z[0].unflatten(-1, (parts.graph.n_heads, -1))
-                seen[layer].append(wide(of_heads[:, heads]).cpu())
+            def keep(z: torch.Tensor, layer: int = layer, some: HeadsOf = some) -> None:
+                of_heads = z.flatten(0, -2).unflatten(-1, (some.part.n_heads, -1))
+                seen[layer].append((some.places, wide(of_heads[:, some.heads]).cpu()))
 
-            hooks.input(parts.blocks[layer].o_proj, keep)
+            hooks.input(some.part.o_proj, keep)
         for ids in reference:
             parts.decoder(input_ids=torch.tensor([list(ids)], device=device), use_cache=False)
-    return {layer: torch.cat(rows) for layer, rows in seen.items()}
+    return {layer: _in_order(rows) for layer, rows in seen.items()}
+
+
+def _parts(parts: Anatomy, intervention: Intervention) -> Iterator[tuple[int, HeadsOf]]:
+    """The output projections of the intervention's heads, each with its layer."""
+    for layer, heads in intervention.by_layer.items():
+        for some in parts.heads_of(layer, heads):
+            yield layer, some
+
+
+def _in_order(seen: list[tuple[list[int], torch.Tensor]]) -> torch.Tensor:
+    """What was seen of a layer's output projections, [T, some, e] each, as [T, n, e]."""
+    import torch
+
+    of_part: dict[tuple[int, ...], list[torch.Tensor]] = {}
+    for places, z in seen:
+        of_part.setdefault(tuple(places), []).append(z)
+    order = torch.tensor([place for places in of_part for place in places])
+    return torch.cat([torch.cat(rows) for rows in of_part.values()], 1)[:, order.argsort()]
 
 
 @contextmanager
@@ -183,7 +204,7 @@ def intervened(
     Raises:
         ValueError: the operation needs constants and there are none.
     """
-    from analysis.models.anatomy import anatomy
+    from analysis.detection.detect import anatomy
     from analysis.models.hooks import Hooks
 
     if intervention is None:
@@ -193,18 +214,17 @@ def intervened(
         raise ValueError(f"{intervention.operation} needs the constants of a reference set")
     parts = anatomy(model)
     with Hooks() as hooks, _positions(parts) as position:
-        for layer, heads in intervention.by_layer.items():
+        for layer, some in _parts(parts, intervention):
 
-            def change(
-                z: torch.Tensor, layer: int = layer, heads: list[int] = heads
-            ) -> torch.Tensor:
-                new = z.clone().unflatten(-1, (parts.graph.n_heads, -1))
-                new[..., heads, :] *= intervention.factor
+            def change(z: torch.Tensor, layer: int = layer, some: HeadsOf = some) -> torch.Tensor:
+                new = z.clone().unflatten(-1, (some.part.n_heads, -1))
+                new[..., some.heads, :] *= intervention.factor
                 if added is not None:
-                    new[..., heads, :] += added.rows(layer, position["ids"].cpu()).to(z)
+                    constant = added.rows(layer, position["ids"].cpu())[..., some.places, :]
+                    new[..., some.heads, :] += constant.to(z)
                 return new.flatten(-2)
 
-            hooks.input(parts.blocks[layer].o_proj, change)
+            hooks.input(some.part.o_proj, change)
         yield
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
-from analysis.models.anatomy import anatomy, base_model
+from analysis.detection.detect import anatomy
+from analysis.models.anatomy import base_model
 from analysis.models.loading import load_model, load_tokenizer_if_any
 from analysis.models.preserve import preserved
 from analysis.records.record import Record, read_record

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors import safe_open
 
+from analysis.detection.detect import anatomy
 from analysis.live.auto_pairs import auto_pairs, rows_of
 from analysis.models import hub
-from analysis.models.anatomy import anatomy, base_model
+from analysis.models.anatomy import base_model
 from analysis.models.loading import load_tokenizer_if_any
 from analysis.models.weights import stored_tensors
 from analysis.prompts.pairs import Pairs

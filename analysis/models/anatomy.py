@@ -1,11 +1,19 @@
-"""Where a Hugging Face causal language model keeps its heads, MLPs and norms.
+"""The parts of a causal language model that attribution reads: types; `analysis.detection` finds.
 
-Supported are the decoders whose blocks are `x += attention(norm(x)); x += mlp(norm(x))`, also with
-a norm after each branch (Gemma 2 and 3). What a node writes is what enters the residual stream:
+What a node writes is what enters the residual stream:
 
-    head   z_h r W_O[h] diag(gain)     z the input of `o_proj`; r = 1/rms and gain those of the norm
-                                       after the branch, 1 where there is none
-    MLP    the output of the branch, after that norm
+    head   z_h r W_O[h] diag(gain)   z the input of the output projection; r = 1/rms and gain those
+                                     of the norm after the branch, 1 where there is none
+    node   an MLP, a mixture of experts, a mixer of tokens without heads: outputs of its modules
+
+and what a destination reads is the stream at one point, or a norm of it:
+
+    rows   of a linear module of the attention: those of one head's q, k or v, of its gate, or those
+           that several heads share
+    node   the input of a module
+
+Where layers rescale the stream itself, its value at a point is `gauge` times the sum of what was
+written up to there, and everything below is in the units of that sum.
 
 A PEFT model is read through its base model, with its adapters in place: they are part of the
 projections that the hooks sit on. Where an adapter has a whole copy of a module, such as a norm,
@@ -14,68 +22,20 @@ the copy is read. Adapters that work otherwise are refused (analysis/models/adap
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from analysis.models.adapters import check_live
 from analysis.models.compat import Conv1D
 from analysis.models.graph import Graph
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
-
-@dataclass(frozen=True)
-class Layout:
-    """Names of the modules of one family of architectures."""
-
-    decoder: str = "model"
-    embedding: str = "embed_tokens"
-    layers: str = "layers"
-    final_norm: str = "norm"
-    attention_norm: str = "input_layernorm"
-    attention: str = "self_attn"
-    qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")  # or one module that holds all three
-    o_proj: str = "o_proj"
-    post_attention_norm: str | None = None
-    mlp_norm: str = "post_attention_layernorm"
-    mlp: str = "mlp"
-    post_mlp_norm: str | None = None
-    gain_offset: float = 0.0  # what the norms add to their weight
-
-
-_LLAMA = Layout()
-_GEMMA = Layout(
-    post_attention_norm="post_attention_layernorm",
-    mlp_norm="pre_feedforward_layernorm",
-    post_mlp_norm="post_feedforward_layernorm",
-    gain_offset=1.0,
-)
-_GPT2 = Layout(
-    decoder="transformer",
-    embedding="wte",
-    layers="h",
-    final_norm="ln_f",
-    attention_norm="ln_1",
-    attention="attn",
-    qkv=("c_attn",),
-    o_proj="c_proj",
-    mlp_norm="ln_2",
-)
-LAYOUTS = {
-    "gemma2": _GEMMA,
-    "gemma3_text": _GEMMA,
-    "gpt2": _GPT2,
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-}
-SUPPORTED = tuple(LAYOUTS)
+class Unsupported(ValueError):
+    """A model whose parts were not found, or not proved; one line says where and why."""
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
@@ -85,20 +45,24 @@ def wide(tensor: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Norm:
-    """An RMSNorm or LayerNorm: gain * centred(x) * r + bias."""
+    """An RMSNorm or LayerNorm: gain * centred(x) * r + bias, r = 1 / sqrt(mean(x^2) + eps).
+
+    weight: the name of the gain among the module's parameters, None for a gain of 1. offset: what
+    is added to it.
+    """
 
     module: Any
-    gain_offset: float
-
-    @property
-    def centred(self) -> bool:
-        """True for a LayerNorm, which subtracts the mean first."""
-        return isinstance(self.module, nn.LayerNorm)
+    eps: float
+    offset: float = 0.0
+    centred: bool = False
+    weight: str | None = "weight"
 
     @property
     def gain(self) -> torch.Tensor:
-        """[d]"""
-        return wide(self.module.weight.detach()) + self.gain_offset
+        """[d], or [] for 1."""
+        if self.weight is None:
+            return torch.ones(())
+        return wide(getattr(self.module, self.weight).detach()) + self.offset
 
     @property
     def bias(self) -> torch.Tensor | None:
@@ -111,185 +75,331 @@ class Norm:
         return x - x.mean(-1, keepdim=True) if self.centred else x
 
     def rstd(self, x: torch.Tensor) -> torch.Tensor:
-        """r = 1 / sqrt(mean(x^2) + eps) of the centred x: [..., d] -> [..., 1]."""
-        module = self.module
-        eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        """r of the centred x: [..., d] -> [..., 1]."""
         x = self.centre(wide(x))
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
-        return (square + eps).rsqrt()
+        return (square + self.eps).rsqrt()
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """What the module gives for x, in float32 or wider, without its bias: [..., d]."""
+        return self.centre(wide(x)) * self.rstd(x) * self.gain.to(x.device)
+
+    def pull_back(self, x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient at x of what has `gradient` at the output: [..., d]."""
+        r, centred = self.rstd(x), self.centre(wide(x))
+        g = wide(gradient) * self.gain.to(x.device)
+        dot = (centred * g).sum(-1, keepdim=True)
+        return self.centre(r * g - centred * (r.pow(3) / x.shape[-1] * dot))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Projection:
-    """The rows of a linear module that belong to one side (q, k or v) of one layer's attention.
+    """Destinations that are rows of one linear module: n of them, w rows each.
 
-    first: the first of those rows. column: this side's first destination among the layer's.
+    index: the rows, int64 [n, w]. column: the first destination, among the reading's. letter: `q`,
+    `k`, `v`, `g` for a gate, or of several for rows that serve several. scale: what the module's
+    input is multiplied with before. repeats: copies of each destination: query heads that share it,
+    in the ungrouped graph; the hooks then see an output in which they stand side by side.
     """
 
-    module: nn.Module
-    norm: Norm
-    first: int
+    module: Any
+    index: torch.Tensor
     column: int
-    n_heads: int
-    head_dim: int
-    repeats: int = 1  # copies of each head: query heads that share it, in the ungrouped graph
+    letter: str
+    scale: float = 1.0
+    repeats: int = 1
 
     @property
-    def rows(self) -> slice:
-        return slice(self.first, self.first + self.n_heads * self.head_dim)
+    def n_rows(self) -> int:
+        """Rows of one destination: w."""
+        return int(self.index.shape[1])
 
     @property
     def width(self) -> int:
         """Destinations of this side."""
-        return self.n_heads * self.repeats
+        return int(self.index.shape[0]) * self.repeats
 
     @property
     def columns(self) -> slice:
-        """This side's destinations among the layer's."""
+        """This side's destinations among the reading's."""
         return slice(self.column, self.column + self.width)
 
-    @property
-    def features(self) -> slice:
-        """This side's part of the module's output, once repeated."""
-        return slice(self.first, self.first + self.width * self.head_dim)
+    @cached_property
+    def _regular(self) -> tuple[int, int] | None:
+        """First row and step from destination to destination, where the rows are regular."""
+        n, w = self.index.shape
+        first = int(self.index[0, 0])
+        step = int(self.index[1, 0]) - first if n > 1 else w
+        steps = torch.arange(n)[:, None] * step + torch.arange(w) + first
+        return (first, step) if step > 0 and torch.equal(steps, self.index) else None
+
+    def rows(self, y: torch.Tensor) -> torch.Tensor:
+        """These rows of a tensor that has all of the module's last: [..., out] -> [..., n, w].
+
+        A view where the rows are regular.
+        """
+        n, w = self.index.shape
+        if self._regular is None:
+            return y[..., self.index.to(y.device)]
+        first, step = self._regular
+        if step == w:
+            return y[..., first : first + n * w].unflatten(-1, (n, w))
+        return y[..., first : first + (n - 1) * step + w].unfold(-1, w, step)
+
+    def seen(self, y: torch.Tensor) -> torch.Tensor:
+        """The destinations' part of the module's output as hooks see it: [..., width, w]."""
+        if self.repeats == 1:
+            return self.rows(y)
+        return y.unflatten(-1, (self.width, self.n_rows))
+
+    def write(self, y: torch.Tensor, new: torch.Tensor) -> None:
+        """Put the destinations' part [..., width, w] into the module's output as hooks see it."""
+        if self.repeats > 1:
+            y.copy_(new.flatten(-2))
+        else:
+            y[..., self.index.flatten().to(y.device)] = new.flatten(-2)
 
     def repeat(self, y: torch.Tensor) -> torch.Tensor:
-        """One copy per destination: [..., n_heads * e] -> [..., width * e]."""
+        """One copy per destination: [..., n * w] -> [..., width * w]."""
         if self.repeats == 1:
             return y
-        shape = y.shape[:-1]
-        heads = y.view(*shape, self.n_heads, 1, self.head_dim)
-        return heads.expand(*shape, self.n_heads, self.repeats, self.head_dim).flatten(-3)
+        return y.unflatten(-1, self.index.shape).repeat_interleave(self.repeats, -2).flatten(-2)
 
     @cached_property
     def _matrix(self) -> torch.Tensor:
-        return linear_map(self.module)[self.rows]
+        return linear_map(self.module)
 
     @property
     def weight(self) -> torch.Tensor:
-        """[width, e, d]"""
-        W = wide(self._matrix).view(self.n_heads, self.head_dim, -1)
+        """What the norm's output is multiplied with: [width, w, d]."""
+        W = wide(self.rows(self._matrix.T)).permute(1, 2, 0)
+        W = W if self.scale == 1.0 else W * self.scale
         return W if self.repeats == 1 else W.repeat_interleave(self.repeats, 0)
 
-    @cached_property
-    def offset(self) -> torch.Tensor | None:
-        """Output where the normalised input is 0 (the biases of module and norm): [width * e]."""
-        bias, beta = linear_bias(self.module), self.norm.bias
-        out = None if bias is None else wide(bias)[self.rows]
+    def offset(self, norm: Norm | None) -> torch.Tensor | None:
+        """Output where the normalised input is 0 (the biases of module and norm): [width, w]."""
+        bias, beta = linear_bias(self.module), None if norm is None else norm.bias
+        out = None if bias is None else wide(self.rows(bias)).repeat_interleave(self.repeats, 0)
         if beta is not None:
-            shift = wide(self._matrix) @ beta
+            shift = self.weight @ beta.to(self._matrix.device)
             out = shift if out is None else out + shift
-        return None if out is None else self.repeat(out)
+        return out
 
 
-@dataclass(frozen=True)
-class Block:
-    """The modules of one decoder layer that attribution reads."""
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The destinations of one attention that read the stream at one point, through one norm.
 
-    attention: Any
-    attention_norm: Norm
-    sides: tuple[Projection, Projection, Projection]  # q, k, v
-    o_proj: nn.Module
-    post_attention_norm: Norm | None
-    mlp_norm: Norm
-    mlp: nn.Module
-    post_mlp_norm: Norm | None
-    n_heads: int
+    place: the module whose input is the stream there (the norm, or what reads it without one).
+    column: the first destination, among the layer's. point: of the layer.
+    """
 
-    @property
-    def norms(self) -> tuple[Norm, Norm]:
-        """The norms that read the residual stream."""
-        return self.attention_norm, self.mlp_norm
+    norm: Norm | None
+    place: nn.Module
+    sides: tuple[Projection, ...]
+    column: int = 0
+    point: int = 0
+    gauge: torch.Tensor | None = None
 
     @property
-    def readers(self) -> dict[nn.Module, list[Projection]]:
-        """The modules that compute q, k and v, each with its sides."""
-        found: dict[nn.Module, list[Projection]] = {}
-        for side in self.sides:
-            found.setdefault(side.module, []).append(side)
+    def width(self) -> int:
+        return sum(side.width for side in self.sides)
+
+    @property
+    def modules(self) -> dict[nn.Module, list[int]]:
+        """The linear modules, each with the places of its sides among `sides`."""
+        found: dict[nn.Module, list[int]] = {}
+        for index, side in enumerate(self.sides):
+            found.setdefault(side.module, []).append(index)
         return found
 
-    @property
-    def attention_branch(self) -> nn.Module:
-        """The module whose output enters the residual stream from the attention."""
-        return self.post_attention_norm.module if self.post_attention_norm else self.o_proj
+    @cached_property
+    def offsets(self) -> list[torch.Tensor | None]:
+        """`Projection.offset` of each side."""
+        return [side.offset(self.norm) for side in self.sides]
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """The heads of one output projection: head h, `first + h` in its layer, writes W_O[h] z_h.
+
+    attention: the module that computes them. after: the norm between the projection and the stream.
+    linear_after: a linear module in its place, which may mix tokens. scale: what the output is
+    multiplied with, over the gauge: a number or [d]. point: of the layer, where it has arrived.
+    kind: `softmax` or `linear`.
+    """
+
+    attention: Any
+    o_proj: Any
+    n_heads: int
+    first: int = 0
+    after: Norm | None = None
+    linear_after: Any = None
+    scale: float | torch.Tensor = 1.0
+    point: int = 1
+    kind: str = "softmax"
 
     @property
-    def mlp_branch(self) -> nn.Module:
-        """The module whose output enters the residual stream from the MLP."""
-        return self.post_mlp_norm.module if self.post_mlp_norm else self.mlp
+    def branch(self) -> nn.Module:
+        """The module whose output enters the residual stream, times the scale."""
+        if self.after is not None:
+            return self.after.module
+        return self.o_proj if self.linear_after is None else self.linear_after
 
     @cached_property
-    def _o_matrix(self) -> torch.Tensor:
+    def _matrix(self) -> torch.Tensor:
         return linear_map(self.o_proj)
 
     @property
     def W_O(self) -> torch.Tensor:
         """What each head's z r is multiplied with: [H, e, d]."""
-        W = wide(self._o_matrix)
-        if self.post_attention_norm:
-            W = W * self.post_attention_norm.gain[:, None]
+        W = wide(self._matrix)
+        if self.after is not None:
+            W = W * self.after.gain.to(W.device)[..., None]
+            if self.after.centred:  # the mean over d that the norm takes off
+                plain = wide(self._matrix)
+                W = (plain - plain.mean(0)) * self.after.gain.to(W.device)[..., None]
+        if not isinstance(self.scale, float) or self.scale != 1.0:
+            scale = torch.as_tensor(self.scale, dtype=W.dtype, device=W.device)
+            W = W * scale[..., None]
         return W.view(W.shape[0], self.n_heads, -1).permute(1, 2, 0)
 
+    @torch.no_grad()
+    def written(self, zr: torch.Tensor) -> torch.Tensor:
+        """What every head writes, of its z r: [B, T, H * e] -> [H, B, T, d]."""
+        z = zr.unflatten(-1, (self.n_heads, -1))
+        if self.linear_after is None:
+            return torch.einsum("bthe,hed->hbtd", z, self.W_O)
+        plain = self._matrix.view(self._matrix.shape[0], self.n_heads, -1)
+        heads = torch.einsum("bthe,dhe->hbtd", z, wide(plain))
+        # forward, not __call__: the hooks of a running attribution must not see this
+        after = self.linear_after.forward
+        zero = after(torch.zeros_like(heads[0]).to(plain.dtype))
+        scale = torch.as_tensor(self.scale, dtype=heads.dtype, device=heads.device)
+        return torch.stack([wide(after(o.to(plain.dtype)) - zero) for o in heads]) * scale
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """An input of a node: the module's is scale * norm(stream at a point).
+
+    norm: None where there is none, or where `module` is itself a norm that only this node reads.
+    """
+
+    module: Any
+    point: int
+    norm: Norm | None = None
+    scale: float = 1.0
+    gauge: torch.Tensor | None = None
+
+    @property
+    def place(self) -> Any:
+        """The module whose input is the stream (times the scale, without a norm)."""
+        return self.module if self.norm is None else self.norm.module
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """What a layer has beside heads: it reads through taps, and writes a sum of module outputs.
+
+    writes: modules with what their outputs are multiplied with, over the gauge: a number or [d].
+    """
+
+    letter: str
+    taps: tuple[Tap, ...]
+    writes: tuple[tuple[Any, float | torch.Tensor], ...]
+    point: int
+
+    def output(self, outputs: list[torch.Tensor]) -> torch.Tensor:
+        """What is written, of the modules' outputs: [B, T, d]."""
+        if len(outputs) == 1 and self.writes[0][1] == 1.0:
+            return outputs[0]
+        total: Any = 0
+        for (_, scale), output in zip(self.writes, outputs, strict=True):
+            factor = scale.to(output.device) if isinstance(scale, torch.Tensor) else scale
+            total = total + wide(output) * factor
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The parts of one decoder layer. Its destinations stand as in `readings`, then `nodes`."""
+
+    layer: int
+    module: nn.Module
+    readings: tuple[Reading, ...]
+    heads: tuple[Heads, ...]
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Anatomy:
-    """The modules of a model that attribution reads, and its graph."""
+    """The modules of a model that attribution reads, and its graph.
+
+    decoder: ids -> hidden states, which the model makes into logits. width: of the stream, d.
+    gauge: of what leaves the last layer. final_norm: what reads that, where it is a norm.
+    max_tokens: where positions are learned.
+    """
 
     causal_lm: Any
-    decoder: nn.Module  # ids -> hidden states after the final norm
+    decoder: Any
     embedding: Any
     layers: Any
-    blocks: list[Block]
-    final_norm: Norm
-    lm_head: nn.Module
+    blocks: tuple[Block, ...]
     graph: Graph
-    max_tokens: int | None  # where positions are learned
-    softcap: float | None = field(default=None)
+    width: int
+    gauge: torch.Tensor | None = None
+    final_norm: Norm | None = None
+    max_tokens: int | None = None
 
     @property
     def vocabulary(self) -> int:
         """Tokens that the embedding has, those that an adapter has added included."""
         return int(self.embedding.weight.shape[0])
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of hidden states after the final norm: [..., d] -> [..., V]."""
-        logits = wide(self.lm_head(hidden))
-        return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which sums are made: float64 for a float64 model, else float32."""
+        kind: torch.dtype = self.embedding.weight.dtype
+        return torch.float64 if kind == torch.float64 else torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the ids go."""
+        return self.embedding.weight.device
+
+    @cached_property
+    def heads(self) -> list[tuple[Block, Heads]]:
+        """All output projections with heads, layer by layer."""
+        return [(block, heads) for block in self.blocks for heads in block.heads]
+
+    @cached_property
+    def nodes(self) -> list[tuple[Block, int, Node]]:
+        """All nodes with their index in the layer, layer by layer."""
+        return [(b, index, node) for b in self.blocks for index, node in enumerate(b.nodes)]
+
+    def heads_of(self, layer: int, heads: list[int]) -> Iterator[HeadsOf]:
+        """The output projections of some heads of a layer."""
+        for part in self.blocks[layer].heads:
+            own = range(part.first, part.first + part.n_heads)
+            places = [place for place, head in enumerate(heads) if head in own]
+            if places:
+                yield HeadsOf(part, [heads[place] - part.first for place in places], places)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadsOf:
+    """Heads of one output projection, by their own numbers; places: where they stood in a list."""
+
+    part: Heads
+    heads: list[int]
+    places: list[int]
 
 
 def base_model(model: nn.Module) -> Any:
     """The Hugging Face causal language model inside a PEFT model; any other model as it is."""
     inner = getattr(model, "get_base_model", None)
     return inner() if callable(inner) else model
-
-
-def check_supported(model_type: str) -> None:
-    """Raise ValueError, with the list of supported architectures, for any other."""
-    if model_type not in SUPPORTED:
-        raise ValueError(
-            f"head tracking does not know the architecture {model_type!r}; "
-            f"supported: {', '.join(SUPPORTED)}"
-        )
-
-
-def graph_of(config: PreTrainedConfig, kv: str = "grouped") -> Graph:
-    """The graph of a model's configuration, with no weight loaded.
-
-    Raises:
-        ValueError: the architecture is not supported, or `kv` is unknown.
-    """
-    check_supported(str(config.model_type))
-    heads = int(config.num_attention_heads)
-    shared = int(getattr(config, "num_key_value_heads", None) or heads)
-    return Graph(int(config.num_hidden_layers), heads, shared, kv)
-
-
-def _find(parent: nn.Module, name: str, where: str) -> Any:
-    module = getattr(parent, name, None)
-    if not isinstance(module, nn.Module):
-        raise ValueError(f"{where} has no module {name!r}; supported: {', '.join(SUPPORTED)}")
-    return in_force(module)
 
 
 def in_force(module: Any) -> Any:
@@ -308,84 +418,6 @@ def in_force(module: Any) -> Any:
     if not used:
         return getattr(module, "original_module", getattr(module, "base_layer", None))
     return copies[used[0]]
-
-
-def anatomy(model: nn.Module, kv: str = "grouped") -> Anatomy:
-    """Find the parts of a model.
-
-    Raises:
-        ValueError: the architecture is not supported, a module is missing (named), the weights are
-            quantised, an adapter is of a kind that is not served, or `kv` is unknown.
-    """
-    check_live(model)
-    causal_lm = base_model(model)
-    config, kind = causal_lm.config, type(causal_lm).__name__
-    check_supported(str(config.model_type))
-    if getattr(config, "quantization_config", None) is not None:
-        raise ValueError(
-            f"{kind} is quantised, and attribution reads dense weights; load it without "
-            "quantization, or dequantise it (model.dequantize())"
-        )
-    layout = LAYOUTS[config.model_type]
-    decoder = _find(causal_lm, layout.decoder, kind)
-    layers = _find(decoder, layout.layers, type(decoder).__name__)
-    heads = int(config.num_attention_heads)
-    graph = Graph(len(layers), heads, int(getattr(config, "num_key_value_heads", heads)), kv)
-    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    blocks = [
-        _block(layer, layout, graph, head_dim, f"layer {index} of {kind}")
-        for index, layer in enumerate(layers)
-    ]
-    final_norm = _find(decoder, layout.final_norm, type(decoder).__name__)
-    return Anatomy(
-        causal_lm=causal_lm,
-        decoder=decoder,
-        embedding=_find(decoder, layout.embedding, type(decoder).__name__),
-        layers=layers,
-        blocks=blocks,
-        final_norm=Norm(final_norm, layout.gain_offset),
-        lm_head=_find(causal_lm, "lm_head", kind),
-        graph=graph,
-        max_tokens=config.n_positions if layout is _GPT2 else None,
-        softcap=getattr(config, "final_logit_softcapping", None),
-    )
-
-
-def _block(layer: nn.Module, layout: Layout, graph: Graph, head_dim: int, where: str) -> Block:
-    attention = _find(layer, layout.attention, where)
-
-    def norm(name: str) -> Norm:
-        return Norm(_find(layer, name, where), layout.gain_offset)
-
-    attention_norm = norm(layout.attention_norm)
-    modules = [_find(attention, name, where) for name in layout.qkv]
-    counts = (graph.n_heads, graph.n_kv_heads, graph.n_kv_heads)
-    repeats = (1, graph.kv_width // graph.n_kv_heads, graph.kv_width // graph.n_kv_heads)
-    fused = len(modules) == 1
-    sides = tuple(
-        Projection(
-            module=modules[0 if fused else side],
-            norm=attention_norm,
-            first=sum(counts[:side]) * head_dim if fused else 0,
-            column=(0, graph.n_heads, graph.n_heads + graph.kv_width)[side],
-            n_heads=counts[side],
-            head_dim=head_dim,
-            repeats=repeats[side],
-        )
-        for side in range(3)
-    )
-    post_attention, post_mlp = layout.post_attention_norm, layout.post_mlp_norm
-    return Block(
-        attention=attention,
-        attention_norm=attention_norm,
-        sides=sides,  # type: ignore[arg-type]
-        o_proj=_find(attention, layout.o_proj, where),
-        post_attention_norm=norm(post_attention) if post_attention else None,
-        mlp_norm=norm(layout.mlp_norm),
-        mlp=_find(layer, layout.mlp, where),
-        post_mlp_norm=norm(post_mlp) if post_mlp else None,
-        n_heads=graph.n_heads,
-    )
 
 
 @torch.no_grad()

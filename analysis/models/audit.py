@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
-from torch import nn
 
-from analysis.models.anatomy import Anatomy, linear_bias, wide
+from analysis.models.anatomy import Anatomy, Block, Heads, Reading, Unsupported, linear_bias, wide
 from analysis.models.forward import Sources, source_run
 from analysis.models.hooks import Hooks
 from analysis.prompts.pairs import Pair, Pairs, collate
@@ -20,7 +18,7 @@ CHECKED_TOKENS = 8
 def check_model(parts: Anatomy, pairs: Pairs) -> None:
     """Raise ValueError, naming the place, unless the model's parts add up on a prompt's start."""
     ids = pairs[0].clean_ids[:CHECKED_TOKENS]
-    batch = collate([Pair(ids, ids)]).to(next(parts.causal_lm.parameters()).device)
+    batch = collate([Pair(ids, ids)]).to(parts.device)
     with Hooks() as hooks:
         audit = Audit(parts, hooks, len(ids))
         seen, _ = source_run(parts, batch.clean, batch)
@@ -30,22 +28,32 @@ def check_model(parts: Anatomy, pairs: Pairs) -> None:
 class Audit:
     """Check, on a few tokens of a run, that a model's parts add up to what the model computed.
 
-    Checked: the heads add up to the attention output, the sources to the residual stream at every
-    norm, and norms and projections are what Anatomy says.
+    Checked: the heads add up to the attention output, the sources to the residual stream wherever
+    it is read, and norms and projections are what Anatomy says.
     """
 
     def __init__(self, parts: Anatomy, hooks: Hooks, tokens: int) -> None:
         self.parts, self.tokens = parts, min(tokens, CHECKED_TOKENS)
-        self._at: dict[nn.Module, torch.Tensor] = {}
-        self._out: dict[nn.Module, torch.Tensor] = {}
-        for norm in [parts.final_norm, *(n for b in parts.blocks for n in b.norms)]:
-            hooks.input(norm.module, partial(self._keep, self._at, norm.module))
+        self._shape = (0, 0)
+        self._at: dict[object, torch.Tensor] = {}
+        hooks.input(parts.layers[0], self._start)
         for block in parts.blocks:
-            for module in (*block.readers, block.attention_branch):
-                hooks.output(module, partial(self._keep, self._out, module))
+            for reading in block.readings:
+                hooks.input(reading.place, partial(self._keep, ("input", reading.place)))
+                for module in reading.modules:
+                    hooks.output(module, partial(self._keep, ("output", module)))
+            for heads in block.heads:
+                hooks.output(heads.branch, partial(self._keep, ("output", heads.branch)))
+            for node in block.nodes:
+                for tap in node.taps:
+                    hooks.input(tap.place, partial(self._keep, ("input", tap.place)))
+        hooks.output(parts.layers[-1], partial(self._keep, "end"))
 
-    def _keep(self, where: dict[Any, torch.Tensor], module: nn.Module, x: torch.Tensor) -> None:
-        where[module] = self._few(x.detach()).clone()
+    def _start(self, x: torch.Tensor) -> None:
+        self._shape = x.shape[0], x.shape[1]
+
+    def _keep(self, key: object, x: torch.Tensor) -> None:
+        self._at[key] = self._few(x.detach().reshape(*self._shape, -1)).clone()
 
     def _few(self, x: torch.Tensor) -> torch.Tensor:
         return wide(x[:1, : self.tokens])
@@ -58,30 +66,66 @@ class Audit:
             ValueError: something does not add up or is not finite; the place is named.
         """
         same = _Same(seen.embedding.dtype)
-        stream = self._few(seen.embedding)
-        for index, block in enumerate(self.parts.blocks):
-            where = f"layer {index}: "
-            norm = block.attention_norm
-            x = self._at[norm.module]
-            same(where + "residual stream before the attention", x, stream)
-            y = norm.gain * norm.centre(x) * norm.rstd(x)
-            for side, name in zip(block.sides, ("q", "k", "v"), strict=True):
-                expected = torch.einsum("btd,hed->bthe", y, side.weight).flatten(-2)
-                expected = expected if side.offset is None else expected + side.offset
-                actual = self._out[side.module][..., side.features]
-                same(where + f"the {name} projection of the normalised input", actual, expected)
-            zr = self._few(seen.zr[index]).unflatten(-1, (block.n_heads, -1))
-            heads = torch.einsum("bthe,hed->btd", zr, block.W_O)
-            bias = linear_bias(block.o_proj)
-            heads = heads if bias is None else heads + wide(bias)
-            attention = self._out[block.attention_branch]
-            same(where + "sum of the heads' outputs", attention, heads)
-            stream = stream + attention
-            same(where + "residual stream before the MLP", self._at[block.mlp_norm.module], stream)
-            stream = stream + self._few(seen.mlp[index])
-        same(
-            "residual stream before the final norm", self._at[self.parts.final_norm.module], stream
-        )
+        stream = self._few(seen.embedding)  # in the units of what is written
+        zr, nodes = iter(seen.zr), iter(seen.nodes)
+        for block in self.parts.blocks:
+            where = f"layer {block.layer}: "
+            written = [
+                (part.point, self._heads(same, where, part, next(zr))) for part in block.heads
+            ]
+            written += [(node.point, self._few(next(nodes))) for node in block.nodes]
+            shape = self.parts.graph.shapes[block.layer]
+            for point in range(shape.points + 1):
+                for _, change in (entry for entry in written if entry[0] == point):
+                    stream = stream + change
+                self._point(same, where, block, point, stream)
+        gauge = self.parts.gauge
+        last = stream if gauge is None else stream * gauge
+        same("residual stream after the last layer", self._at["end"], last)
+
+    def _point(self, same: _Same, where: str, block: Block, point: int, X: torch.Tensor) -> None:
+        """What reads the stream at one point, against the sum of what was written."""
+        for reading in block.readings:
+            if reading.point == point:
+                x = self._at["input", reading.place]
+                stream = X if reading.gauge is None else X * reading.gauge
+                same(where + "residual stream before the attention", x, stream)
+                self._projections(same, where, reading, x)
+        for node in block.nodes:
+            for tap in node.taps:
+                if tap.point == point:
+                    stream = X if tap.gauge is None else X * tap.gauge
+                    stream = stream if tap.norm is not None else stream * tap.scale
+                    name = "the MLP" if node.letter == "m" else "the mixer"
+                    same(
+                        where + f"residual stream before {name}",
+                        self._at["input", tap.place],
+                        stream,
+                    )
+
+    def _projections(self, same: _Same, where: str, reading: Reading, x: torch.Tensor) -> None:
+        y = x if reading.norm is None else reading.norm.apply(x)
+        for side, offset in zip(reading.sides, reading.offsets, strict=True):
+            expected = torch.einsum("btd,hed->bthe", y, side.weight)
+            expected = expected if offset is None else expected + offset
+            actual = side.seen(self._at["output", side.module])
+            what = f"the {side.letter} projection of the normalised input"
+            same(where + what, actual, expected)
+
+    def _heads(self, same: _Same, where: str, heads: Heads, zr: torch.Tensor) -> torch.Tensor:
+        """What an output projection writes: the sum of its heads, and its bias."""
+        total = heads.written(self._few(zr)).sum(0)
+        branch = self._at["output", heads.branch] * heads.scale
+        if heads.linear_after is None and heads.after is None:
+            bias = linear_bias(heads.o_proj)
+            total = total if bias is None else total + wide(bias) * heads.scale
+        elif heads.after is not None:
+            bias = heads.after.bias
+            total = total if bias is None else total + bias * heads.scale
+        else:
+            total = total + (branch - total)[:, :1]
+        same(where + "sum of the heads' outputs", branch, total)
+        return branch
 
 
 class _Same:
@@ -99,8 +143,8 @@ class _Same:
         error = float((wide(actual) - expected).abs().max())
         scale = float(wide(actual).abs().max())
         if not error <= self.tolerance * scale + 1e-12:
-            raise ValueError(
+            raise Unsupported(
                 f"{what}: the model's parts do not add up (off by {error:.2g} of "
                 f"{scale:.2g}), so the hooks don't see what they should, and attribution would "
-                "give wrong numbers. The modelling code differs from the supported architectures'"
+                "give wrong numbers"
             )

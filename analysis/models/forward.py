@@ -1,6 +1,6 @@
-"""Runs of a model with hooks on it: what every source writes, and whether it all adds up.
+"""Runs of a model with hooks on it: what every source writes, and the logits where they are read.
 
-Hooks exist inside context managers alone, and the model's own code, attention implementation and
+Hooks exist inside context managers only, and the model's own code, attention implementation and
 weights are used as they are. The one thing that is changed for the time of a run, in the ungrouped
 graph, is where keys and values are copied for the query heads that share them: at the projection's
 output instead of inside the attention, so that each query head's copy has a gradient of its own.
@@ -11,14 +11,14 @@ heads, e head width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from analysis.models.anatomy import Anatomy, Norm, wide
+from analysis.models.anatomy import Anatomy, Heads, Node, wide
 from analysis.models.compat import group_size, set_group_size
 from analysis.models.hooks import Hooks
 from analysis.prompts.pairs import Batch
@@ -27,59 +27,108 @@ from analysis.prompts.pairs import Batch
 @contextmanager
 def ungrouped(parts: Anatomy) -> Iterator[None]:
     """In the ungrouped graph, copy keys and values at their projections' output; else nothing."""
-    if parts.graph.kv == "grouped" or parts.graph.n_kv_heads == parts.graph.n_heads:
-        yield
-        return
-    groups = [group_size(block.attention) for block in parts.blocks]
+    repeated = [
+        (block, side)
+        for block in parts.blocks
+        for reading in block.readings
+        for side in reading.sides
+        if side.repeats > 1
+    ]
+    attentions = [block.heads[0].attention for block, side in repeated if side.letter == "k"]
+    groups = [group_size(attention) for attention in attentions]
     try:
         with Hooks() as hooks:
-            for block in parts.blocks:
-                set_group_size(block.attention, 1)
-                for side in block.sides[1:]:
-                    hooks.output(side.module, side.repeat)
+            for attention in attentions:
+                set_group_size(attention, 1)
+            for _, side in repeated:
+                hooks.output(side.module, side.repeat)
             yield
     finally:
-        for block, size in zip(parts.blocks, groups, strict=True):
-            set_group_size(block.attention, size)
+        for attention, size in zip(attentions, groups, strict=True):
+            set_group_size(attention, size)
 
 
 def run(parts: Anatomy, ids: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Run the model on ids [B, T]; logits where the metric is read: [N, V].
 
-    Batches are padded on the right, where no token of a causal model looks: without a padding mask
-    attention keeps its fast path, and no padded row is left without anything to attend to.
+    What the decoder hands on is cut down to the places that are read, and the model's own code
+    makes it into logits. Batches are padded on the right, where no token of a causal model looks:
+    without a padding mask attention keeps its fast path, and no padded row is left without anything
+    to attend to.
     """
-    hidden = parts.decoder(input_ids=ids, use_cache=False).last_hidden_state
-    return parts.logits(hidden[batch.rows, batch.positions])
+    with Hooks() as hooks:
+        hooks.output(parts.decoder, lambda hidden: hidden[batch.rows, batch.positions][None])
+        return wide(logits_of(parts.causal_lm(input_ids=ids, use_cache=False)))[0]
+
+
+def logits_of(output: object) -> torch.Tensor:
+    """The logits in what a causal language model returns."""
+    logits: torch.Tensor = output.logits if hasattr(output, "logits") else output[0]  # type: ignore[index]
+    return logits
 
 
 @dataclass
 class Sources:
     """What the sources write in one run, or the difference of that between two runs.
 
-    embedding: [B, T, d];  zr: per layer [B, T, H * e], the input of `o_proj` times the scale of the
-    norm after the branch, if there is one;  mlp: per layer [B, T, d]
+    embedding: [B, T, d];  zr: for each of `Anatomy.heads` [B, T, H * e], the input of the output
+    projection times the scale of the norm after the branch, if there is one;  nodes: for each of
+    `Anatomy.nodes` [B, T, d]
     """
 
     embedding: torch.Tensor
     zr: list[torch.Tensor]
-    mlp: list[torch.Tensor]
+    nodes: list[torch.Tensor]
 
 
 def record_sources(hooks: Hooks, parts: Anatomy) -> Sources:
     """Hooks that fill the lists of the returned object during the next run."""
-    seen = Sources(torch.empty(0), [], [])
+    nothing = torch.empty(0)
+    seen = Sources(nothing, [nothing] * len(parts.heads), [nothing] * len(parts.nodes))
     hooks.input(parts.layers[0], lambda x: setattr(seen, "embedding", x.detach()))
-    for block in parts.blocks:
-        hooks.input(block.o_proj, lambda z: seen.zr.append(z.detach()))
-        if block.post_attention_norm is not None:
-            hooks.output(block.o_proj, partial(_scale_z, seen, block.post_attention_norm))
-        hooks.output(block.mlp_branch, lambda o: seen.mlp.append(o.detach()))
+    for index, (_, heads) in enumerate(parts.heads):
+        hooks.input(heads.o_proj, partial(_keep_z, seen, index))
+        if heads.after is not None:
+            hooks.output(heads.o_proj, partial(_scale_z, seen, index, heads))
+    for index, (_, _, node) in enumerate(parts.nodes):
+        watch_node(hooks, node, partial(_keep_node, seen, index))
     return seen
 
 
-def _scale_z(seen: Sources, norm: Norm, attention: torch.Tensor) -> None:
-    seen.zr[-1] = wide(seen.zr[-1]) * norm.rstd(attention.detach())
+def _keep_z(seen: Sources, index: int, z: torch.Tensor) -> None:
+    seen.zr[index] = z.detach().reshape(*seen.embedding.shape[:2], -1)
+
+
+def _scale_z(seen: Sources, index: int, heads: Heads, attention: torch.Tensor) -> None:
+    assert heads.after is not None
+    rstd = heads.after.rstd(attention.detach()).view(*seen.embedding.shape[:2], 1)
+    seen.zr[index] = wide(seen.zr[index]) * rstd
+
+
+def _keep_node(seen: Sources, index: int, output: torch.Tensor) -> None:
+    seen.nodes[index] = output.reshape(seen.embedding.shape)
+
+
+class _Outputs:
+    """Collect the outputs of a node's modules; `see` gets their sum once all are there."""
+
+    def __init__(self, hooks: Hooks, node: Node, see: Callable[[torch.Tensor], None]) -> None:
+        self.node, self.see = node, see
+        self.found: dict[int, torch.Tensor] = {}
+        for index, (module, _) in enumerate(node.writes):
+            hooks.output(module, partial(self._add, index))
+
+    def _add(self, index: int, output: torch.Tensor) -> None:
+        self.found[index] = output.detach()
+        if len(self.found) == len(self.node.writes):
+            ordered = [self.found.pop(place) for place in range(len(self.node.writes))]
+            first = ordered[0]
+            self.see(self.node.output([output.reshape(first.shape) for output in ordered]))
+
+
+def watch_node(hooks: Hooks, node: Node, see: Callable[[torch.Tensor], None]) -> None:
+    """Call `see` with what a node writes in the next run, once its last module has run."""
+    _Outputs(hooks, node, see)
 
 
 @torch.no_grad()

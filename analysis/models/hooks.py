@@ -41,18 +41,50 @@ class Hooks:
             handle.remove()
 
     def output(self, module: nn.Module, see: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
-        """Call `see` with a module's output; what it returns, if anything, replaces it."""
-        self._handles.append(module.register_forward_hook(lambda m, i, o: see(o)))
+        """Call `see` with a module's output; what it returns, if anything, replaces it.
 
-    def input(self, module: nn.Module, see: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
-        """Call `see` with a module's hidden states; what it returns, if anything, replaces them."""
+        Of a tuple or a ModelOutput that is the first tensor of floats.
+        """
 
-        def hook(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            new = see(args[0] if args else kwargs["hidden_states"])
+        def hook(m: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if isinstance(output, torch.Tensor):
+                return see(output)
+            key, found = next(
+                (key, part)
+                for key, part in (output.items() if isinstance(output, dict) else enumerate(output))
+                if _is_floats(part)
+            )
+            new = see(found)
             if new is None:
                 return None
-            if args:
-                return (new, *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": new}
+            if isinstance(output, dict):
+                output[key] = new
+                return output
+            return type(output)([*output[:key], new, *output[key + 1 :]])
+
+        self._handles.append(module.register_forward_hook(hook))
+
+    def returned(self, module: nn.Module, see: Callable[[Any], None]) -> None:
+        """Call `see` with all that a module returns."""
+        self._handles.append(module.register_forward_hook(lambda m, args, output: see(output)))
+
+    def input(self, module: nn.Module, see: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+        """Call `see` with a module's hidden states; what it returns, if anything, replaces them.
+
+        They are its first argument that is a tensor of floats of more than one axis.
+        """
+
+        def hook(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            given = dict(enumerate(args)) | kwargs
+            key = next(key for key, part in given.items() if _is_floats(part))
+            new = see(given[key])
+            if new is None:
+                return None
+            given[key] = new
+            return tuple(given[i] for i in range(len(args))), {name: given[name] for name in kwargs}
 
         self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+
+def _is_floats(part: object) -> bool:
+    return isinstance(part, torch.Tensor) and part.is_floating_point() and part.ndim > 1

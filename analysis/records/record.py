@@ -120,8 +120,7 @@ class Record:
         """
         graph = self.graph
         source, destination = graph.edges[self.circuit].T
-        reached = (destination // graph.layer_width).clamp_max(graph.n_layers)
-        span = (reached - (source - 1).clamp_min(0) // (graph.n_heads + 1)).double()
+        span = (graph.destination_layers[destination] - graph.source_layers[source]).double()
         total = torch.zeros(2, graph.n_sources, dtype=torch.float64)
         total.index_add_(1, source, torch.stack([span, torch.ones_like(span)]))
         return (total[0] / total[1])[graph.head_sources]
@@ -146,7 +145,7 @@ def write_record(run: str | Path, record: Record, per_pair: torch.Tensor) -> Pat
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in left_out}
     content = {
         **values,
-        "graph": asdict(record.graph),
+        "graph": record.graph.as_json(),
         "circuit": {
             "edges": record.n_edges,
             "heads": record.graph.names_of(record.in_circuit),

@@ -99,7 +99,7 @@ def read_content(path: Path, step: int) -> dict[str, Any] | None:
 
 def shapes_of(graph: Graph, n_pairs: int, path: Path) -> Shapes:
     """The tensors of the heads; rows of resamples may be any number."""
-    table = (None, graph.n_layers * graph.n_heads)
+    table = (None, graph.n_heads_total)
     if max(graph.n_layers, graph.n_heads) > _LARGEST:
         raise ValueError(f"{path}: there is no model of {graph}")
     return {

@@ -22,11 +22,11 @@ from analysis.attribution.eap import attribute
 from analysis.attribution.edge_scores import EdgeScores
 from analysis.circuits.circuit import Circuit, edge_budget
 from analysis.circuits.faithfulness import CircuitEvaluation, evaluate_circuit
+from analysis.detection.detect import anatomy
 from analysis.files import atomic_write, write_json
 from analysis.heads.attention import PATTERN_SCORES, copying, pattern_scores
 from analysis.heads.resampling import Selection, resample_heads, select
 from analysis.heads.roles import summarise, write_roles
-from analysis.models.anatomy import anatomy
 from analysis.models.graph import Graph, short_head_name
 from analysis.models.provenance import describe
 from analysis.prompts.pairs import Pairs

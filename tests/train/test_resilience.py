@@ -232,7 +232,7 @@ def test_no_planted_key_is_written_anywhere(compose, tiny_dir, tmp_path):
 
 
 def test_quantised_models_are_refused(tiny_dir, compose, tmp_path):
-    from analysis.models.anatomy import anatomy
+    from analysis.detection.detect import anatomy
     from tests.support.models import tiny_model
 
     model = tiny_model("qwen2")

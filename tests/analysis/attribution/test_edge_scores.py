@@ -7,7 +7,7 @@ import torch
 
 from analysis import Pair, Pairs, attribute
 from analysis.attribution.metrics import METRICS
-from analysis.models.anatomy import anatomy
+from analysis.detection.detect import anatomy
 from analysis.prompts.pairs import collate
 from tests.support.golden import golden
 from tests.support.models import random_pairs, tiny_model
@@ -106,7 +106,9 @@ def test_grouped_scores_are_sums_of_ungrouped_ones(name, method):
             members = [f"a{layer}.h{int(rest[0]) * size + i}{rest[1:]}" for i in range(size)]
         total = ungrouped.per_pair[..., [columns.index(member) for member in members]].sum(-1)
         assert torch.allclose(grouped.per_pair[..., index], total, atol=1e-8)
-    assert all(block.attention.num_key_value_groups == size for block in anatomy(model).blocks)
+    assert all(
+        block.heads[0].attention.num_key_value_groups == size for block in anatomy(model).blocks
+    )
 
 
 def test_positions_and_labels():

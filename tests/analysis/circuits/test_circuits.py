@@ -28,7 +28,7 @@ from analysis.circuits.faithfulness_curve import (
     curve,
     random_scores,
 )
-from analysis.models.anatomy import anatomy
+from analysis.detection.detect import anatomy
 from analysis.models.graph import Graph
 from analysis.prompts.pairs import collate
 from tests.support.golden import golden

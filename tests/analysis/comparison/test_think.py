@@ -16,8 +16,8 @@ from analysis.commands import evaluate
 from analysis.commands.think import CLEAN_START, CORRUPTED_START, Options, act, build_pairs
 from analysis.comparison.subjects import read_subject
 from analysis.comparison.thinking import compare_modes
+from analysis.detection.detect import anatomy
 from analysis.interventions.head_sets import parse_heads
-from analysis.models.anatomy import anatomy
 from analysis.prompts.chat import Prompting
 from analysis.prompts.pair_building import (
     answer_style_pairs,

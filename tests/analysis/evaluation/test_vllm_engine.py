@@ -130,11 +130,11 @@ def test_a_setting_of_the_engine_is_checked_by_name(given, backend, message):
 
 def test_all_conditions_of_a_mean_have_one_architecture(tmp_path):
     """So that one engine can hold them: a bias of 0 where there is nothing to add."""
+    from analysis.detection.detect import graph_of
     from analysis.evaluation.vllm_engine import _likeness
     from analysis.interventions.baking import bake
     from analysis.interventions.head_sets import parse_intervention
     from analysis.interventions.operations import constants
-    from analysis.models.anatomy import graph_of
     from tests.support.models import tiny_model
 
     ids = torch.arange(3, 9)[None]

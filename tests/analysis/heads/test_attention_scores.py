@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 from analysis import Pair, Pairs
+from analysis.detection.detect import anatomy
 from analysis.heads.attention import (
     PATTERN_SCORES,
     copying,
@@ -22,7 +23,6 @@ from analysis.heads.attention import (
     score_weights,
     see_patterns,
 )
-from analysis.models.anatomy import anatomy
 from analysis.prompts.regions import Region
 from tests.support.models import tiny_model
 
@@ -189,9 +189,12 @@ def test_copying_is_that_of_the_map_on_the_vocabulary(architecture: str) -> None
     for index, score in enumerate(found.tolist()):
         block = parts.blocks[index // 4]
         head = index % 4
-        read = flat(E) * block.attention_norm.gain
+        read = flat(E) * block.readings[0].norm.gain
         written = torch.stack(
-            [v @ block.sides[2].weight[head // groups].T @ block.W_O[head] for v in read]
+            [
+                v @ block.readings[0].sides[2].weight[head // groups].T @ block.heads[0].W_O[head]
+                for v in read
+            ]
         )
         logits = (flat(written) * parts.final_norm.gain) @ U.T
         e = np.linalg.eigvals(logits.detach().numpy())
@@ -203,7 +206,7 @@ def test_a_head_that_copies_and_one_that_suppresses() -> None:
     parts = anatomy(model)
     with torch.no_grad():
         model.lm_head.weight.copy_(model.model.embed_tokens.weight)
-        for norm in (parts.final_norm, *(block.attention_norm for block in parts.blocks)):
+        for norm in (parts.final_norm, *(block.readings[0].norm for block in parts.blocks)):
             norm.module.weight.fill_(1)
         attention = model.model.layers[1].self_attn
         W_V = attention.v_proj.weight[:8]  # shared by heads 0 and 1

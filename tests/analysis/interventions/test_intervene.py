@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 import torch
 
+from analysis.detection.detect import anatomy
 from analysis.interventions.baking import bake, save_baked
 from analysis.interventions.head_sets import parse_heads, parse_intervention
 from analysis.interventions.operations import Intervention, constants, intervened
 from analysis.interventions.random_sets import matched_random_sets
-from analysis.models.anatomy import anatomy
 from analysis.models.graph import Graph
 from analysis.models.hooks import Hooks
 from tests.support.known_circuit import HEADS, PROBLEMS, build_copier
@@ -62,7 +62,7 @@ def test_live_equals_baked(architecture, text):
 
 def by_hand(model, ids, layer, head, new):
     """Logits when the head's output W_O[h] z is subtracted and W_O[h] new(z) is added instead."""
-    block = anatomy(model).blocks[layer]
+    block = anatomy(model).blocks[layer].heads[0]
     seen = {}
     with Hooks() as hooks:
         hooks.input(block.o_proj, lambda z: seen.update(z=z.clone()))
@@ -81,7 +81,7 @@ def test_each_operation_is_what_it_says(name):
     ids = ids_for(model)
     z = []
     with Hooks() as hooks:
-        hooks.input(anatomy(model).blocks[1].o_proj, lambda x: z.append(x[0]))
+        hooks.input(anatomy(model).blocks[1].heads[0].o_proj, lambda x: z.append(x[0]))
         for row in REFERENCE:
             logits(model, torch.tensor([row]))
     of_head = [x.unflatten(-1, (4, -1))[:, 2] for x in z]
@@ -111,7 +111,7 @@ def test_resampled_values_are_those_of_reference_tokens():
     with Hooks() as hooks:
         for layer, head in ((0, 1), (1, 2)):
             keep = z[layer].append
-            at = anatomy(model).blocks[layer].o_proj
+            at = anatomy(model).blocks[layer].heads[0].o_proj
             hooks.input(at, lambda x, h=head, keep=keep: keep(x[0].unflatten(-1, (4, -1))[:, h]))
         for row in REFERENCE:
             logits(model, torch.tensor([row]))
@@ -139,7 +139,7 @@ def test_a_slice_of_the_output_is_something_else():
         return out
 
     with Hooks() as hooks:
-        hooks.output(anatomy(model).blocks[1].o_proj, slice_of_output)
+        hooks.output(anatomy(model).blocks[1].heads[0].o_proj, slice_of_output)
         wrong = logits(model, ids)
     assert float((right - wrong).abs().max()) > 0.1
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from analysis import attribute
-from analysis.models.anatomy import anatomy, linear_map
+from analysis.detection.detect import anatomy
+from analysis.models.anatomy import linear_map
 from tests.support.models import random_pairs, tiny_model
 
 
@@ -15,7 +16,7 @@ def test_head_outputs_add_up_to_the_attention_output(architecture):
     model = tiny_model(architecture)
     parts = anatomy(model)
     seen = {}
-    o_proj, H = parts.blocks[1].o_proj, parts.graph.n_heads
+    o_proj, H = parts.blocks[1].heads[0].o_proj, parts.graph.n_heads
     handle = o_proj.register_forward_hook(lambda m, i, o: seen.update(z=i[0], out=o))
     with torch.no_grad():
         model(torch.tensor([[5, 6, 7, 8]]))
@@ -35,10 +36,10 @@ def test_zeroing_columns_of_o_proj_equals_zeroing_its_input(architecture):
         pytest.skip("its o_proj is stored transposed: the block is one of rows")
     model = tiny_model(architecture)
     parts = anatomy(model)
-    e, head = parts.blocks[0].sides[0].head_dim, 2
+    e, head = parts.blocks[0].readings[0].sides[0].n_rows, 2
     ids = torch.tensor([[5, 6, 7, 8, 9]])
     block = slice(head * e, (head + 1) * e)
-    o_proj = parts.blocks[0].o_proj
+    o_proj = parts.blocks[0].heads[0].o_proj
 
     def silence_input(module, args):
         z = args[0].clone()
