@@ -16,7 +16,11 @@ from launch.processes import local_node, node_of
 from train.config import plain
 
 # of the recipes
-PARAMETERS = {"tiny_random": 0.82e6, "tiny_base": 0.82e6, "smollm2": 135e6, "qwen_coder": 1.54e9}
+PARAMETERS = {
+    **{"tiny_random": 0.82e6, "tiny_base": 0.82e6},
+    **{"tiny_moe": 1.6e6, "tiny_hybrid": 0.9e6, "tiny_neox": 0.73e6},
+    **{"smollm2": 135e6, "qwen_coder": 1.54e9},
+}
 
 
 def checkpoint_bytes(cfg: DictConfig, source: str | None) -> float:

@@ -15,7 +15,10 @@ from omegaconf import MISSING
 from analysis.ranges import COUNT, NATURAL, PART, PORT, SEED, Range
 from analysis.tracking.settings import TrackingConfig
 
-RECIPES = ("tiny_random", "tiny_base", "smollm2", "qwen_coder")
+RECIPES = (
+    *("tiny_random", "tiny_base", "tiny_moe", "tiny_hybrid", "tiny_neox"),
+    *("smollm2", "qwen_coder"),
+)
 
 
 def number(default: float | None, allowed: Range) -> Any:

@@ -283,7 +283,7 @@ def test_attribution_core_needs_torch_and_transformers_alone():
         "for name in ('trl', 'peft', 'deepspeed', 'wandb', 'datasets', 'hydra', 'accelerate'):\n"
         "    sys.modules[name] = None\n"
         "from analysis import attribute, select_circuit\n"
-        "from analysis.models.anatomy import anatomy"
+        "from analysis.detection.detect import anatomy"
     )
     done = run_code(code)
     assert done.returncode == 0, done.stderr

