@@ -36,9 +36,10 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from analysis.attribution.contraction import Contraction, block_bytes
+from analysis.attribution.contraction import Contraction
 from analysis.attribution.edge_scores import EdgeScores
 from analysis.attribution.gradients import GradientSums
+from analysis.attribution.memory import Plan, plan
 from analysis.attribution.metrics import Metric, metric_named
 from analysis.attribution.patching import exact_scores
 from analysis.attribution.quadrature import path_points
@@ -56,8 +57,6 @@ log = logging.getLogger(__name__)
 
 METHODS = ("EAP", "EAP-IG-inputs", "EAP-IG-activations", "clean-corrupted", "exact")
 MEMORY_BUDGET = 2**32
-BLOCK_SHARE = 160  # a block of tokens gets this part of the budget, 26 MiB: it stays in the caches
-MOST_STEPS = 8  # that are kept before they are contracted
 
 
 def attribute(
@@ -216,24 +215,19 @@ class _Job:
         torch.autograd.grad(self.metric(logits, reference, self.batch).sum(), leaves)
         return logits.detach()
 
-    def _plan(self) -> tuple[int, int]:
+    def _plan(self) -> Plan:
         """Steps kept before they are contracted, and tokens in a block, that fit the budget."""
         n_pairs, length = self.batch.clean.shape
-        readings = sum(len(block.readings) for block in self.parts.blocks)
-        element = self.parts.embedding.weight.element_size()
-        step = max(1, readings * n_pairs * length * self.parts.width * element)
-        block = block_bytes(self.parts, n_pairs)
-        steps = max(1, min(MOST_STEPS, self.memory_budget // step))
-        tokens = max(1, min(length, self.memory_budget // BLOCK_SHARE // block))
+        made = plan(self.parts, n_pairs, length, self.memory_budget)
         if self.first:
             log.info(
                 "attribution of %d pairs of up to %d tokens at a time: up to %d steps are kept "
                 "(%.2f GiB each), contracted in blocks of %d tokens (%.2f GiB), to stay within "
                 "%.2f GiB",
-                *(n_pairs, length, steps, step / 2**30),
-                *(tokens, tokens * block / 2**30, self.memory_budget / 2**30),
+                *(n_pairs, length, made.steps, made.step / 2**30),
+                *(made.tokens, made.block / 2**30, self.memory_budget / 2**30),
             )
-        return steps, tokens
+        return made
 
     def _by_gradient(
         self,
@@ -243,12 +237,12 @@ class _Job:
         clean_logits: torch.Tensor,
     ) -> torch.Tensor:
         """Run the remaining steps and contract the summed gradients: [B, S, D]."""
-        kept, tokens = self._plan()
-        contraction = Contraction(self.parts, differences, tokens)
+        made = self._plan()
+        contraction = Contraction(self.parts, differences, made.tokens)
         shape = len(self.batch.clean), *self.parts.graph.edge_mask.shape
         scores = differences.embedding.new_zeros(shape)
         for step in steps:
-            if sums.n_steps >= kept:
+            if sums.n_steps >= made.steps:
                 contraction.add(sums, scores)
                 sums.clear()
             with sums.step(step.weight, step.first_attention) as hooks:

@@ -82,6 +82,9 @@ class Oracle:
         feeds = [(side, heads) for side in shape.sides for heads in side.feeds]
         own, fed = feeds[column]
         part = next((p for p in block.heads if p.first <= fed[0] < p.first + p.n_heads), None)
+        if part is not None:
+            inside = sides[column][1].module in set(part.attention.modules())
+            assert inside, f"layer {layer}: rows are said to feed heads of another attention"
         others = [other for place, other in enumerate(feeds) if place != column]
         shared = any(set(s.letter) & set(own.letter) and set(h) & set(fed) for s, h in others)
         local = tuple(head - (0 if part is None else part.first) for head in fed)
