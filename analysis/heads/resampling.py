@@ -79,8 +79,12 @@ def sweep_sizes(graph: Graph, top_n: int) -> list[int]:
 
 def largest(values: torch.Tensor, ranks: list[int]) -> torch.Tensor:
     """The n-th largest of each row, for each n of `ranks`: [rows, E] -> [rows, len(ranks)]."""
-    places = [values.shape[1] - rank for rank in ranks]
-    return torch.from_numpy(np.partition(values.numpy(), sorted(set(places)), axis=1)[:, places])
+    rest, found = values.numpy(), {}
+    for rank in sorted(set(ranks), reverse=True):  # each among those that the one before left
+        place = rest.shape[1] - rank
+        rest = np.partition(rest, place, axis=1)[:, place:]
+        found[rank] = rest[:, 0]
+    return torch.from_numpy(np.stack([found[rank] for rank in ranks], 1))
 
 
 def resample_heads(

@@ -76,7 +76,9 @@ def test_scores_equal_the_original_package():
         model, pairs, reference, columns = golden(name)
         for which, expected in reference.items():
             case, metric, method = which.split("/")
-            size = 4 if method in ("exact", "EAP-IG-activations") else 3  # one batch of what is slow
+            size = (
+                4 if method in ("exact", "EAP-IG-activations") else 3
+            )  # one batch of what is slow
             scores = attribute(model, pairs[case], method, metric, kv="ungrouped", batch_size=size)
             assert scores.destination_names == columns
             assert scores.mean.dtype == torch.float64
