@@ -6,8 +6,11 @@ was not tested. All of it was checked in transformers 5.23.0.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from transformers.modeling_utils import AttentionInterface
 from transformers.pytorch_utils import Conv1D as Conv1D  # GPT-2's linear layers, weight transposed
 
 
@@ -61,3 +64,28 @@ def set_commit(part: Any, commit: str | None) -> None:
     Checked in transformers 5.23.0.
     """
     part._commit_hash = commit
+
+
+@contextmanager
+def attention_calls(see: Callable[..., Any]) -> Iterator[None]:
+    """Inside, attention that goes through the interface calls see(module, q, k, v, call) instead.
+
+    q [B, H, T, e], k and v [B, K, T, e]; what `call(q, k, v)` gives, first [B, T, H, e], is what
+    would have been. Checked in transformers 5.23.0.
+    """
+    interface: Any = AttentionInterface
+    plain = interface.get_interface
+
+    def get_interface(self: Any, kind: Any, default: Any) -> Any:
+        compute = plain(self, kind, default)
+
+        def run(module: Any, q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> Any:
+            return see(module, q, k, v, lambda q, k, v: compute(module, q, k, v, *args, **kwargs))
+
+        return run
+
+    interface.get_interface = get_interface
+    try:
+        yield
+    finally:
+        interface.get_interface = plain

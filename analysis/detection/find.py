@@ -1,0 +1,113 @@
+"""The plan of a model: its anatomy, found in three runs of the model on a few tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from analysis.detection.layers import Stack, find_layers, run, text_config, tokens_for
+from analysis.detection.mixers import letters
+from analysis.detection.norms import closed_form
+from analysis.detection.parts import Attention, Parts, Read, find_parts
+from analysis.detection.plan import HeadsPlan, LayerPlan, NormPlan, Plan, ReadingPlan, SidePlan
+from analysis.detection.points import Numbers
+from analysis.detection.rows import RowFinder
+from analysis.detection.trace import LayerTrace, Tracer
+from analysis.models.preserve import preserved
+
+
+def find(causal_lm: Any) -> Plan:
+    """The plan of a causal language model (the one inside, of a PEFT model).
+
+    The model is run on a few ids, and left as it was.
+
+    Raises:
+        Unsupported: no anatomy of the kind that is known here fits; the message says where and why.
+    """
+    with preserved(causal_lm):
+        ids = tokens_for(causal_lm)
+        stack = find_layers(causal_lm, ids)
+        known = list(_numbers(text_config(causal_lm).to_dict()))
+        parts: list[Parts] = []
+
+        def see(index: int, trace: LayerTrace) -> None:
+            assert trace.call.x is not None
+            numbers = Numbers(known, _own_tensors(trace), trace.call.x.shape[-1])
+            parts.append(find_parts(trace, numbers, f"layer {index}"))
+
+        with torch.no_grad(), Tracer(stack.layers, see).running():
+            run(causal_lm, ids)
+        rows = RowFinder(stack.layers, [part.attentions for part in parts])
+        with rows.running():
+            run(causal_lm, ids)
+        layers = [
+            _layer(layer, part, sides)
+            for layer, part, sides in zip(stack.layers, parts, rows.sides, strict=True)
+        ]
+        width = stack.last.shape[-1]
+        final = _final(causal_lm, stack)
+        return Plan(tuple(layers), stack.layers_name, stack.decoder_name, width, final)
+
+
+def _numbers(config: dict[str, Any]) -> Iterator[float]:
+    """All numbers of a configuration that a share may be."""
+    for value in config.values():
+        if isinstance(value, dict):
+            yield from _numbers(value)
+        elif isinstance(value, float) and value != 0.0:
+            yield value
+
+
+def _own_tensors(trace: LayerTrace) -> list[torch.Tensor]:
+    """What a layer holds itself, or a part of it that is no module of torch's own."""
+    layer: nn.Module = trace.call.module
+    return [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+
+
+def _layer(layer: nn.Module, parts: Parts, sides: Sequence[list[SidePlan]]) -> LayerPlan:
+    readings: list[ReadingPlan] = []
+    for attention, own in zip(parts.attentions, sides, strict=True):
+        readings += _readings(attention, own)
+    heads = tuple(_heads(attention) for attention in parts.attentions)
+    numbers = [f for update in parts.updates for f in (update.kept, *update.shares.values())]
+    own_tensors = any(True for _ in (*layer.parameters(False), *layer.buffers(False)))
+    fixed = not own_tensors and all(isinstance(number, float) for number in numbers)
+    nodes = letters(layer, parts)
+    return LayerPlan(tuple(parts.updates), tuple(readings), heads, nodes, fixed)
+
+
+def _heads(attention: Attention) -> HeadsPlan:
+    assert attention.point is not None
+    return HeadsPlan(
+        attention.face.call.name,
+        attention.o_proj.name,
+        attention.n_heads,
+        attention.after,
+        attention.point,
+    )
+
+
+def _readings(attention: Attention, sides: list[SidePlan]) -> list[ReadingPlan]:
+    """The sides of an attention, by what their linears read; in the sides' order."""
+    found: dict[Any, list[SidePlan]] = {}
+    reads: dict[str, Read] = {call.name: read for call, read in attention.readers}
+    for side in sides:
+        read = reads[side.module]
+        norm = None if read.norm is None else read.norm.plan
+        found.setdefault((norm, read.point, read.scale), []).append(side)
+    return [
+        ReadingPlan(norm, own[0].module if norm is None else norm.module, point, scale, tuple(own))
+        for (norm, point, scale), own in found.items()
+    ]
+
+
+def _final(causal_lm: Any, stack: Stack) -> NormPlan | None:
+    """The norm that reads what leaves the last layer, if it is one."""
+    if stack.final is None:
+        return None
+    module = causal_lm.get_submodule(stack.final)
+    form = closed_form(module, stack.last)
+    return None if form is None else NormPlan(stack.final, form)

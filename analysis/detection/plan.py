@@ -1,0 +1,142 @@
+"""What detection found of a model, in names of modules and rows: a plan to build an Anatomy from.
+
+Names of modules are those inside the layer; `` is the layer itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from analysis.detection.norms import NormForm
+from analysis.detection.points import Factor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a linear module's output: n destinations of `width` rows each.
+
+    Destination i has first + i * step and what follows; `listed` has all of them where they don't.
+    """
+
+    first: int
+    n: int
+    step: int
+    width: int
+    listed: tuple[tuple[int, ...], ...] | None = None
+
+    @classmethod
+    def of(cls, rows: list[list[int]]) -> Rows:
+        """The rows of each destination, as many for each."""
+        n, width, first = len(rows), len(rows[0]), rows[0][0]
+        step = rows[1][0] - first if n > 1 else width
+        regular = [[first + i * step + j for j in range(width)] for i in range(n)]
+        if rows == regular and step > 0:
+            return cls(first, n, step, width)
+        return cls(first, n, step, width, tuple(map(tuple, rows)))
+
+    @property
+    def index(self) -> torch.Tensor:
+        """int64 [n, width]"""
+        if self.listed is not None:
+            return torch.tensor(self.listed)
+        return self.first + torch.arange(self.n)[:, None] * self.step + torch.arange(self.width)
+
+
+@dataclass(frozen=True)
+class NormPlan:
+    """A norm of the stream, or of what a branch gives."""
+
+    module: str
+    form: NormForm
+
+
+@dataclass(frozen=True)
+class SidePlan:
+    """Rows of one linear module, a destination each; `feeds` are heads of the layer."""
+
+    module: str
+    letter: str
+    of: str  # h, kv, * or +
+    rows: Rows
+    feeds: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class ReadingPlan:
+    """Sides that read the stream at one point through one norm, times a scale."""
+
+    norm: NormPlan | None
+    place: str
+    point: int
+    scale: float
+    sides: tuple[SidePlan, ...] = ()
+
+
+@dataclass(frozen=True)
+class HeadsPlan:
+    """The heads of one output projection; `after` is a norm, or the name of a linear module."""
+
+    attention: str
+    o_proj: str
+    count: int
+    after: NormPlan | str | None
+    point: int
+
+    @property
+    def branch(self) -> str:
+        """The module whose output enters the stream."""
+        if isinstance(self.after, NormPlan):
+            return self.after.module
+        return self.o_proj if self.after is None else self.after
+
+
+@dataclass(frozen=True)
+class TapPlan:
+    """An input of a node: scale * norm(stream at a point), or of a norm that nobody else reads."""
+
+    module: str
+    point: int
+    norm: NormPlan | None
+    scale: float
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """What else a layer has: it reads through taps, and writes the outputs of modules."""
+
+    letter: str
+    taps: tuple[TapPlan, ...]
+    writes: tuple[str, ...]
+    point: int
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """The stream at the next point: kept * the old one + the sum of share * a module's output."""
+
+    kept: Factor
+    shares: dict[str, Factor]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPlan:
+    """What one layer has. Point i + 1 is that after `updates[i]`."""
+
+    updates: tuple[Update, ...]
+    readings: tuple[ReadingPlan, ...]
+    heads: tuple[HeadsPlan, ...]
+    nodes: tuple[NodePlan, ...]
+    fixed: bool  # whether no number in it can change while the model is trained
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A model's layers, and what reads the stream after them: a norm, if it is one."""
+
+    layers: tuple[LayerPlan, ...]
+    layers_name: str
+    decoder: str
+    width: int
+    final: NormPlan | None
