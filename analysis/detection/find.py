@@ -9,10 +9,18 @@ import torch
 from torch import nn
 
 from analysis.detection.layers import Stack, find_layers, run, text_config, tokens_for
-from analysis.detection.mixers import letters
+from analysis.detection.mixers import MixerFinder
 from analysis.detection.norms import closed_form
 from analysis.detection.parts import Attention, Parts, Read, find_parts
-from analysis.detection.plan import HeadsPlan, LayerPlan, NormPlan, Plan, ReadingPlan, SidePlan
+from analysis.detection.plan import (
+    HeadsPlan,
+    LayerPlan,
+    NodePlan,
+    NormPlan,
+    Plan,
+    ReadingPlan,
+    SidePlan,
+)
 from analysis.detection.points import Numbers
 from analysis.detection.rows import RowFinder
 from analysis.detection.trace import LayerTrace, Tracer
@@ -41,12 +49,11 @@ def find(causal_lm: Any) -> Plan:
         with torch.no_grad(), Tracer(stack.layers, see).running():
             run(causal_lm, ids)
         rows = RowFinder(stack.layers, [part.attentions for part in parts])
-        with rows.running():
+        mixers = MixerFinder(stack.layers, [tuple(part.nodes) for part in parts])
+        with rows.running(), mixers.running():
             run(causal_lm, ids)
-        layers = [
-            _layer(layer, part, sides)
-            for layer, part, sides in zip(stack.layers, parts, rows.sides, strict=True)
-        ]
+        found = zip(stack.layers, parts, rows.sides, mixers.letters(), strict=True)
+        layers = [_layer(*of_layer) for of_layer in found]
         width = stack.last.shape[-1]
         final = _final(causal_lm, stack)
         return Plan(tuple(layers), stack.layers_name, stack.decoder_name, width, final)
@@ -67,15 +74,21 @@ def _own_tensors(trace: LayerTrace) -> list[torch.Tensor]:
     return [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
 
 
-def _layer(layer: nn.Module, parts: Parts, sides: Sequence[list[SidePlan]]) -> LayerPlan:
+def _layer(
+    layer: nn.Module,
+    parts: Parts,
+    sides: Sequence[list[SidePlan]],
+    nodes: tuple[NodePlan, ...],
+) -> LayerPlan:
     readings: list[ReadingPlan] = []
+    first = 0
     for attention, own in zip(parts.attentions, sides, strict=True):
-        readings += _readings(attention, own)
+        readings += _readings(attention, [side.numbered_on(first) for side in own])
+        first += attention.n_heads
     heads = tuple(_heads(attention) for attention in parts.attentions)
     numbers = [f for update in parts.updates for f in (update.kept, *update.shares.values())]
     own_tensors = any(True for _ in (*layer.parameters(False), *layer.buffers(False)))
     fixed = not own_tensors and all(isinstance(number, float) for number in numbers)
-    nodes = letters(layer, parts)
     return LayerPlan(tuple(parts.updates), tuple(readings), heads, nodes, fixed)
 
 

@@ -77,8 +77,11 @@ def find_layers(causal_lm: Any, ids: torch.Tensor) -> Stack:
     decoder = text_decoder(causal_lm)
     names = {module: name for name, module in causal_lm.named_modules()}
     lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    members_of_all = [layer for members in lists for layer in members]
+    inside = {module for layer in members_of_all for module in layer.modules()}
+    outside = [m for m in decoder.modules() if m not in inside and m is not decoder]
     seen = _Seen()
-    with seen.hooks([member for members in lists for member in members]):
+    with seen.hooks([*members_of_all, *outside]):
         run(causal_lm, ids)
     found = [members for members in lists if seen.handed_on(members)]
     if not found:
@@ -100,8 +103,11 @@ def find_layers(causal_lm: Any, ids: torch.Tensor) -> Stack:
             "are not supported"
         )
     last = seen.calls[members[-1]][0][1]
-    final = _reader(causal_lm, decoder, members, last, ids)
-    return Stack(decoder, list(members), names[decoder], where, names.get(final), last)
+    read = (m for m in outside if m in seen.calls and same(seen.calls[m][0][0], last))
+    final = next(read, None)  # what reads what leaves the last layer
+    return Stack(
+        decoder, list(members), names[decoder], where, None if final is None else names[final], last
+    )
 
 
 class _Seen:
@@ -134,18 +140,3 @@ class _Seen:
         return all(x.shape == y.shape for x, y in first) and all(
             same(x, y) for (_, y), (x, _) in zip(first, first[1:], strict=False)
         )
-
-
-def _reader(
-    causal_lm: Any, decoder: nn.Module, layers: nn.ModuleList, last: torch.Tensor, ids: torch.Tensor
-) -> nn.Module | None:
-    """The first module outside the layers that reads what leaves the last of them."""
-    inside = set(layers.modules())
-    outside = [module for module in decoder.modules() if module not in inside]
-    seen = _Seen()
-    with seen.hooks(outside):
-        run(causal_lm, ids)
-    for module, calls in seen.calls.items():
-        if module is not decoder and same(calls[0][0], last):
-            return module
-    return None

@@ -5,7 +5,7 @@ Names of modules are those inside the layer; `` is the layer itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -61,6 +61,10 @@ class SidePlan:
     of: str  # h, kv, * or +
     rows: Rows
     feeds: tuple[tuple[int, ...], ...]
+
+    def numbered_on(self, first: int) -> SidePlan:
+        """The same of an attention whose first head has a number in the layer."""
+        return replace(self, feeds=tuple(tuple(h + first for h in feeds) for feeds in self.feeds))
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class _Equation:
                 b = _least_squares(A[keep] @ A[keep].T, A[keep] @ y)
                 weights = b.abs() * A[keep].square().mean(1).sqrt()
                 least = int(weights.argmin())
-                if float(weights[least]) > 1e-2 * self.limit or len(keep) == 1:
+                if float(weights[least]) > max(1e-2 * self.limit, 1e-6) or len(keep) == 1:
                     break
                 del keep[least]
             factors: list[Factor] = [0.0] * len(A)
