@@ -39,13 +39,10 @@ def trained_parameters(cfg: DictConfig, source: str | None) -> float:
     """The parameters of the model, or at most those of its adapters; no weights are made."""
     if source is None:
         return PARAMETERS[cfg.model.recipe]
-    import torch
-    from transformers import AutoModelForCausalLM
-
+    from analysis.models.configuration import empty_model
     from analysis.models.loading import load_config
 
-    with torch.device("meta"):
-        whole = AutoModelForCausalLM.from_config(load_config(source), trust_remote_code=False)
+    whole = empty_model(load_config(source))
     if cfg.peft.method == "none":
         return float(sum(parameter.numel() for parameter in whole.parameters()))
     outside = (whole.get_input_embeddings(), whole.get_output_embeddings())

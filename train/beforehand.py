@@ -51,13 +51,12 @@ def check_adapter(peft: PeftConfig, path: str) -> None:
     import torch
     from peft import get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
-    from transformers import AutoModelForCausalLM
 
+    from analysis.models.configuration import empty_model
     from analysis.models.loading import load_config
 
-    config = load_config(path)
+    whole = empty_model(load_config(path))
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        whole: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         empty = copy.deepcopy(peft)
         if hasattr(empty, "init_lora_weights"):
             empty.init_lora_weights = False  # some ways need weights
@@ -111,6 +110,7 @@ def check_vllm(args: SFTConfig | GRPOConfig) -> None:
 
 def check_tokens(tokenizer: PreTrainedTokenizerBase, path: str, args: Any) -> None:
     """Raise ValueError if a token that the training names is unknown, or has no embedding."""
+    from analysis.models.configuration import vocabulary
     from analysis.models.loading import load_config
 
     known = tokenizer.get_vocab()
@@ -121,11 +121,10 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, path: str, args: Any) -> No
                 f"train.args.{name} is {given!r}, which is no token of {path}; its own is "
                 f"{getattr(tokenizer, name)!r}"
             )
-    config = load_config(path)
-    size = getattr(config.get_text_config(), "vocab_size", None)
+    size = vocabulary(load_config(path))
     for name in ("eos_token", "pad_token", "bos_token"):
         text = getattr(args, name, None) or getattr(tokenizer, name)
-        if text is not None and size is not None and known.get(text, 0) >= size:
+        if text is not None and known.get(text, 0) >= size:
             raise ValueError(
                 f"{name} {text!r} of the tokenizer in {path} has id {known[text]}, and the model's "
                 f"embedding ends at {size - 1}; grow the embedding (resize_token_embeddings) and "

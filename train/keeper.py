@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from analysis.files import read_json, write_json
 from analysis.live.manifest import MANIFEST
 from analysis.models.hub import split
+from analysis.models.processor import copy_processor
 from analysis.records.checkpoints import Base
 from analysis.records.training_log import append_metrics
 from analysis.tracking import distributed
@@ -175,6 +176,8 @@ class Keeper(TrainerCallback):
             checkpoint = self.run / f"checkpoint-{state.global_step}"
             if not has_weights(checkpoint):
                 raise RuntimeError(f"{checkpoint} was saved without weights")
+            if (checkpoint / "config.json").is_file():
+                copy_processor(Path(self.source), checkpoint)
             if self.base.commit is not None:
                 name_base(checkpoint, self.source, self.base)
             assert self.trainer is not None, "the run gives it before training begins"

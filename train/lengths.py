@@ -39,10 +39,10 @@ class Lost:
 
 def context_of(model_path: str) -> int | None:
     """The tokens that a model has positions for, where its configuration says it."""
+    from analysis.models.configuration import context
     from analysis.models.loading import load_config
 
-    config = load_config(model_path).get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+    return context(load_config(model_path))
 
 
 def check_rows(

@@ -19,4 +19,4 @@ def act(options: Options) -> None:
     from analysis.commands.measuring import load, measure, write
 
     model, pairs = load(options)
-    write(options, measure(options, model, pairs), model.config.hidden_size)
+    write(options, measure(options, model, pairs), model.config.get_text_config().hidden_size)

@@ -75,7 +75,7 @@ def act(options: Options) -> None:
         curves[name] = curve(circuits, evaluations, options.seed, distinct)
     content: dict[str, Any] = {"ablation": options.ablation, "fractions": FRACTIONS}
     content.update({name: vars(found) for name, found in curves.items()})
-    write(options, scores, model.config.hidden_size)
+    write(options, scores, model.config.get_text_config().hidden_size)
     path = Path(options.out) / "faithfulness.json"
     write_json(path, {**summary(options, scores), **content})
     print(table(curves))

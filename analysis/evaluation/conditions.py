@@ -33,6 +33,7 @@ from analysis.interventions.operations import (
     read_reference,
 )
 from analysis.interventions.random_sets import matched_random_sets
+from analysis.models.configuration import context, room
 from analysis.models.graph import head_name
 from analysis.models.hub import place
 from analysis.models.loading import (
@@ -153,14 +154,14 @@ def check_room(
     """Say that answers may go beyond a model's context.
 
     Raises:
-        ValueError: the model has learned its positions, so that it has none beyond.
+        ValueError: the model's positions are a table, so that it has none beyond.
     """
-    limit = getattr(config, "max_position_embeddings", None)
+    limit = context(config)
     longest = max(len(encode(tokenizer, r.prompt)) for r in requests)
     if limit is None or longest + max_new_tokens <= limit:
         return
     what = f"prompts of up to {longest} tokens and max_new_tokens={max_new_tokens}"
-    if str(config.model_type) == "gpt2":
+    if room(config, longest + max_new_tokens) is not None:
         raise ValueError(
             f"{what} do not fit the model, which has positions for {limit} tokens; give "
             f"max_new_tokens={max(1, limit - longest)}"

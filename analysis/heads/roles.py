@@ -124,7 +124,7 @@ def head_roles(
     from analysis.prompts.regions import find_regions
 
     parts = anatomy(model)
-    pairs.check_vocabulary(parts.causal_lm.config.vocab_size)
+    pairs.check_vocabulary(parts.vocabulary)
     pairs.check_length(parts.max_tokens)
     regions = find_regions(pairs, tokenizer)
     per_pair = pattern_scores(model, pairs, regions.each, batch_size)

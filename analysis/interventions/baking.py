@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ from analysis.detection.detect import anatomy
 from analysis.files import write_json
 from analysis.models.anatomy import Anatomy, base_model, wide
 from analysis.models.compat import Conv1D, model_of
+from analysis.models.hub import place
+from analysis.models.processor import copy_processor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from analysis.interventions.operations import Constants, Intervention
-    from analysis.models.loading import Tokenizer
+    from analysis.models.loading import Config, Tokenizer
 
 _PROBE = 8  # tokens on which a merged model is compared with what it was
 # configurations whose `attention_bias` gives o_proj a bias (and q, k and v, where it is 0)
@@ -180,8 +183,17 @@ def save_baked(
         draft = Path(scratch) / "model"
         baked.save_pretrained(draft)
         _save_tokenizer(draft, tokenizer, baked.config.model_type)
+        _save_processor(draft, baked.config)
         write_json(draft / "intervention.json", {"intervention": str(intervention)})
         draft.rename(out)
+
+
+def _save_processor(out: Path, config: Config) -> None:
+    """Give a multimodal checkpoint its model's processor, where that lies on this machine."""
+    source = str(config.name_or_path or "")
+    if source and config.get_text_config() is not config:
+        with suppress(ValueError):  # a name that is nowhere
+            copy_processor(place(source), out)
 
 
 def _save_tokenizer(out: Path, tokenizer: Tokenizer, model_type: str) -> None:

@@ -136,13 +136,14 @@ def read_reference(file: Path, tokenizer: Tokenizer, config: Config) -> list[tup
     Raises:
         ValueError: there is no such file, or it holds tokens or positions that the model lacks.
     """
+    from analysis.models.configuration import room, vocabulary
     from analysis.prompts.pairs import Pairs, holds_text
 
     if not file.is_file():
         raise ValueError(f"there is no pairs file {file}")
     pairs = Pairs.load(file, tokenizer if holds_text(file) else None, metric="kl")
-    pairs.check_vocabulary(int(config.vocab_size))
-    pairs.check_length(config.max_position_embeddings if config.model_type == "gpt2" else None)
+    pairs.check_vocabulary(vocabulary(config))
+    pairs.check_length(room(config, max(len(pair.clean_ids) for pair in pairs)))
     return [pair.clean_ids for pair in pairs]
 
 

@@ -166,7 +166,7 @@ def check(
 ) -> None:
     """Raise ValueError if the model can't be tracked, or not as it is asked for."""
     inner = base_model(model)
-    if not hasattr(inner, "lm_head"):
+    if inner.get_output_embeddings() is None:
         raise ValueError(
             f"{type(inner).__name__} has no LM head (a reward model or a classifier has a head "
             "of its own instead), so there are no next tokens whose circuit could be found; "

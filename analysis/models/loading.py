@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from analysis.files import hash_of_parts
 from analysis.models import hub
 from analysis.models.adapters import ADAPTER_WEIGHTS, attach, rows_in_file
+from analysis.models.configuration import auto_class
+from analysis.models.processor import processor_template
 from analysis.models.weights import check_numbers, check_tied, header, stored_tensors
 
 if TYPE_CHECKING:
@@ -93,14 +95,15 @@ def load_config(path: str | Path, base: str | None = None) -> Config:
     config: Config = _read(AutoConfig, path if named is None else _base_of(path, base or named))
     if named is not None:  # with the vocabulary that the adapter was trained with
         stored = header(_adapter_directory(path) / ADAPTER_WEIGHTS)
-        config.vocab_size = rows_in_file(stored) or config.vocab_size
+        text = config.get_text_config()
+        text.vocab_size = rows_in_file(stored) or text.vocab_size
     return config
 
 
 def load_tokenizer(path: str | Path, base: str | None = None) -> Tokenizer:
     """The tokenizer of a model, with a padding token; that of its base for an adapter without one.
 
-    `base` as in `load_model`.
+    Of a multimodal model it is the one of its processor. `base` as in `load_model`.
     """
     from transformers import AutoTokenizer
 
@@ -108,6 +111,8 @@ def load_tokenizer(path: str | Path, base: str | None = None) -> Tokenizer:
     if named is not None and not (Path(_place(path)) / "tokenizer_config.json").is_file():
         path = _base_of(path, base or named)
     tokenizer = _read(AutoTokenizer, path)
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = processor_template(Path(_place(path)))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -191,7 +196,7 @@ def _read(kind: Any, path: str | Path, **options: Any) -> Any:
 
     What libraries raise over a foreign file has no common class.
     """
-    place = _place(path, weights=kind.__name__ == "AutoModelForCausalLM")
+    place = _place(path, weights=kind.__name__.startswith("AutoModel"))
     try:
         found = kind.from_pretrained(place, trust_remote_code=False, **options)
     except Exception as error:
@@ -222,8 +227,6 @@ def _whole(
 
     bare: as in `load_model`.
     """
-    from transformers import AutoModelForCausalLM
-
     directory = Path(_place(path, weights=True))
     stored = stored_tensors(directory) if directory.is_dir() else {}
     given: dict[str, Any] = {}
@@ -231,9 +234,10 @@ def _whole(
         log.warning("%s has no config.json; that of %s is taken", path, bare)
         given["config"] = load_config(bare)
         name_hub_model(given["config"], str(path), None)
+    kind = auto_class(given.get("config") or load_config(path))
     with _no_report():
         model, found = _read(
-            AutoModelForCausalLM,
+            kind,
             path,
             dtype="auto" if dtype is None else dtype,
             use_safetensors=True,

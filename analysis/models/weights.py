@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -115,11 +115,9 @@ def check_numbers(path: object, model: PreTrainedModel, stored: dict[str, Stored
     """
     if getattr(model.config, "quantization_config", None) is not None:
         return
-    known = {name for name, _ in model.named_parameters()}
-    prefix = model.base_model_prefix
+    known = {_tail(name) for name, _ in model.named_parameters()}
     for name, tensor in stored.items():
-        is_parameter = name in known or f"{prefix}.{name}" in known
-        if is_parameter and tensor.dtype not in FLOATS:
+        if _tail(name) in known and tensor.dtype not in FLOATS:
             raise ValueError(
                 f"{path}: {name} is stored as {tensor.dtype}, and config.json has no "
                 "quantization_config that says how to read it; save the model in a float type"
@@ -132,17 +130,31 @@ def check_tied(path: object, model: PreTrainedModel, stored: dict[str, Stored]) 
     Raises:
         ValueError: they hold two that differ: transformers would use both, and vLLM only one.
     """
-    if not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+    if not getattr(model.config, "tie_word_embeddings", False):
         return
-    wanted = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    names = [f"{name}.weight" for name, module in model.named_modules() if id(module) in wanted]
-    held = [stored[name] for name in names if name in stored]
-    if len(held) < 2 or _equal(list(zip(names, held, strict=True))):
+    ends: tuple[Any, ...] = (model.get_input_embeddings(), model.get_output_embeddings())
+    wanted = {
+        _tail(name): tuple(parameter.shape)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if any(parameter is end.weight for end in ends if end is not None)
+    }
+    held = {n: tensor for n, tensor in stored.items() if wanted.get(_tail(n)) == tensor.shape}
+    names = sorted(held, key=lambda name: name.endswith("lm_head.weight"))
+    if len(held) < 2 or _equal([(name, held[name]) for name in names]):
         return
     raise ValueError(
         f"{path} ties {' and '.join(names)} (tie_word_embeddings in config.json), and its files "
         "hold two different tensors; set tie_word_embeddings to false, or save the model again"
     )
+
+
+def _tail(name: str) -> str:
+    """The end of a tensor's name, which is the same where a file and a model differ in the rest.
+
+    >>> _tail("language_model.model.embed_tokens.weight")
+    'embed_tokens.weight'
+    """
+    return ".".join(name.split(".")[-2:])
 
 
 def _equal(places: list[tuple[str, Stored]]) -> bool:

@@ -58,6 +58,47 @@ def tiny_model(architecture: str, dtype: torch.dtype = torch.float64, seed: int 
     return model.eval()
 
 
+def tiny_wrapper(kind: str, vocabulary: int = 50) -> Any:
+    """A random multimodal model around a small language model: gemma3, qwen3_5 or llava."""
+    import transformers
+
+    shared = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+    }
+    seen: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    if kind == "qwen3_5":
+        layers = ["linear_attention", "full_attention"]
+        small = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+        small |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+        vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+        config: Any = transformers.Qwen3_5Config(
+            text_config={**shared, **small, "layer_types": layers},
+            vision_config={**vision, "out_hidden_size": 32, "num_position_embeddings": 16},
+        )
+        model: Any = transformers.Qwen3_5ForConditionalGeneration(config)
+    elif kind == "gemma3":
+        text = {**shared, "query_pre_attn_scalar": 12, "sliding_window": 4}
+        vision = {**seen, "num_hidden_layers": 1, "image_size": 28, "patch_size": 14}
+        config = transformers.Gemma3Config(text_config=text, vision_config=vision)
+        model = transformers.Gemma3ForConditionalGeneration(config)
+    else:
+        vision = {**seen, "num_hidden_layers": 2, "image_size": 28, "patch_size": 14}
+        config = transformers.LlavaConfig(
+            text_config={**shared, "model_type": "llama"},
+            vision_config={**vision, "model_type": "clip_vision_model"},
+            image_token_index=vocabulary - 1,
+        )
+        model = transformers.LlavaForConditionalGeneration(config)
+    return model.eval()
+
+
 def random_pairs(count: int = 3, lengths: tuple[int, ...] = (6, 4, 5), seed: int = 0) -> Any:
     """Pairs of random tokens of different lengths, with targets and foils."""
     from analysis import Pair, Pairs
