@@ -145,7 +145,7 @@ def prune(graph: Graph, edges: torch.Tensor) -> torch.Tensor:
 
 
 def head_mask(graph: Graph, edges: torch.Tensor) -> torch.Tensor:
-    """Which heads have an edge out in a pruned circuit: bool [..., E] -> bool [..., L * H]."""
+    """Which heads have an edge out in a pruned circuit: bool [..., E] -> bool [..., A]."""
     flat = edges.reshape(-1, graph.n_edges).float()
     out = flat.new_zeros(len(flat), graph.n_sources).index_add_(1, graph.edges[:, 0], flat) > 0
     return out[:, graph.head_sources].view(*edges.shape[:-1], -1)
@@ -184,7 +184,7 @@ def select_circuit(
 def head_importance(graph: Graph, per_pair: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
     """Share of each head in the circuit: sum over pairs and circuit edges out of it of |score|.
 
-    Normalised to sum 1 over heads (arXiv 2509.25758), 0 for heads outside: [pairs, E] -> [L * H].
+    Normalised to sum 1 over heads (arXiv 2509.25758), 0 for heads outside: [pairs, E] -> [A].
     """
     strength = per_pair.abs().sum(0) * edges
     total = strength.new_zeros(graph.n_sources).index_add_(0, graph.edges[:, 0], strength)

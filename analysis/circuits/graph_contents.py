@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from analysis.circuits.circuit import Circuit, head_importance, head_mask
-from analysis.models.graph import Graph
+from analysis.models.graph import Graph, NodeShape, regular_layer
+from analysis.models.graph_form import MAX_HEADS, graph_from
 
 MAX_SCORE = torch.finfo(torch.float32).max  # sums of larger ones are infinite
-MAX_HEADS = 2**15  # twice as many as the largest models have
 NEURONS = "is a circuit of neurons, and heads and edges can't be read out of it; write one of nodes"
 
 
@@ -24,8 +24,8 @@ class GraphFile:
     """What a graph file says.
 
     circuit: as it is flagged, not pruned; all edges if the file flags none (`flagged` is False).
-    scores: of edges, float64 [E], or None. node_scores: of heads, float64 [L * H], or None.
-    node_flags: heads whose node is in, bool [L * H].
+    scores: of edges, float64 [E], or None. node_scores: of heads, float64 [A], or None.
+    node_flags: heads whose node is in, bool [A].
     """
 
     circuit: Circuit
@@ -41,14 +41,14 @@ class GraphFile:
 
     @property
     def heads(self) -> torch.Tensor:
-        """Heads of the circuit: bool [L * H]."""
+        """Heads of the circuit: bool [A]."""
         if self.node_scores is not None:
             return self.node_flags
         return head_mask(self.circuit.graph, self.circuit.edges)
 
     @property
     def importance(self) -> torch.Tensor:
-        """Share of each head in the circuit, from the scores, 0 outside; NaN without: [L * H]."""
+        """Share of each head in the circuit, from the scores, 0 outside; NaN without: [A]."""
         if self.node_scores is not None:
             share = self.node_scores.abs() * self.heads
             return share / share.sum().clamp_min(torch.finfo(share.dtype).tiny)
@@ -105,14 +105,14 @@ def _part(content: dict[str, Any], key: str, path: Path, kind: type = dict) -> A
 
 def _graph(content: dict[str, Any], path: Path) -> Graph:
     cfg = _part(content, "cfg", path)
+    if "layers" in cfg:
+        return graph_from(cfg, path)
     sizes = {}
     for key in ("n_layers", "n_heads", *(["n_kv_heads"] if "n_kv_heads" in cfg else [])):
         size = _part(cfg, key, path, int)
         if isinstance(size, bool) or size < 1:
             raise ValueError(f"{path}: {key!r} in cfg is {size}, not 1 or more")
         sizes[key] = size
-    if cfg.get("parallel_attn_mlp"):
-        raise ValueError(f"{path} is of a model with parallel attention and MLP: not supported")
     if sizes["n_layers"] * sizes["n_heads"] > MAX_HEADS:
         raise ValueError(
             f"{path}: {sizes['n_layers']} layers of {sizes['n_heads']} heads, by its cfg, are more "
@@ -120,10 +120,25 @@ def _graph(content: dict[str, Any], path: Path) -> Graph:
         )
     kv = "grouped" if "n_kv_heads" in sizes else "ungrouped"
     kv_heads = sizes.get("n_kv_heads", sizes["n_heads"])
+    shape, parallel = (sizes["n_layers"], sizes["n_heads"], kv_heads, kv), "parallel_attn_mlp"
+    if cfg.get(parallel) not in (None, False, True):
+        raise ValueError(f"{path}: {parallel!r} in cfg is {cfg[parallel]!r}; write true or false")
     try:
-        return Graph(sizes["n_layers"], sizes["n_heads"], kv_heads, kv)
+        return parallel_graph(*shape) if cfg.get(parallel) else Graph(*shape)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def parallel_graph(n_layers: int, n_heads: int, n_kv_heads: int, kv: str) -> Graph:
+    """That of `x += attention(norm(x)) + mlp(norm(x))`: an MLP reads what its attention reads.
+
+    Raises:
+        ValueError: as `Graph`.
+    """
+    regular = Graph(n_layers, n_heads, n_kv_heads, kv)
+    layer = regular_layer(n_heads, n_kv_heads, kv)
+    beside = replace(layer, points=1, nodes=(NodeShape("m", (0,), 1),))
+    return replace(regular, layers=(beside,) * n_layers)
 
 
 def _number(value: object, what: str, path: Path) -> float | None:
@@ -209,7 +224,7 @@ def _nodes(
 def _node_scores(
     graph: Graph, scores: torch.Tensor, flags: torch.Tensor, path: Path
 ) -> torch.Tensor | None:
-    """Scores [L * H] with NaN where there is none; None if no head has one that is not 0."""
+    """Scores [A] with NaN where there is none; None if no head has one that is not 0."""
     known = scores.nan_to_num(0.0)
     if not known.any():
         return None

@@ -10,6 +10,9 @@ JSON (written and read):
 `weights_only=True`: nothing in the file is executed.
 
 Our grouped graphs use the same format with edges `a0.h1->a3.kv0<k>`, and `n_kv_heads` in `cfg`.
+`parallel_attn_mlp` says that an MLP reads what its attention reads. Of other models `cfg` holds
+what each layer has (analysis/models/graph_form.py), and there are edges into gates `a3.h2<g>`, into
+what heads share `a3.*<kv>`, out of and into mixers `x3`.
 
 A file says of each edge whether it is in, or how much it counts, or both:
 
@@ -32,21 +35,16 @@ from typing import Any
 import torch
 
 from analysis.circuits.circuit import Circuit, prune
-from analysis.circuits.graph_contents import GraphFile, read_content
+from analysis.circuits.graph_contents import GraphFile, parallel_graph, read_content
+from analysis.circuits.shared_heads import can_share
 from analysis.files import atomic_write, to_json
+from analysis.models.graph import Graph
 
 
 def write_graph(path: str | Path, circuit: Circuit, scores: torch.Tensor, d_model: int) -> None:
     """Write a circuit and the scores [S, D] of all edges, as JSON or, by its name, as `.pt`."""
     path, graph, inside = Path(path), circuit.graph, circuit.matrix
-    cfg: dict[str, Any] = {
-        "n_layers": graph.n_layers,
-        "n_heads": graph.n_heads,
-        "parallel_attn_mlp": False,
-        "d_model": d_model,
-    }
-    if graph.kv == "grouped":
-        cfg["n_kv_heads"] = graph.n_kv_heads
+    cfg = _cfg(graph, d_model)
     feeds = (inside.any(0).float() @ graph.readers.float()) > 0  # nodes that an edge enters
     names = [*graph.source_names, "logits"]
     nodes = {name: bool(there) for name, there in zip(names, feeds, strict=True)}
@@ -70,6 +68,22 @@ def write_graph(path: str | Path, circuit: Circuit, scores: torch.Tensor, d_mode
         }
         flags = {name: {"in_graph": there} for name, there in nodes.items()}
         draft.write_text(to_json({"cfg": cfg, "nodes": flags, "edges": edges}), "utf-8")
+
+
+def _cfg(graph: Graph, d_model: int) -> dict[str, Any]:
+    """The model's shape as the package has it, and what else there is in its layers."""
+    shape, parallel = (graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.kv), None
+    if graph.layers is not None and graph.n_kv_heads and graph.n_heads % graph.n_kv_heads == 0:
+        parallel = parallel_graph(*shape)
+    cfg: dict[str, Any] = {
+        "n_layers": graph.n_layers,
+        "n_heads": graph.n_heads,
+        "parallel_attn_mlp": parallel is not None and can_share(graph, parallel),
+        "d_model": d_model,
+    }
+    if graph.kv == "grouped":
+        cfg["n_kv_heads"] = graph.n_kv_heads
+    return cfg if graph.layers is None or graph == parallel else {**cfg, **graph.as_json()}
 
 
 def read_circuit(path: str | Path) -> GraphFile:

@@ -29,6 +29,8 @@ from typing import Any
 
 import torch
 
+from analysis.files import short_hash
+
 KV = ("grouped", "ungrouped")
 _HEAD = re.compile(r"^(?:a(\d+)\.h(\d+)|[Ll](\d+)[Hh](\d+))$")
 
@@ -92,6 +94,10 @@ class LayerShape:
     @property
     def n_heads(self) -> int:
         return sum(part.count for part in self.heads)
+
+    @property
+    def n_destinations(self) -> int:
+        return sum(len(side.feeds) for side in self.sides) + len(self.nodes)
 
     @property
     def kinds(self) -> list[str]:
@@ -172,11 +178,25 @@ class Graph:
                 return cls(len(layers), n_heads, n_kv_heads, kv)
         return cls(len(layers), n_heads, n_kv_heads, kv, layers)
 
+    def __repr__(self) -> str:
+        """Short, for messages: the heads of each layer, and what else layers have as a hash."""
+        layers, counts = self.layers, [layer.n_heads for layer in self.shapes]
+        heads = self.n_heads if len(set(counts)) < 2 else counts
+        own = "" if layers is None else f", layers={short_hash(repr(layers), 8)}"
+        sizes = f"n_layers={self.n_layers}, n_heads={heads}, n_kv_heads={self.n_kv_heads}"
+        return f"Graph({sizes}, kv={self.kv!r}{own})"
+
     def as_json(self) -> dict[str, Any]:
-        """What files hold of it: the four numbers and, where it is not regular, the layers."""
-        content = asdict(self)
-        if self.layers is None:
-            del content["layers"]
+        """What files hold of it (analysis/models/graph_form.py reads it): the four numbers.
+
+        Where it is not regular, the `shapes` of layers that differ, and of each layer which it has.
+        """
+        names = ("n_layers", "n_heads", "n_kv_heads", "kv")
+        content = {name: getattr(self, name) for name in names}
+        if self.layers is not None:
+            shapes = list(dict.fromkeys(self.layers))
+            content["shapes"] = [asdict(shape) for shape in shapes]
+            content["layers"] = [shapes.index(layer) for layer in self.layers]
         return content
 
     @cached_property
@@ -198,10 +218,7 @@ class Graph:
     @cached_property
     def _columns(self) -> list[int]:
         """The first destination of each layer; then `logits`."""
-        widths = (
-            sum(len(side.feeds) for side in layer.sides) + len(layer.nodes) for layer in self.shapes
-        )
-        return list(accumulate(widths, initial=0))
+        return list(accumulate((layer.n_destinations for layer in self.shapes), initial=0))
 
     @property
     def n_sources(self) -> int:
@@ -373,12 +390,17 @@ class Graph:
         layer, head = (int(part) for part in found.groups() if part is not None)
         if (layer, head) in self.head_index:
             return layer, head
-        has = f"layers 0-{self.n_layers - 1} and heads 0-{self.n_heads - 1}"
-        if layer < self.n_layers and head < self.n_heads:
-            has = f"layer {layer} has {self.heads_in(layer)} heads"
-        else:
-            has = f"the model has {has}"
-        raise ValueError(f"no head {text}: {has}")
+        raise ValueError(f"no head {text}: {self._has(layer)}")
+
+    def _has(self, layer: int) -> str:
+        """What there is in place of a head that is not there."""
+        if not self.heads:
+            return "the model has no attention heads"
+        if layer >= self.n_layers or self.layers is None:
+            heads = f" and heads 0-{self.n_heads - 1}" if self.layers is None else ""
+            return f"the model has layers 0-{self.n_layers - 1}{heads}"
+        count = self.heads_in(layer)
+        return f"layer {layer} has {f'heads 0-{count - 1}' if count else 'no heads'}"
 
 
 class _Sources:

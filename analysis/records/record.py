@@ -32,6 +32,7 @@ from analysis.heads.changes import Heads
 from analysis.heads.resampling import Resampled, resample_weights
 from analysis.intervals import Estimate, estimate, resamples_of
 from analysis.models.graph import Graph
+from analysis.models.graph_form import graph_from
 from analysis.prompts.pairs import Pairs
 from analysis.records.record_form import SCHEMA, read_content, shapes_of
 from analysis.records.stored import Shapes, StoredTensors
@@ -51,6 +52,7 @@ class Record:
     origin: what was measured and by what: hashes of weights and adapter, versions.
     circuit: bool [E];  mean: mean scores float [E];  evaluation: the metric of the circuit, of the
     full model and of the empty circuit, float [3, pairs];  resampled: analysis/heads/resampling.py.
+    (A heads in all, in the order of graph.heads.)
     n_distinct: pairs that differ from each other; None: all of them.  digest: of circuit and
     resamples, as read from a file; empty for a record just made.
     """
@@ -93,12 +95,12 @@ class Record:
 
     @property
     def in_circuit(self) -> torch.Tensor:
-        """Heads in the circuit: bool [L * H]."""
+        """Heads in the circuit: bool [A]."""
         return self.heads.inside[0]
 
     @property
     def importance(self) -> torch.Tensor:
-        """Share of each head in the circuit: float [L * H]."""
+        """Share of each head in the circuit: float [A]."""
         return self.resampled.importance[0]
 
     @property
@@ -114,7 +116,7 @@ class Record:
         return estimate(faithfulness(circuit, full, empty))
 
     def depths(self) -> torch.Tensor:
-        """Mean number of layers that the circuit's edges out of a head span; NaN outside: [L * H].
+        """Mean number of layers that the circuit's edges out of a head span; NaN outside: [A].
 
         An edge into the MLP of the head's own layer spans 0, one into the logits the layers left.
         """
@@ -245,15 +247,15 @@ def read_record(run: str | Path, step: int) -> Record | None:
 
 
 @lru_cache(maxsize=4)
-def _graph(**of_file: Any) -> Graph:
+def _one(graph: Graph) -> Graph:
     """One for all records of a run: its edges are large."""
-    return Graph(**of_file)
+    return graph
 
 
 def _open(run: str | Path, content: dict[str, Any]) -> Record:
-    step, graph = content["step"], _graph(**content["graph"])
-    path = record_dir(run, step) / "record.json"
-    shapes = shapes_of(graph, content["n_pairs"], path)
+    step = content["step"]
+    graph = _one(graph_from(content["graph"], record_dir(run, step) / "record.json"))
+    shapes = shapes_of(graph, content["n_pairs"])
     stored = _tensors(run, step, content, "heads", shapes)
     wanted = {f.name for f in fields(Record)} - {*_TENSORS, "graph", "resampled", "digest"}
     values: dict[str, Any] = {name: content.get(name) for name in wanted}
@@ -285,7 +287,8 @@ def read_scores(run: str | Path, step: int) -> torch.Tensor:
     content = _content(run, step)
     if content is None or "invalid" in content:
         raise ValueError(f"{run} has no valid record of step {step}")
-    shape = (torch.float32, (content["n_pairs"], _graph(**content["graph"]).n_edges))
+    graph = _one(graph_from(content["graph"], record_dir(run, step) / "record.json"))
+    shape = (torch.float32, (content["n_pairs"], graph.n_edges))
     return _tensors(run, step, content, "scores", {"per_pair": shape})["per_pair"]
 
 

@@ -11,10 +11,10 @@ import torch
 from analysis.files import as_form, check_schema, read_json
 from analysis.heads.resampling import SWEEP
 from analysis.models.graph import Graph
+from analysis.models.graph_form import GraphForm
 from analysis.records.stored import Shapes
 
 SCHEMA = 2
-_LARGEST = 10_000  # layers or heads of a model; more is a damaged file
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _File:
     """The form of record.json, as far as it is read again; null stands for what is no number."""
 
     step: int
-    graph: Graph
+    graph: GraphForm
     pairs_hash: str
     settings: _Settings
     origin: _Origin
@@ -90,6 +90,7 @@ def read_content(path: Path, step: int) -> dict[str, Any] | None:
     if found.step != step:
         raise ValueError(f"{path} is of step {found.step}")
     if isinstance(found, _File):
+        found.graph.graph(path)
         if min(found.n_pairs, found.settings.resamples) < 1:
             raise ValueError(f"{path}: it has no pairs or no resamples")
         if missing := {"heads", "scores"} - set(found.tensors):
@@ -97,11 +98,9 @@ def read_content(path: Path, step: int) -> dict[str, Any] | None:
     return content
 
 
-def shapes_of(graph: Graph, n_pairs: int, path: Path) -> Shapes:
+def shapes_of(graph: Graph, n_pairs: int) -> Shapes:
     """The tensors of the heads; rows of resamples may be any number."""
     table = (None, graph.n_heads_total)
-    if max(graph.n_layers, graph.n_heads) > _LARGEST:
-        raise ValueError(f"{path}: there is no model of {graph}")
     return {
         "circuit": (torch.bool, (graph.n_edges,)),
         "mean": (torch.float32, (graph.n_edges,)),

@@ -32,18 +32,25 @@ EVIL = "<script>window.pwned=1</script><img src=x onerror=window.pwned=1>"
 
 
 def plant(
-    run: Path, step: int, heads: list[str], rare: tuple[str, ...] = (), **changes: Any
+    run: Path,
+    step: int,
+    heads: list[str],
+    rare: tuple[str, ...] = (),
+    graph: Graph = GRAPH,
+    **changes: Any,
 ) -> None:
     """Record heads that every pair uses and `rare` heads that only the first pair uses."""
-    names = [GRAPH.edge_name(edge) for edge in range(GRAPH.n_edges)]
-    per_pair = torch.zeros(PAIRS, GRAPH.n_edges)
+    names = [graph.edge_name(edge) for edge in range(graph.n_edges)]
+    per_pair = torch.zeros(PAIRS, graph.n_edges)
     for head in (*heads, *rare):
-        for edge in (f"input->{head}<q>", f"{head}->logits"):
+        source = graph.source_names.index(head)
+        into = graph.destination_names[int(graph.readers[:, source].nonzero()[0])]
+        for edge in (f"input->{into}", f"{head}->logits"):
             per_pair[: 1 if head in rare else PAIRS, names.index(edge)] = 1.0
     mean = per_pair.mean(0)
     values: dict[str, Any] = {
         "step": step,
-        "graph": GRAPH,
+        "graph": graph,
         "pairs_hash": "pairs",
         "settings": {"method": "EAP", "resamples": RESAMPLES, "seed": 7},
         "origin": {
@@ -57,10 +64,10 @@ def plant(
         "metric_corrupted": 2.0,
         "n_pairs": PAIRS,
         "seconds": 1.0,
-        "circuit": select(GRAPH, mean, SELECTION),
+        "circuit": select(graph, mean, SELECTION),
         "mean": mean,
         "evaluation": torch.tensor([[0.4], [0.0], [2.0]]).repeat(1, PAIRS),
-        "resampled": resample_heads(GRAPH, per_pair, SELECTION, RESAMPLES, 7),
+        "resampled": resample_heads(graph, per_pair, SELECTION, RESAMPLES, 7),
     }
     write_record(run, Record(**{**values, **changes}), per_pair)
 

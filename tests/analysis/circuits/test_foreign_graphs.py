@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 import torch
 
 from analysis.circuits.circuit import Circuit, head_mask, prune
-from analysis.circuits.graph_contents import GraphFile
+from analysis.circuits.graph_contents import GraphFile, parallel_graph
 from analysis.circuits.graph_files import read_circuit, read_graph, write_graph
 from analysis.circuits.shared_heads import can_share, share
 from analysis.interventions.head_sets import parse_heads
 from analysis.models.graph import Graph
+from tests.support.graphs import graph_without_heads, ragged_graph
 
 GRAPH = Graph(2, 4, 4, "ungrouped")
 CFG = {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 8}
@@ -109,7 +111,9 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "no layers": (lambda c: c["cfg"].update(n_layers=0), "'n_layers' in cfg is 0"),
     "uneven groups": (lambda c: c["cfg"].update(n_kv_heads=3), "evenly"),
     "cfg is a list": (lambda c: c.update(cfg=[]), "'cfg' is no dict"),
-    "parallel": (lambda c: c["cfg"].update(parallel_attn_mlp=True), "not supported"),
+    "parallel": (lambda c: c["cfg"].update(parallel_attn_mlp=True), "'a0.h0->m0' runs against"),
+    "parallel as text": (lambda c: c["cfg"].update(parallel_attn_mlp="no"), "write true or fals"),
+    "layers": (lambda c: c["cfg"].update(layers=[0, 0], n_kv_heads=4), "layers, or neither"),
     "edges are a list": (lambda c: c.update(edges=[1]), "'edges' is no dict"),
     "an edge is a number": (lambda c: c["edges"].update({EDGES[0]: 3}), "no key 'in_graph'"),
     "no flag": (lambda c: c["edges"][EDGES[5]].pop("in_graph"), f"'{EDGES[5]}' has no key"),
@@ -264,6 +268,82 @@ def test_what_we_write_is_the_circuit_that_is_read(tmp_path: Path, suffix: str) 
     circuit, read = read_graph(tmp_path / f"g{suffix}")
     assert torch.equal(circuit.edges, edges)
     assert torch.equal(read, scores.double())
+
+
+OTHERS = (
+    *(ragged_graph(), graph_without_heads(), parallel_graph(2, 4, 2, "grouped")),
+    *(parallel_graph(2, 4, 4, "ungrouped"), replace(ragged_graph(), kv="ungrouped")),
+)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pt"])
+@pytest.mark.parametrize("graph", OTHERS, ids=str)
+def test_files_of_graphs_that_are_not_regular(tmp_path: Path, suffix: str, graph: Graph) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(graph.edge_mask.shape, generator=generator) * graph.edge_mask
+    edges = prune(graph, torch.rand(1, graph.n_edges, generator=generator) < 0.6)[0]
+    path = tmp_path / f"g{suffix}"
+    write_graph(path, Circuit(graph, edges), scores, 8)
+    file = read_circuit(path)
+    assert file.circuit.graph == graph
+    assert torch.equal(file.circuit.edges, edges)
+    assert torch.equal(read_graph(path)[1], scores.double())
+    assert torch.equal(file.heads, head_mask(graph, edges))
+    if graph.heads:
+        ranked = parse_heads(str(path), graph)
+        shares = [float(file.importance[graph.head_index[head]]) for head in ranked]
+        assert shares == sorted(shares, reverse=True)
+        assert len(ranked) == int(file.heads.sum())
+
+
+def test_names_of_what_a_regular_graph_does_not_have(tmp_path: Path) -> None:
+    graph = ragged_graph()
+    circuit = Circuit(graph, torch.ones(graph.n_edges, dtype=torch.bool))
+    write_graph(tmp_path / "g.json", circuit, torch.ones(graph.edge_mask.shape), 8)
+    found = json.loads((tmp_path / "g.json").read_text(encoding="utf-8"))
+    wanted = ("input->a0.h2<g>", "a1.h0->a3.*<kv>", "x2->m2", "m3->m3.1", "a4.h0->a4.h3<in>")
+    assert set(wanted) < set(found["edges"])
+    assert {"x2", "m3.1", "a4.h3"} < set(found["nodes"])
+    assert "a0.h0->a1.h3<in>" not in found["edges"]  # a head that layer 1 does not have
+
+
+def parallel_content() -> dict[str, Any]:
+    """As the package writes it of a model with parallel blocks, such as Pythia."""
+    graph, found = parallel_graph(2, 4, 4, "ungrouped"), content()
+    names = [graph.edge_name(edge) for edge in range(graph.n_edges)]
+    found["cfg"]["parallel_attn_mlp"] = True
+    return {**found, "edges": {name: found["edges"][name] for name in names}}
+
+
+def test_a_parallel_file_is_read_and_goes_onto_the_graph_of_its_model(tmp_path: Path) -> None:
+    path = write(tmp_path / "g.json", parallel_content())
+    file = read_circuit(path)
+    assert file.circuit.graph.n_edges == GRAPH.n_edges - 2 * 4  # no head writes to its own MLP
+    for model in (
+        parallel_graph(2, 4, 2, "grouped"),
+        _with_two_points(parallel_graph(2, 4, 1, "grouped")),
+    ):
+        assert can_share(file.circuit.graph, model)
+        found = share(file, model)
+        assert torch.equal(found.heads, file.heads)
+        assert found.scores is not None
+        assert float(found.scores.sum()) == pytest.approx(sum(INSIDE.values()))
+        write_graph(path, found.circuit, torch.zeros(model.edge_mask.shape), 8)
+        cfg = json.loads(path.read_text(encoding="utf-8"))["cfg"]
+        assert cfg["parallel_attn_mlp"] is True
+        assert read_graph(path)[0].graph == model
+    for other in (Graph(2, 4, 4), Graph(2, 4, 2), parallel_graph(2, 2, 2, "grouped")):
+        assert not can_share(file.circuit.graph, other)
+        assert not can_share(other, file.circuit.graph)
+
+
+def _with_two_points(graph: Graph) -> Graph:
+    """The same, but that the heads have arrived before the MLP has, which reads neither."""
+    layers = tuple(
+        replace(shape, points=2, nodes=(replace(shape.nodes[0], writes=2),))
+        for shape in graph.shapes
+    )
+    return replace(graph, layers=layers)
 
 
 class Trap:

@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 from analysis.circuits.circuit import head_importance, head_mask, select_above, select_edges
+from analysis.circuits.graph_contents import parallel_graph
 from analysis.heads.changes import compare, effect, jaccard, overlap
 from analysis.heads.resampling import (
     Selection,
@@ -26,9 +27,13 @@ from analysis.heads.widest_paths import (
 )
 from analysis.intervals import association, discoveries, estimate_of_set
 from analysis.models.graph import Graph
+from tests.support.graphs import graph_without_heads, ragged_graph
 from tests.support.planted import World, heads_of
 
-GRAPHS = (Graph(3, 4, 2), Graph(2, 4, 4), Graph(3, 4, 2, "ungrouped"), Graph(1, 2, 1))
+GRAPHS = (
+    *(Graph(3, 4, 2), Graph(2, 4, 4), Graph(3, 4, 2, "ungrouped"), Graph(1, 2, 1)),
+    *(ragged_graph(), graph_without_heads(), parallel_graph(3, 4, 2, "grouped")),
+)
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=str)

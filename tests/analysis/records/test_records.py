@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from analysis.circuits.graph_contents import parallel_graph
 from analysis.records.evaluations import write_evaluation
 from analysis.records.record import (
     is_recorded,
@@ -16,7 +17,9 @@ from analysis.records.record import (
     recorded_steps,
     write_record,
 )
+from tests.support.graphs import ragged_graph
 from tests.support.planted import World, make_record
+from tests.support.planted_runs import plant
 
 A, B = (World(seed).scores(8)[0] for seed in (0, 1))
 
@@ -44,6 +47,29 @@ def test_records_round_trip_and_replace(tmp_path):
     assert saved["schema"] == 2
     assert saved["circuit"]["heads"] == replaced.graph.names_of(replaced.in_circuit)
     assert saved["circuit"]["faithfulness"]["value"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("graph", [ragged_graph(), parallel_graph(2, 4, 2, "grouped")], ids=str)
+def test_records_of_graphs_that_are_not_regular(tmp_path, graph):
+    heads = [graph.head_names[index] for index in (0, 5, graph.n_heads_total - 1)]
+    plant(tmp_path, 0, heads, graph=graph)
+    plant(tmp_path, 10, heads[:2], graph=graph)
+    assert is_recorded(tmp_path, 0)
+    base, last = read_records(tmp_path)
+    assert base.graph is last.graph
+    assert base.graph == graph
+    assert base.graph.names_of(base.in_circuit) == heads
+    assert read_scores(tmp_path, 10).shape == (6, graph.n_edges)
+    # from its layer up to the logits, for each of its edges out
+    depths = [graph.n_layers - graph.heads[graph.head_index[graph.parse_head(h)]][0] for h in heads]
+    assert base.depths()[base.in_circuit].tolist() == depths
+    path = tmp_path / "heads" / "step-000010" / "record.json"
+    content = json.loads(path.read_text())
+    content["graph"]["shapes"][0]["nodes"][0]["writes"] = 7
+    path.write_text(json.dumps(content))
+    assert not is_recorded(tmp_path, 10)
+    with pytest.raises(ValueError, match="step-000010.*shape 0 of the layers has a node 'm'"):
+        read_record(tmp_path, 10)
 
 
 def test_records_of_another_schema_or_damaged_are_refused(tmp_path):
