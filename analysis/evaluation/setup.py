@@ -128,11 +128,12 @@ def prepare(options: Options) -> Evaluation:
 
 
 def _check_same_shape(base: Graph, graph: Graph) -> None:
-    if (base.n_layers, base.n_heads) != (graph.n_layers, graph.n_heads):
+    from analysis.models.unlike import unlike_heads
+
+    if (unlike := unlike_heads(base, graph)) is not None:
         raise ValueError(
-            f"the base has {base.n_layers} layers with {base.n_heads} heads, and the model "
-            f"{graph.n_layers} with {graph.n_heads}; give a base of the same architecture, or "
-            "base=none"
+            f"the base has {unlike[0]}, and the model {unlike[1]}; give a base of the same "
+            "architecture, or base=none"
         )
 
 

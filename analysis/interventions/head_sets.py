@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.interventions.operations import OPERATIONS, Intervention
-from analysis.models.graph import Graph, Head, short_head_name
+from analysis.models.graph import Graph, Head
+from analysis.models.unlike import unlike_heads
 
 if TYPE_CHECKING:
     from analysis.records.record import Record
@@ -122,7 +123,7 @@ def _of_file(path: Path, graph: Graph, most: int | None) -> list[Head]:
             )
         return inside
     importance = file.importance.tolist()
-    return sorted(inside, key=lambda head: -importance[head[0] * graph.n_heads + head[1]])
+    return sorted(inside, key=lambda head: -importance[graph.head_index[head]])
 
 
 def _listed(path: Path) -> list[str] | None:
@@ -142,11 +143,8 @@ def _listed(path: Path) -> list[str] | None:
 
 
 def _check_shape(what: str, found: Graph, graph: Graph) -> None:
-    if (found.n_layers, found.n_heads) != (graph.n_layers, graph.n_heads):
-        raise ValueError(
-            f"{what} is of a model of {found.n_layers} layers with {found.n_heads} heads, and this "
-            f"one has {graph.n_layers} with {graph.n_heads}"
-        )
+    if (unlike := unlike_heads(found, graph)) is not None:
+        raise ValueError(f"{what} is of a model that has {unlike[0]}, and this one has {unlike[1]}")
 
 
 def _of_run(body: str, graph: Graph) -> list[Head]:
@@ -173,7 +171,7 @@ def _of_run(body: str, graph: Graph) -> list[Head]:
     importance = (base if state == "pruned" else record).importance
     chosen = masks[state].nonzero().flatten().tolist()
     ordered = sorted(chosen, key=lambda index: -float(importance[index]))
-    return [graph.parse_head(short_head_name(graph.head_names[index])) for index in ordered]
+    return [graph.heads[index] for index in ordered]
 
 
 def _base_and(place: str, step: str) -> tuple[Record, Record]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from analysis.heads.changes import compare
 from analysis.intervals import Estimate
+from analysis.models.unlike import unlike_heads
 from analysis.records.record import COMPARABLE, Record, read_record
 from analysis.records.run_file import RunFile
 
@@ -59,11 +60,8 @@ def read_reference(run: Path, records: Sequence[Record]) -> Reference | None:
 
 def _unlike(reference: Record, record: Record) -> str | None:
     """Why a reference's heads can't be compared with a record's; None if they can."""
-    of_reference, ours = (
-        f"{r.graph.n_layers} layers of {r.graph.n_heads} heads" for r in (reference, record)
-    )
-    if of_reference != ours:
-        return f"it has {of_reference}, and the trained model {ours}: no head is another one's"
+    if (unlike := unlike_heads(reference.graph, record.graph)) is not None:
+        return f"it has {unlike[0]}, and the trained model {unlike[1]}: no head is another one's"
     differ = [what for what in COMPARABLE if getattr(reference, what) != getattr(record, what)]
     words = {
         "pairs_hash": "it was measured on other pairs",

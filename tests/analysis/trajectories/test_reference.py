@@ -38,11 +38,10 @@ def test_the_report_says_and_draws_it(distilled):
     assert "likeness to<br>reference" in titles
 
 
-def test_a_reference_of_another_shape_is_not_compared(distilled, monkeypatch):
-    monkeypatch.setattr("tests.support.planted_runs.GRAPH", Graph(3, 4, 2))
-    plant(distilled / "reference", 0, BASE)
+def test_a_reference_of_another_shape_is_not_compared(distilled):
+    plant(distilled / "reference", 0, BASE, graph=Graph(3, 4, 2))
     assert Run.read(distilled).reference.jaccard == []
-    said = "it has 3 layers of 4 heads, and the trained model 2 layers of 4 heads"
+    said = "it has 3 layers with 4 heads, and the trained model 2 layers with 4 heads"
     assert f"The reference teacher is not compared head by head: {said}" in report_of(distilled)
 
 
