@@ -125,7 +125,7 @@ class _LayerBuilder:
 
     def shape(self) -> LayerShape:
         """The layer's part of the graph."""
-        heads = tuple(HeadsShape(part.count, part.point) for part in self.plan.heads)
+        heads = tuple(HeadsShape(part.count, part.point, part.kind) for part in self.plan.heads)
         nodes = tuple(
             NodeShape(node.letter, tuple(sorted({tap.point for tap in node.taps})), node.point)
             for node in self.plan.nodes
@@ -147,7 +147,7 @@ class _LayerBuilder:
 
     def _copies(self, side: SidePlan) -> int:
         """Copies of each destination in the ungrouped graph: the heads that share it."""
-        if self.kv == "grouped":
+        if self.kv == "grouped" or side.letter == "in":
             return 1
         sizes = {len(feeds) for feeds in side.feeds}
         if side.of in ("h", "kv") and len(sizes) == 1:
@@ -206,6 +206,7 @@ class _LayerBuilder:
             linear_after=self._module(after) if isinstance(after, str) else None,
             scale=self._share(plan.point, plan.branch),
             point=plan.point,
+            kind=plan.kind,
         )
 
     def _node(self, plan: NodePlan) -> Node:

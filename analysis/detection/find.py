@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from analysis.detection.layers import Stack, find_layers, run, text_config, tokens_for
+from analysis.detection.linear import LinearHeads
 from analysis.detection.mixers import MixerFinder
 from analysis.detection.norms import closed_form
 from analysis.detection.parts import Attention, Parts, Read, find_parts
@@ -52,11 +53,60 @@ def find(causal_lm: Any) -> Plan:
         mixers = MixerFinder(stack.layers, [tuple(part.nodes) for part in parts])
         with rows.running(), mixers.running():
             run(causal_lm, ids)
-        found = zip(stack.layers, parts, rows.sides, mixers.letters(), strict=True)
+        letters = mixers.letters()
+        sides = [
+            own + more
+            for own, more in zip(
+                rows.sides, _linear_heads(causal_lm, ids, stack, parts, letters), strict=True
+            )
+        ]
+        found = zip(stack.layers, parts, sides, letters, strict=True)
         layers = [_layer(*of_layer) for of_layer in found]
         width = stack.last.shape[-1]
         final = _final(causal_lm, stack)
         return Plan(tuple(layers), stack.layers_name, stack.decoder_name, width, final)
+
+
+def _linear_heads(
+    causal_lm: Any,
+    ids: torch.Tensor,
+    stack: Stack,
+    parts: list[Parts],
+    letters: list[tuple[NodePlan, ...]],
+) -> list[list[list[SidePlan]]]:
+    """The sides of mixers that have heads, layer by layer; these become attentions of the parts.
+
+    The letter of their node becomes none.
+    """
+    mixers = [
+        {index: own.mixers[index] for index in own.mixers if nodes[index].letter == "x"}
+        for own, nodes in zip(parts, letters, strict=True)
+    ]
+    if not any(mixers):
+        return [[] for _ in parts]
+    finder = LinearHeads(
+        stack.layers, [list(own.values()) for own in mixers], text_config(causal_lm).to_dict()
+    )
+    with finder.running():
+        run(causal_lm, ids)
+    found = []
+    for layer, (own, candidates, sides) in enumerate(zip(parts, mixers, finder.sides, strict=True)):
+        proved = [
+            (index, mixer, side)
+            for (index, mixer), side in zip(candidates.items(), sides, strict=True)
+            if side
+        ]
+        found.append([side for _, _, side in proved])
+        for index, mixer, _ in proved:
+            own.attentions.append(mixer)
+            (written,) = letters[layer][index].writes
+            shares = own.updates[letters[layer][index].point - 1].shares
+            shares[mixer.o_proj.name] = shares[written]
+        gone = {index for index, _, _ in proved}
+        letters[layer] = tuple(
+            node for index, node in enumerate(letters[layer]) if index not in gone
+        )
+    return found
 
 
 def _numbers(config: dict[str, Any]) -> Iterator[float]:
@@ -100,6 +150,7 @@ def _heads(attention: Attention) -> HeadsPlan:
         attention.n_heads,
         attention.after,
         attention.point,
+        attention.kind,
     )
 
 

@@ -63,6 +63,7 @@ class Attention:
     single: bool  # one call of the interface: q, k and v can be seen there
     after: NormPlan | str | None = None
     point: int | None = None
+    kind: str = "softmax"
 
 
 @dataclass(eq=False)
@@ -84,6 +85,7 @@ class Parts:
     updates: list[Update]
     attentions: list[Attention]
     nodes: list[NodePlan]
+    mixers: dict[int, Attention]  # by node: what may have heads, if that node mixes tokens
 
 
 def find_parts(trace: LayerTrace, numbers: Numbers, where: str) -> Parts:
@@ -109,6 +111,7 @@ class _Walk:
         self.updates: list[Update] = []
         self.attentions: list[Attention] = []
         self.nodes: list[NodePlan] = []
+        self.mixers: dict[int, Attention] = {}
         self.faces: dict[int, list[Face]] = {}
         for face in trace.faces or trace.softmaxes:
             self.faces.setdefault(id(face.call), []).append(face)
@@ -128,7 +131,7 @@ class _Walk:
                     f"{self.where}: what {attention.o_proj.name} writes does not reach the "
                     "residual stream as it is, so its heads can't be told apart there"
                 )
-        return Parts(self.updates, self.attentions, self.nodes)
+        return Parts(self.updates, self.attentions, self.nodes, self.mixers)
 
     def _expanded(self, call: Call) -> Iterator[Call]:
         """The calls that a layer is made of.
@@ -241,7 +244,37 @@ class _Walk:
                 f"{self.where}: {terms[0].call.name} reads neither the residual stream, nor a norm "
                 "of it, nor what another part gave, and writes into the stream"
             )
+        if len(terms) == len(now) == len(taps) == 1 and terms[0].call is now[0].call:
+            mixer = self._mixer(now[0], point)
+            if mixer is not None:
+                self.mixers[len(self.nodes)] = mixer
         self.nodes.append(NodePlan("m", tuple(taps), tuple(t.call.name for t in terms), point))
+
+    def _mixer(self, tap: Tap, point: int) -> Attention | None:
+        """A part as an attention whose heads are not known yet, if it reads by linears only."""
+        inside = list(tap.call.inside())
+        face = Face(tap.call, -1, 0)
+        ends = [c for c in inside if _outermost_linear(c, tap.call) and same(c.y, tap.call.y)]
+        if not ends:
+            return None
+        readers = [
+            (call, tap.read)
+            for call in inside
+            if same(call.x, tap.call.x) and _outermost_linear(call, tap.call)
+        ]
+        names = {call.name for call, _ in readers}
+        others = [
+            call
+            for call in inside
+            if same(call.x, tap.call.x)
+            and call.name not in names
+            and not any(above.name in names for above in call.above())
+            and not any(below.name in names for below in call.inside())
+            and any(True for _ in call.module.parameters())
+        ]
+        if others or not readers:
+            return None
+        return Attention(face, ends[-1], 0, readers, False, point=point, kind="linear")
 
     def _tap(self, tap: Tap, of_node: list[Tap]) -> TapPlan:
         """A norm that only one node reads is the tap itself."""

@@ -87,6 +87,7 @@ class HeadsPlan:
     count: int
     after: NormPlan | str | None
     point: int
+    kind: str = "softmax"
 
     @property
     def branch(self) -> str:

@@ -30,7 +30,7 @@ from analysis.models.hooks import not_compiled
 
 Item = tuple[str, int]  # q, k, v, g or z, and which head's
 _ORDER = "qkvgz"
-_REACHES = 1e-9  # the least share of a row's strongest gradient (squared) that is one
+REACHES = 1e-9  # the least share of a row's strongest gradient (squared) that is one
 
 
 @dataclass(eq=False)
@@ -114,14 +114,17 @@ class RowFinder:
         return hook
 
     def _sides(self, seen: Seen, where: str) -> list[SidePlan]:
-        probe = _Probe(seen, self._random)
+        return self._once(Probe(seen, self._random), where)
+
+    def _once(self, probe: Probe, where: str) -> list[SidePlan]:
+        """The sides of an attention; those of one with the same rows, where there was one."""
         key = probe.key()
         if key not in self._known:
             self._known[key] = _sides(probe, where)
         return self._known[key]
 
 
-class _Probe:
+class Probe:
     """The gradients of heads at the rows of one attention's linears."""
 
     def __init__(self, seen: Seen, random: torch.Generator) -> None:
@@ -147,7 +150,7 @@ class _Probe:
 
     def answers(self) -> dict[str, torch.Tensor]:
         """Whether each row answers to each cotangent: bool [2 * bits, rows]."""
-        return {name: part > _REACHES * part.amax(0) for name, part in self.strength.items()}
+        return {name: part > REACHES * part.amax(0) for name, part in self.strength.items()}
 
     def _coded(self) -> dict[str, torch.Tensor]:
         code = torch.arange(len(self.items))
@@ -190,37 +193,42 @@ class _Probe:
             out[name] = g.square().flatten(0, -2).sum(0).cpu()
         return out
 
-    def reached(self) -> dict[str, list[frozenset[Item]]]:
-        """The items that each row of each linear reaches."""
-        answers = self.answers()
-        several = {n: self._several(part) for n, part in answers.items()}
-        one_by_one = self._one_by_one(several) if any(map(torch.any, several.values())) else {}
-        found: dict[str, list[frozenset[Item]]] = {}
+    def decoded(self) -> dict[str, list[Item | bool]]:
+        """The item that each row reaches; True for several, False for none."""
         powers = 2 ** torch.arange(self.bits)
-        for name, part in answers.items():
-            dead = self.strength[name].amax(0) == 0.0
-            number = (part[1::2].long() * powers[:, None]).sum(0).tolist()
+        found: dict[str, list[Item | bool]] = {}
+        for name, part in self.answers().items():
+            dead = (self.strength[name].amax(0) == 0.0).tolist()
+            several = (part[0::2] & part[1::2]).any(0).tolist()
+            numbers = (part[1::2].long() * powers[:, None]).sum(0).tolist()
             found[name] = [
-                frozenset()
-                if dead[row]
-                else one_by_one[name][row]
-                if several[name][row]
-                else frozenset([self.items[number[row]]])
-                for row in range(part.shape[1])
+                not none and (many or self.items[number])
+                for none, many, number in zip(dead, several, numbers, strict=True)
             ]
         return found
 
-    def _several(self, answers: torch.Tensor) -> torch.Tensor:
-        """Rows that answer to both values of a bit: bool [rows]."""
-        return (answers[0::2] & answers[1::2]).any(0)
+    def reached(self) -> dict[str, list[frozenset[Item]]]:
+        """The items that each row of each linear reaches."""
+        decoded = self.decoded()
+        several = any(item is True for rows in decoded.values() for item in rows)
+        one_by_one = self._one_by_one() if several else {}
+        return {
+            name: [
+                one_by_one[name][row]
+                if item is True
+                else frozenset([item] if isinstance(item, tuple) else [])
+                for row, item in enumerate(rows)
+            ]
+            for name, rows in decoded.items()
+        }
 
-    def _one_by_one(self, several: dict[str, torch.Tensor]) -> dict[str, list[frozenset[Item]]]:
+    def _one_by_one(self) -> dict[str, list[frozenset[Item]]]:
         each = torch.eye(len(self.items), dtype=torch.bool)
         rounds = [self._gradients(on) for on in each]
         found = {}
-        for name in several:
+        for name in self.leaves:
             strength = torch.stack([part[name] for part in rounds])
-            hits = strength > _REACHES * strength.amax(0)
+            hits = strength > REACHES * strength.amax(0)
             found[name] = [
                 frozenset(self.items[i] for i in column.nonzero().flatten().tolist())
                 for column in hits.T
@@ -266,10 +274,14 @@ def _frozen(module: nn.Module, args: Any, output: Any) -> Any:
         return None
     if not x.requires_grad:
         return None
-    return x * (output / torch.where(x == 0, torch.ones_like(x), x)).detach()
+    frozen = x * (output / torch.where(x == 0, torch.ones_like(x), x)).detach()
+    if len(args) > 1:  # a gate that the norm multiplies with stays a gate
+        alive = module.forward(x.detach(), *args[1:])
+        frozen = frozen + alive - alive.detach()
+    return frozen
 
 
-def _sides(probe: _Probe, where: str) -> list[SidePlan]:
+def _sides(probe: Probe, where: str) -> list[SidePlan]:
     """The sides of one attention: its destinations, by linear, letter and what they are of."""
     reached = probe.reached()
     if probe.kv_heads is None:
@@ -303,7 +315,7 @@ def _fed(item: Item, group: int) -> range:
 _Found = dict[tuple[str, str, str], dict[tuple[int, ...], list[int]]]
 
 
-def _without_interface(probe: _Probe, reached: dict[str, list[frozenset[Item]]]) -> _Found:
+def _without_interface(probe: Probe, reached: dict[str, list[frozenset[Item]]]) -> _Found:
     """Sides where only z is seen: one letter a row, or `in` for all that a head reads."""
     for letters in (probe.letters(), None):
         found: _Found = {}
@@ -313,16 +325,19 @@ def _without_interface(probe: _Probe, reached: dict[str, list[frozenset[Item]]])
                     continue
                 letter = "in" if letters is None else letters[name][row]
                 feeds = tuple(sorted(number for _, number in items))
-                key = name, letter, ""
+                key = name, letter, str(len(feeds))
                 found.setdefault(key, {}).setdefault(feeds, []).append(row)
-        named = {(n, letter, _of(letter, d, probe)): d for (n, letter, _), d in found.items()}
+        named: _Found = {}
+        for (name, letter, _), destinations in found.items():
+            key = name, letter, _of(letter, destinations, probe)
+            named.setdefault(key, {}).update(destinations)
         even = all(len({len(rows) for rows in d.values()}) == 1 for d in named.values())
         if even and {letter for _, letter, _ in named} >= {"q", "k", "v"}:
             return named  # else tokens see later ones, or weights are not made by a softmax
     return named
 
 
-def _of(letter: str, destinations: dict[tuple[int, ...], list[int]], probe: _Probe) -> str:
+def _of(letter: str, destinations: dict[tuple[int, ...], list[int]], probe: Probe) -> str:
     """What destinations are of, by the heads that they feed."""
     sizes = {len(feeds) for feeds in destinations}
     total = [head for feeds in destinations for head in feeds]
