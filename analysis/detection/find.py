@@ -61,7 +61,8 @@ def find(causal_lm: Any) -> Plan:
             )
         ]
         found = zip(stack.layers, parts, sides, letters, strict=True)
-        layers = [_layer(*of_layer) for of_layer in found]
+        sure = {0.0, 1.0, -1.0, *known}
+        layers = [_layer(*of_layer, sure) for of_layer in found]
         width = stack.last.shape[-1]
         final = _final(causal_lm, stack)
         return Plan(tuple(layers), stack.layers_name, stack.decoder_name, width, final)
@@ -129,7 +130,9 @@ def _layer(
     parts: Parts,
     sides: Sequence[list[SidePlan]],
     nodes: tuple[NodePlan, ...],
+    sure: set[float],
 ) -> LayerPlan:
+    """The plan of a layer. sure: numbers that are the configuration's, and don't change."""
     readings: list[ReadingPlan] = []
     first = 0
     for attention, own in zip(parts.attentions, sides, strict=True):
@@ -137,8 +140,10 @@ def _layer(
         first += attention.n_heads
     heads = tuple(_heads(attention) for attention in parts.attentions)
     numbers = [f for update in parts.updates for f in (update.kept, *update.shares.values())]
+    numbers += [reading.scale for reading in readings]
+    numbers += [tap.scale for node in nodes for tap in node.taps]
     own_tensors = any(True for _ in (*layer.parameters(False), *layer.buffers(False)))
-    fixed = not own_tensors and all(isinstance(number, float) for number in numbers)
+    fixed = not own_tensors and all(isinstance(x, float) and x in sure for x in numbers)
     return LayerPlan(tuple(parts.updates), tuple(readings), heads, nodes, fixed)
 
 

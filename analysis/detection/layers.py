@@ -67,6 +67,17 @@ def run(causal_lm: Any, ids: torch.Tensor) -> None:
     causal_lm(input_ids=ids, use_cache=False)
 
 
+def _first_run(causal_lm: Any, ids: torch.Tensor) -> None:
+    try:
+        run(causal_lm, ids)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Unsupported(
+            f"{type(causal_lm).__name__} does not run on token ids as a causal language model "
+            f"does: {reason}"
+        ) from error
+
+
 @torch.no_grad()
 def find_layers(causal_lm: Any, ids: torch.Tensor) -> Stack:
     """Run the model once and find its layers.
@@ -82,7 +93,7 @@ def find_layers(causal_lm: Any, ids: torch.Tensor) -> Stack:
     outside = [m for m in decoder.modules() if m not in inside and m is not decoder]
     seen = _Seen()
     with seen.hooks([*members_of_all, *outside]):
-        run(causal_lm, ids)
+        _first_run(causal_lm, ids)
     found = [members for members in lists if seen.handed_on(members)]
     if not found:
         raise Unsupported(

@@ -6,11 +6,11 @@ Names of modules are those inside the layer; `` is the layer itself.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from analysis.detection.norms import NormForm
-from analysis.detection.points import Factor
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ class NodePlan:
 class Update:
     """The stream at the next point: kept * the old one + the sum of share * a module's output."""
 
-    kept: Factor
-    shares: dict[str, Factor]
+    kept: Any  # a number, or one for each channel [d]; of plans that are kept, a number
+    shares: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,3 +145,8 @@ class Plan:
     decoder: str
     width: int
     final: NormPlan | None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it holds for this model whatever it learns."""
+        return all(layer.fixed for layer in self.layers)

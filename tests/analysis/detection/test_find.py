@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from analysis.detection import detect
 from analysis.detection.build import build
 from analysis.detection.find import find
+from tests.support.layouts import by_names
 from tests.support.models import ARCHITECTURES, tiny_model
 
 
@@ -26,7 +26,7 @@ def flat(part):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_anatomy_of_known_families_is_that_of_their_names(architecture, kv):
     model = tiny_model(architecture)
-    found, named = build(find(model), model, kv), detect.anatomy(model, kv)
+    found, named = build(find(model), model, kv), by_names(model, kv)
     assert flat(found.blocks) == flat(named.blocks)
     assert (found.graph, found.width, found.gauge) == (named.graph, named.width, None)
     assert flat(found.final_norm) == flat(named.final_norm)

@@ -7,7 +7,7 @@ import torch
 
 from analysis import attribute
 from analysis.detection.detect import anatomy
-from analysis.models.anatomy import linear_map
+from analysis.models.anatomy import Unsupported, linear_map
 from tests.support.models import random_pairs, tiny_model
 
 
@@ -65,12 +65,12 @@ def test_zeroing_columns_of_o_proj_equals_zeroing_its_input(architecture):
 
 
 def test_unsupported_architecture_is_refused():
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
-    config = GPTNeoXConfig(num_hidden_layers=1, num_attention_heads=2, hidden_size=8, vocab_size=20)
-    with pytest.raises(ValueError, match=r"'gpt_neox'; supported: .*gpt2, llama"):
-        attribute(GPTNeoXForCausalLM(config), random_pairs())
+    config = OpenAIGPTConfig(n_layer=1, n_head=2, n_embd=8, vocab_size=50)
+    with pytest.raises(Unsupported, match="layer 0: what it returns is not the residual stream"):
+        attribute(OpenAIGPTLMHeadModel(config), random_pairs())
     model = tiny_model("llama")
     del model.model.layers[1].self_attn.o_proj
-    with pytest.raises(ValueError, match=r"layer 1 of LlamaForCausalLM.*'o_proj'; supported: "):
+    with pytest.raises(Unsupported, match=r"LlamaForCausalLM does not run on token ids.*'o_proj'"):
         attribute(model, random_pairs())
