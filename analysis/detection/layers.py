@@ -113,6 +113,11 @@ def find_layers(causal_lm: Any, ids: torch.Tensor) -> Stack:
             f"what enters {where}.0 has the shape {list(shape)}: several residual streams, which "
             "are not supported"
         )
+    if shape[:2] != tuple(ids.shape):
+        raise Unsupported(
+            f"what enters {where}.0 has the shape {list(shape)} for ids of {list(ids.shape)}: the "
+            "model puts tokens of its own beside the prompt's, which is not supported"
+        )
     last = seen.calls[members[-1]][0][1]
     read = (m for m in outside if m in seen.calls and same(seen.calls[m][0][0], last))
     final = next(read, None)  # what reads what leaves the last layer

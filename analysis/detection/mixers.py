@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from analysis.detection.plan import NodePlan
+from analysis.detection.trace import is_linear
 from analysis.models.anatomy import in_force
 from analysis.models.hooks import Hooks
 
@@ -38,7 +39,7 @@ class MixerFinder:
         with Hooks() as hooks, ExitStack() as stack:
             for kind, (layer, own) in self._first.items():
                 for index, node in enumerate(own):
-                    look = _Look(hooks, layer, node)
+                    look = _Look(hooks, stack, layer, node)
 
                     finish = partial(self._finish, (kind, index), look)
                     stack.callback(layer.register_forward_hook(finish).remove)
@@ -61,11 +62,14 @@ class MixerFinder:
 class _Look:
     """What goes into one node and comes out of it, in one run."""
 
-    def __init__(self, hooks: Hooks, layer: nn.Module, node: NodePlan) -> None:
+    def __init__(self, hooks: Hooks, stack: ExitStack, layer: nn.Module, node: NodePlan) -> None:
         self._in: list[torch.Tensor] = []
         self._out: list[torch.Tensor] = []
         for tap in node.taps:
             hooks.input(in_force(layer.get_submodule(tap.module)), self._enter)
+        for module in layer.modules():
+            if is_linear(module):
+                stack.callback(module.register_forward_hook(_begun).remove)
         for name in node.writes:
             hooks.output(in_force(layer.get_submodule(name)), self._leave)
 
@@ -85,3 +89,10 @@ class _Look:
         found = torch.autograd.grad(last, self._in, allow_unused=True)
         self._in, self._out = [], []
         return any(g is not None and g.dim() > 2 and bool(g[:, :-1].any()) for g in found)
+
+
+def _begun(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> Any:
+    """A projection that begins at 0 would tell nothing of what enters it."""
+    if not isinstance(output, torch.Tensor) or bool(output.any()):
+        return None
+    return output + args[0].sum(-1, keepdim=True).to(output.dtype)

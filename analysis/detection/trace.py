@@ -47,7 +47,7 @@ def same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
     """Whether two tensors hold the same tokens' vectors, in whatever shape and width of floats."""
     if a is None or b is None or a.numel() != b.numel() or a.shape[-1] != b.shape[-1]:
         return False
-    a, b = a.reshape(-1), b.reshape(-1)
+    a, b = a.reshape(-1), b.reshape(-1).to(a.device)
     if a.dtype != b.dtype:
         narrow = min(a.dtype, b.dtype, key=lambda kind: torch.finfo(kind).bits)
         a, b = a.to(narrow), b.to(narrow)

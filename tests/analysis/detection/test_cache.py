@@ -1,0 +1,80 @@
+"""Plans that are kept: what they depend on, and that no fault in a file is more than a search."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from analysis.detection import cache
+from analysis.detection.cache import file_of, key_of, plan_of
+from tests.support.families.build import build
+from tests.support.models import tiny_model
+
+
+@pytest.fixture
+def searches(tmp_path, monkeypatch):
+    """How often a plan was looked for in a model, with an empty cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cache, "_WORTH_A_FILE", 0.0)
+    monkeypatch.setattr(cache, "_PLANS", {})
+    count, find = [], cache.find
+    monkeypatch.setattr(cache, "find", lambda model: (count.append(1), find(model))[1])
+    return count
+
+
+def another_process():
+    cache._PLANS.clear()
+
+
+def test_a_plan_is_found_once(searches):
+    first, again = plan_of(tiny_model("llama")), plan_of(tiny_model("llama", seed=1))
+    assert first is again
+    another_process()
+    read = plan_of(tiny_model("llama"))
+    assert msgspec.to_builtins(read) == msgspec.to_builtins(first)
+    assert len(searches) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\x00"])
+def test_a_file_that_can_not_be_read_is_written_anew(searches, content):
+    model = tiny_model("llama")
+    plan_of(model)
+    file = file_of(key_of(model))
+    whole = file.read_bytes()
+    file.write_bytes(content)
+    another_process()
+    plan_of(model)
+    assert len(searches) == 2
+    assert file.read_bytes() == whole
+
+
+def test_a_place_where_nothing_can_be_written_is_no_error(searches, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    plan_of(tiny_model("llama"))
+    another_process()
+    plan_of(tiny_model("llama"))
+    assert len(searches) == 2
+
+
+def test_a_plan_is_of_one_configuration_class_code_and_set_of_modules(monkeypatch):
+    from peft import LoraConfig, get_peft_model
+
+    keys = {key_of(tiny_model("llama")), key_of(tiny_model("llama", seed=1))}
+    assert len(keys) == 1
+    other = tiny_model("llama")
+    other.config.num_key_value_heads = 4
+    keys |= {key_of(tiny_model("mistral")), key_of(other)}
+    adapted = get_peft_model(tiny_model("llama"), LoraConfig(target_modules=["q_proj"]))
+    keys.add(key_of(adapted.get_base_model()))
+    monkeypatch.setattr(cache, "_code", lambda: "other code")
+    keys.add(key_of(tiny_model("llama")))
+    assert len(keys) == 5
+
+
+def test_numbers_that_a_layer_learns_are_never_kept(searches):
+    model = build("doge")
+    plan_of(model)
+    plan_of(model)
+    assert len(searches) == 2
+    assert not file_of(key_of(model)).exists()
