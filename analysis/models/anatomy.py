@@ -312,7 +312,8 @@ class Node:
 
     def output(self, outputs: list[torch.Tensor]) -> torch.Tensor:
         """What is written, of the modules' outputs: [B, T, d]."""
-        if len(outputs) == 1 and self.writes[0][1] == 1.0:
+        only = self.writes[0][1] if len(outputs) == 1 else None
+        if isinstance(only, float) and only == 1.0:
             return outputs[0]
         total: Any = 0
         for (_, scale), output in zip(self.writes, outputs, strict=True):

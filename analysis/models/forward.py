@@ -85,7 +85,8 @@ def record_sources(hooks: Hooks, parts: Anatomy) -> Sources:
     """Hooks that fill the lists of the returned object during the next run."""
     nothing = torch.empty(0)
     seen = Sources(nothing, [nothing] * len(parts.heads), [nothing] * len(parts.nodes))
-    hooks.input(parts.layers[0], lambda x: setattr(seen, "embedding", x.detach()))
+    # copies, as some layers add to their input or to a part's output in place
+    hooks.input(parts.layers[0], lambda x: setattr(seen, "embedding", x.detach().clone()))
     for index, (_, heads) in enumerate(parts.heads):
         hooks.input(heads.o_proj, partial(_keep_z, seen, index))
         if heads.after is not None:
@@ -119,7 +120,7 @@ class _Outputs:
             hooks.output(module, partial(self._add, index))
 
     def _add(self, index: int, output: torch.Tensor) -> None:
-        self.found[index] = output.detach()
+        self.found[index] = output.detach().clone()
         if len(self.found) == len(self.node.writes):
             ordered = [self.found.pop(place) for place in range(len(self.node.writes))]
             first = ordered[0]
