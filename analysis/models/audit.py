@@ -12,6 +12,7 @@ from analysis.models.hooks import Hooks
 from analysis.prompts.pairs import Pair, Pairs, collate
 
 CHECKED_TOKENS = 8
+_TOKENS_FOR_A_BIAS = 4
 
 
 @torch.no_grad()
@@ -78,30 +79,48 @@ class Audit:
             for point in range(shape.points + 1):
                 for _, change in (entry for entry in written if entry[0] == point):
                     stream = stream + change
-                self._point(same, where, block, point, stream)
+                stream = self._point(same, where, block, point, stream)
         gauge = self.parts.gauge
         last = stream if gauge is None else stream * gauge
         same("residual stream after the last layer", self._at["end"], last)
 
-    def _point(self, same: _Same, where: str, block: Block, point: int, X: torch.Tensor) -> None:
-        """What reads the stream at one point, against the sum of what was written."""
+    def _point(
+        self, same: _Same, where: str, block: Block, point: int, X: torch.Tensor
+    ) -> torch.Tensor:
+        """What reads the stream at one point, against the sum of what was written: that sum."""
         for reading in block.readings:
             if reading.point == point:
-                x = self._at["input", reading.place]
-                stream = X if reading.gauge is None else X * reading.gauge
-                same(where + "residual stream before the attention", x, stream)
+                x, gauge = self._at["input", reading.place], reading.gauge
+                what = where + "residual stream before the attention"
+                X = self._settled(same, what, x, X, 1.0 if gauge is None else gauge)
                 self._projections(same, where, reading, x)
         for node in block.nodes:
             for tap in node.taps:
                 if tap.point == point:
-                    stream = X if tap.gauge is None else X * tap.gauge
-                    stream = stream if tap.norm is not None else stream * tap.scale
+                    factor = 1.0 if tap.gauge is None else tap.gauge
+                    factor = factor if tap.norm is not None else factor * tap.scale
                     name = "the MLP" if node.letter == "m" else "the mixer"
-                    same(
-                        where + f"residual stream before {name}",
-                        self._at["input", tap.place],
-                        stream,
-                    )
+                    what = where + f"residual stream before {name}"
+                    X = self._settled(same, what, self._at["input", tap.place], X, factor)
+        return X
+
+    def _settled(
+        self,
+        same: _Same,
+        what: str,
+        actual: torch.Tensor,
+        X: torch.Tensor,
+        factor: float | torch.Tensor,
+    ) -> torch.Tensor:
+        """X, with what the layers have added to it that is the same at all tokens.
+
+        Such a bias is no part of an edge. Of a token or two nothing could be told from it.
+        """
+        constant = (actual - X * factor).mean(1, keepdim=True)
+        if self.tokens < _TOKENS_FOR_A_BIAS or not bool(torch.isfinite(constant).all()):
+            constant = torch.zeros_like(constant)
+        same(what, actual, X * factor + constant)
+        return X + constant / factor
 
     def _projections(self, same: _Same, where: str, reading: Reading, x: torch.Tensor) -> None:
         y = x if reading.norm is None else reading.norm.apply(x)
