@@ -28,9 +28,9 @@ class Float64(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
+        kwargs = kwargs or {}
         if kwargs.get("dtype") is torch.float32:
-            kwargs["dtype"] = torch.float64
+            kwargs = {**kwargs, "dtype": torch.float64}
         name = getattr(function, "__name__", "")
         if name == "float" and args and isinstance(args[0], torch.Tensor):
             return args[0].double()

@@ -20,18 +20,24 @@ NO_HEADS: set[str] = set()
 NOT_OFFERED: dict[str, dict[str, str]] = {"ungrouped": {}, "zeroed": {}, "baked": {}, "adapted": {}}
 
 
+def expected(kind: str) -> str:
+    """`proved`, `proved by rows`, `no heads` or `refused`."""
+    if kind in REFUSED:
+        return "refused"
+    return "proved by rows" if kind in BY_ROWS else "no heads" if kind in NO_HEADS else "proved"
+
+
 def surprise(proof: Proof) -> str | None:
     """How a family's outcome differs from what is known of it, or None."""
-    kind, outcome = proof.kind, proof.outcome
-    reason = REFUSED.get(kind)
-    if reason is not None:
+    known, outcome = expected(proof.kind), proof.outcome
+    if known == "refused":
+        reason = REFUSED[proof.kind]
         right = proof.refused is not None and reason in proof.refused
         return None if right else f"expected to be refused for {reason!r}, is {outcome}"
-    known = "proved by rows" if kind in BY_ROWS else "no heads" if kind in NO_HEADS else "proved"
     if outcome != known:
         return f"expected {known}, is {outcome}"
     for what, kinds in NOT_OFFERED.items():
-        found, wanted = proof.not_offered.get(what), kinds.get(kind)
+        found, wanted = proof.not_offered.get(what), kinds.get(proof.kind)
         if (found is None) != (wanted is None) or (wanted is not None and wanted not in str(found)):
             return f"{what}: expected to be refused for {wanted!r}, is refused for {found!r}"
     return None

@@ -24,7 +24,7 @@ import torch
 from analysis.attribution.eap import attribute
 from analysis.attribution.metrics import metric_named
 from analysis.circuits.circuit import Circuit
-from analysis.circuits.faithfulness import evaluate_circuit
+from analysis.circuits.faithfulness import evaluate_circuits
 from analysis.detection.detect import anatomy
 from analysis.interventions.baking import bake
 from analysis.interventions.operations import Intervention, intervened
@@ -109,15 +109,15 @@ def _scores(model: Any, pairs: Pairs, kv: str = "grouped") -> torch.Tensor:
 
 
 def _edges(
-    parts: Anatomy, pairs: Pairs, scores: torch.Tensor, every: bool, best_way: bool = False
+    parts: Anatomy, pairs: Pairs, scores: torch.Tensor, every: bool, by_rows: bool = False
 ) -> dict[str, float]:
-    """The largest error of each way to change a destination."""
+    """The largest error of each way to change a destination; by_rows: of the last way only."""
     oracle = Oracle(parts, collate(list(pairs)), metric_named(METRIC))
     worst: dict[str, float] = {}
     for destination in range(parts.graph.n_destinations) if every else _one_of_each(parts.graph):
         sources = parts.graph.edge_mask[:, destination].nonzero().flatten().tolist()
         ways = oracle.ways(destination)
-        for way in ways[-1:] if best_way else ways:
+        for way in ways[-1:] if by_rows else ways:
             error = oracle.error(destination, sources, way, scores)
             worst[way] = max(worst.get(way, 0.0), error)
     return worst
@@ -163,10 +163,8 @@ def _circuits(model: Any, parts: Anatomy, pairs: Pairs) -> float:
         oracle.logits(ids)[batch.rows, batch.positions] for ids in (batch.clean, batch.corrupted)
     ]
     wanted = [metric_named(METRIC)(end, ends[0], batch) for end in ends]
-    found = []
-    for all_edges in (True, False):
-        circuit = Circuit(graph, torch.full((graph.n_edges,), all_edges))
-        found.append(evaluate_circuit(model, pairs, circuit, METRIC).circuit)
+    circuits = [Circuit(graph, torch.full((graph.n_edges,), every)) for every in (True, False)]
+    found = [each.circuit for each in evaluate_circuits(model, pairs, circuits, METRIC)]
     return _off(torch.stack(found), torch.stack(wanted))
 
 
@@ -212,16 +210,17 @@ def _adapted(model: Any, pairs: Pairs) -> float:
         torch.manual_seed(0)
         adapted = get_peft_model(model, config).to(torch.float64).eval()
     scores = _scores(adapted, pairs)
-    return max(_edges(anatomy(adapted), pairs, scores, False, best_way=True).values())
+    return max(_edges(anatomy(adapted), pairs, scores, False, by_rows=True).values())
 
 
 def _linears(model: Any) -> list[str]:
-    """The linear modules that PEFT can adapt: no router that gives a tuple, and no head."""
+    """The linear modules that PEFT can adapt: no router, which returns several things, no head."""
     mixers = tuple(n for n, module in model.named_modules() if "Mamba" in type(module).__name__)
     return [
         name
         for name, module in model.named_modules()
-        if type(module) in (torch.nn.Linear, Conv1D)
+        if isinstance(module, torch.nn.Linear | Conv1D)
+        and not type(module).__name__.endswith("Router")
         and module is not model.get_output_embeddings()
         and not (name.startswith(mixers) and name.endswith("out_proj"))  # read by fused kernels
     ]
