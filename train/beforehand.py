@@ -24,7 +24,6 @@ def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> 
 
     `options` are those of its loading (train.args.model_init_kwargs).
     """
-    from analysis.detection.detect import check_supported
     from analysis.models.loading import check_weights, load_config
 
     try:
@@ -36,7 +35,6 @@ def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> 
             check_weights(path)
     if not tracked:
         return
-    check_supported(config.model_type)
     if getattr(config, "quantization_config", None) or (options or {}).get("quantization_config"):
         raise ValueError(
             f"{path} is to be loaded quantised, and head tracking reads dense weights; train "

@@ -62,10 +62,9 @@ def load(options: Options) -> tuple[Model, Pairs]:
     """The model, on the GPU if there is one, and the pairs.
 
     Raises:
-        ValueError: either can't be read, or the architecture is not supported.
+        ValueError: either can't be read.
     """
     from analysis.attribution.eap import check_settings
-    from analysis.detection.detect import check_supported
     from analysis.prompts.pairs import Pairs, holds_text
     from analysis.records.checkpoints import find_model
 
@@ -78,7 +77,7 @@ def load(options: Options) -> tuple[Model, Pairs]:
     file = Path(options.pairs.path)
     if not file.is_file():
         raise ValueError(f"there is no pairs file {file}")
-    check_supported(load_config(named.path, named.base).model_type)
+    load_config(named.path, named.base)  # which says soon that it can't be read
     tokenizer = load_tokenizer(named.path, named.base) if holds_text(file) else None
     pairs = Pairs.load(file, tokenizer, settings["metric"])
     return load_model(named.path, dtype, base=named.base), pairs

@@ -12,8 +12,9 @@ from torch import nn
 
 from analysis.detection.detect import anatomy
 from analysis.files import write_json
+from analysis.models.adapters import check_live
 from analysis.models.anatomy import Anatomy, base_model, wide
-from analysis.models.compat import Conv1D, model_of
+from analysis.models.compat import Conv1D, model_of, unwrapped
 from analysis.models.hub import place
 from analysis.models.processor import copy_processor
 
@@ -49,13 +50,15 @@ def bake(
 
     Raises:
         ValueError: the constants depend on the position, the architecture can't hold them, or an
-            adapter can't be merged.
+            adapter is not served or can't be merged.
     """
     if intervention is not None and intervention.operation in ("mean_by_position", "resample"):
         raise ValueError(
             f"{intervention.operation} depends on the position, and weights do not; bake zero, "
             "scale or mean, or intervene on the live model"
         )
+    check_live(model)
+    model = unwrapped(model)
     whole = (
         _merged(model)
         if callable(getattr(model, "merge_and_unload", None))

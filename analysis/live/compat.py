@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 _ON_ONE_RANK = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 
-# what a wrapper calls the module that it is around: torch.compile, activation checkpointing, FSDP1
-_INSIDE = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _HOOKS_ARE = (
     *("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
@@ -66,16 +64,6 @@ def unsharded_loading() -> Iterator[None]:
         integration._hf_deepspeed_config_weak_ref = hidden
         if on_one_rank is not None:
             os.environ[_ON_ONE_RANK] = on_one_rank
-
-
-def inside(module: Any) -> Any:
-    """What a wrapper around a module holds (DDP, FSDP1, torch.compile, activation checkpointing).
-
-    None for a module that is no wrapper. Checked in torch 2.13.
-    """
-    if isinstance(module, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
-        return module.module
-    return next((module._modules[name] for name in _INSIDE if name in module._modules), None)
 
 
 def registered(module: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -16,14 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from analysis.live.compat import attributes, inside, registered, take_hooks
-
-
-def unwrapped(model: nn.Module) -> Any:
-    """The model inside DDP, DataParallel and torch.compile; any other as it is."""
-    while (inner := inside(model)) is not None:
-        model = inner
-    return model
+from analysis.live.compat import attributes, registered, take_hooks
+from analysis.models.compat import unwrapped
 
 
 @torch.no_grad()

@@ -25,8 +25,9 @@ import torch
 from torch import nn
 
 from analysis.live.compat import without_engine_hooks
-from analysis.live.plain_copy import plain_copy, unwrapped
+from analysis.live.plain_copy import plain_copy
 from analysis.models.anatomy import base_model
+from analysis.models.compat import unwrapped
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -67,7 +67,9 @@ def check_served(config: Any, what: str) -> None:
 
 def check_live(model: object) -> None:
     """Raise ValueError unless the adapters of a live model, if it has any, can be measured."""
-    configs = getattr(model, "peft_config", None)
+    from analysis.models.compat import unwrapped
+
+    configs = getattr(unwrapped(model), "peft_config", None)
     if isinstance(configs, Mapping):
         for name, config in configs.items():
             check_served(config, f"the adapter {name!r}")

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from analysis.models.compat import Conv1D
+from analysis.models.compat import Conv1D, unwrapped
 from analysis.models.graph import Graph
 
 
@@ -398,9 +398,10 @@ class HeadsOf:
 
 
 def base_model(model: nn.Module) -> Any:
-    """The Hugging Face causal language model inside a PEFT model; any other model as it is."""
+    """The Hugging Face causal language model inside a PEFT model and wrappers around that."""
+    model = unwrapped(model)
     inner = getattr(model, "get_base_model", None)
-    return inner() if callable(inner) else model
+    return unwrapped(inner() if callable(inner) else model)
 
 
 def in_force(module: Any) -> Any:

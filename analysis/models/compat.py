@@ -10,8 +10,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from transformers.modeling_utils import AttentionInterface
 from transformers.pytorch_utils import Conv1D as Conv1D  # GPT-2's linear layers, weight transposed
+
+# what a wrapper calls the module that it is around: torch.compile, activation checkpointing, FSDP1
+_INSIDE = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+
+
+def inside(module: Any) -> Any:
+    """What a wrapper around a module holds (DDP, FSDP1, torch.compile, activation checkpointing).
+
+    None for a module that is no wrapper. Checked in torch 2.13.
+    """
+    if isinstance(module, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
+        return module.module
+    held = getattr(module, "_modules", {})
+    return next((held[name] for name in _INSIDE if name in held), None)
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside DDP, DataParallel and torch.compile; any other as it is."""
+    while (inner := inside(model)) is not None:
+        model = inner
+    return model
 
 
 def attention_kind(config: Any) -> str | None:

@@ -14,7 +14,9 @@ from torch import nn
 
 from analysis.files import hash_of_parts, short_hash
 from analysis.models.anatomy import base_model
+from analysis.models.compat import unwrapped
 
+_COMPILED = "_orig_mod."  # of the parameters in a layer that torch.compile is around
 _PREFIX = "base_model.model."  # of the base's parameters in a PEFT model
 # where PEFT's layers keep what they wrap
 _WRAPPED = ("base_layer.", "original_module.", "token_adapter.base_layer.")
@@ -57,9 +59,15 @@ def weight_hashes(model: nn.Module) -> dict[str, str | None]:
 
     The base's hash is the same whether an adapter is attached to the model or not.
     """
-    layers = {name for name, part in model.named_modules() if hasattr(part, "adapter_layer_names")}
+    model = unwrapped(model)
+    layers = {
+        name.replace(_COMPILED, "")
+        for name, part in model.named_modules()
+        if hasattr(part, "adapter_layer_names")
+    }
     base, adapter = {}, {}
     for name, tensor in model.named_parameters():
+        name = name.replace(_COMPILED, "")
         plain = _name_in_base(name, layers, hasattr(model, "peft_config"))
         if plain is None:
             adapter[name.removeprefix(_PREFIX).replace(".default.", ".")] = tensor
