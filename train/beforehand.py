@@ -25,6 +25,7 @@ def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> 
     `options` are those of its loading (train.args.model_init_kwargs).
     """
     from analysis.models.loading import check_weights, load_config
+    from analysis.models.quantised import check_quantised
 
     try:
         config = load_config(path)
@@ -35,11 +36,11 @@ def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> 
             check_weights(path)
     if not tracked:
         return
-    if getattr(config, "quantization_config", None) or (options or {}).get("quantization_config"):
-        raise ValueError(
-            f"{path} is to be loaded quantised, and head tracking reads dense weights; train "
-            "without quantization (LoRA on a bfloat16 base), or with tracking=none"
-        )
+    try:
+        for given in (config, (options or {}).get("quantization_config")):
+            check_quantised(given, path)
+    except ValueError as error:
+        raise ValueError(f"{error}, or train with tracking=none") from error
 
 
 def check_adapter(peft: PeftConfig, path: str) -> None:

@@ -11,6 +11,8 @@ from analysis.detection.cache import plan_of
 from analysis.models.adapters import check_live
 from analysis.models.anatomy import Anatomy, base_model
 from analysis.models.graph import Graph
+from analysis.models.onload import check_there
+from analysis.models.quantised import check_dense, check_quantised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -47,16 +49,15 @@ def anatomy(model: nn.Module, kv: str = "grouped") -> Anatomy:
 
     Raises:
         Unsupported: its parts are of a kind that is not known here; the layer and why.
-        ValueError: the weights are quantised, an adapter is of a kind that is not served, or `kv`
-            is unknown.
+        ValueError: the weights are elsewhere or quantised in a way that is not read, an adapter is
+            of a kind that is not served, or `kv` is unknown.
     """
     check_live(model)
     causal_lm: Any = base_model(model)
-    if getattr(causal_lm.config, "quantization_config", None) is not None:
-        raise ValueError(
-            f"{type(causal_lm).__name__} is quantised, and attribution reads dense weights; load "
-            "it without quantization, or dequantise it (model.dequantize())"
-        )
+    check_there(causal_lm)
+    kind = type(causal_lm).__name__
+    check_quantised(causal_lm.config, kind)
+    check_dense(causal_lm, kind)
     plan = plan_of(causal_lm)
     try:
         return build(plan, causal_lm, kv)

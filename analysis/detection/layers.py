@@ -13,6 +13,7 @@ from torch import nn
 from analysis.detection.trace import first_floats, same
 from analysis.models.anatomy import Unsupported
 from analysis.models.hooks import not_compiled
+from analysis.models.onload import home
 
 ROWS, TOKENS = 2, 8  # of the runs that detection looks at
 
@@ -51,7 +52,7 @@ def tokens_for(causal_lm: Any) -> torch.Tensor:
     usable = [i for i in range(3, min(embedding.weight.shape[0], 1000) - 1) if i not in special]
     chosen = torch.randperm(len(usable), generator=torch.Generator().manual_seed(0))
     ids = torch.tensor(usable)[chosen[torch.arange(ROWS * TOKENS) % len(usable)]]
-    return ids.view(ROWS, TOKENS).to(embedding.weight.device)
+    return ids.view(ROWS, TOKENS).to(home(embedding))
 
 
 def _special(config: dict[str, Any]) -> Iterator[int]:

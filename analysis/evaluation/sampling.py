@@ -31,6 +31,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from analysis.models.onload import home
 from analysis.models.preserve import preserved
 from analysis.prompts.turns import ends_of
 
@@ -141,7 +142,7 @@ def sample(
     seed: int,
 ) -> list[Completion]:
     """The answers to some requests, decoded together; the model is left as it was."""
-    device = next(model.parameters()).device
+    device = home(model)
     batch = tokenizer(
         [request.prompt for request in requests],
         return_tensors="pt",

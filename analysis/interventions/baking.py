@@ -17,6 +17,7 @@ from analysis.models.anatomy import Anatomy, base_model, wide
 from analysis.models.compat import Conv1D, model_of, unwrapped
 from analysis.models.hub import place
 from analysis.models.processor import copy_processor
+from analysis.models.quantised import packed_weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,6 +60,7 @@ def bake(
         )
     check_live(model)
     model = unwrapped(model)
+    _check_changeable(model)
     whole = (
         _merged(model)
         if callable(getattr(model, "merge_and_unload", None))
@@ -74,6 +76,20 @@ def bake(
     for layer, heads in intervention.by_layer.items():
         _change(parts, layer, heads, intervention.factor, added)
     return whole
+
+
+def _check_changeable(model: nn.Module) -> None:
+    """Raise ValueError if weights are elsewhere, or packed."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            "the model is offloaded (device_map), and its weights can't be changed there; load it "
+            "on one device (device_map=None)"
+        )
+    if (found := packed_weight(model)) is not None:
+        raise ValueError(
+            f"the model is quantised ({found}), and packed weights can't be changed; dequantise it "
+            "(model.dequantize()), or intervene on the live model"
+        )
 
 
 def _merged(model: Any) -> Any:

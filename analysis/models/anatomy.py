@@ -32,6 +32,10 @@ from torch import nn
 
 from analysis.models.compat import Conv1D, unwrapped
 from analysis.models.graph import Graph
+from analysis.models.onload import home, onloaded
+
+_DENSE = (torch.Tensor, nn.Parameter)  # other classes of tensors hold packed numbers
+_WIDE = torch.float32
 
 
 class Unsupported(ValueError):
@@ -62,13 +66,15 @@ class Norm:
         """[d], or [] for 1."""
         if self.weight is None:
             return torch.ones(())
-        return wide(getattr(self.module, self.weight).detach()) + self.offset
+        with onloaded(self.module):
+            return wide(getattr(self.module, self.weight).detach()) + self.offset
 
     @property
     def bias(self) -> torch.Tensor | None:
         """[d], or None."""
-        bias = getattr(self.module, "bias", None)
-        return None if bias is None else wide(bias.detach())
+        with onloaded(self.module):
+            bias = getattr(self.module, "bias", None)
+            return None if bias is None else wide(bias.detach())
 
     def centre(self, x: torch.Tensor) -> torch.Tensor:
         """x less its mean over the last axis, for a LayerNorm; else x."""
@@ -367,7 +373,7 @@ class Anatomy:
     @property
     def device(self) -> torch.device:
         """Where the ids go."""
-        return self.embedding.weight.device
+        return home(self.embedding)
 
     @cached_property
     def heads(self) -> list[tuple[Block, Heads]]:
@@ -426,24 +432,33 @@ def in_force(module: Any) -> Any:
 def linear_map(module: Any) -> torch.Tensor:
     """The matrix [out, in] that a linear module applies, its adapters included, without its bias.
 
-    A plain `nn.Linear` or `Conv1D` gives its weight; anything else (a LoRA layer, say) is applied
-    to the identity, which is exact for a linear module in eval mode.
+    A plain `nn.Linear` or `Conv1D` gives its weight; anything else (a LoRA layer, or one with
+    quantised weights) is applied to the identity, which is exact for a linear module in eval mode.
     """
-    if type(module) is nn.Linear:
-        return module.weight
-    if type(module) is Conv1D:
-        return module.weight.T
-    parameter = next(module.parameters())
-    identity = torch.eye(module.in_features, dtype=parameter.dtype, device=parameter.device)
-    # forward, not __call__: the hooks of a running attribution must not see this
-    return (module.forward(identity) - module.forward(torch.zeros_like(identity[:1]))).T
+    with onloaded(module):
+        if _is_plain(module):
+            return module.weight.T if type(module) is Conv1D else module.weight
+        identity = torch.eye(module.in_features, dtype=_reads(module), device=home(module))
+        # forward, not __call__: the hooks of a running attribution must not see this
+        return (module.forward(identity) - module.forward(torch.zeros_like(identity[:1]))).T
 
 
 @torch.no_grad()
 def linear_bias(module: Any) -> torch.Tensor | None:
     """What a linear module returns for 0, [out], or None if it has no bias."""
-    if type(module) in (nn.Linear, Conv1D):
-        return None if module.bias is None else module.bias.detach()
-    parameter = next(module.parameters())
-    zero = torch.zeros(1, module.in_features, dtype=parameter.dtype, device=parameter.device)
-    return module.forward(zero)[0]
+    with onloaded(module):
+        if _is_plain(module):
+            return None if module.bias is None else module.bias.detach()
+        zero = torch.zeros(1, module.in_features, dtype=_reads(module), device=home(module))
+        return module.forward(zero)[0]
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether a module is a linear one of torch or transformers, with dense weights."""
+    return type(module) in (nn.Linear, Conv1D) and type(module.weight) in _DENSE
+
+
+def _reads(module: Any) -> torch.dtype:
+    """In which floats a linear module may be given its input."""
+    kinds = [tensor.dtype for tensor in (*module.parameters(), *module.buffers())]
+    return next((kind for kind in kinds if kind.is_floating_point and kind.itemsize > 1), _WIDE)

@@ -20,18 +20,20 @@ def preserved(model: nn.Module) -> Iterator[None]:
     touched because nothing inside can reach a parameter.
     """
     modes = [(module, module.training) for module in model.modules()]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = {name for name, parameter in _parameters(model) if parameter.requires_grad}
     python_state, numpy_state = random.getstate(), numpy.random.get_state()  # noqa: NPY002
     torch_state = torch.get_rng_state()
     cuda_state = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
         model.eval()
-        for parameter in trainable:
-            parameter.requires_grad_(False)
+        for name, parameter in _parameters(model):
+            if name in trainable:
+                parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+        for name, parameter in _parameters(model):
+            if name in trainable:
+                parameter.requires_grad_(True)
         for module, training in modes:
             module.training = training
         random.setstate(python_state)
@@ -39,3 +41,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
         torch.set_rng_state(torch_state)
         if cuda_state:
             torch.cuda.set_rng_state_all(cuda_state)
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """All of them by name: one that is offloaded is another object after each pass."""
+    return model.named_parameters(remove_duplicate=False)

@@ -15,6 +15,7 @@ from torch import nn
 from analysis.files import hash_of_parts, short_hash
 from analysis.models.anatomy import base_model
 from analysis.models.compat import unwrapped
+from analysis.models.onload import Weight, packed, weights_of
 
 _COMPILED = "_orig_mod."  # of the parameters in a layer that torch.compile is around
 _PREFIX = "base_model.model."  # of the base's parameters in a PEFT model
@@ -22,13 +23,15 @@ _PREFIX = "base_model.model."  # of the base's parameters in a PEFT model
 _WRAPPED = ("base_layer.", "original_module.", "token_adapter.base_layer.")
 
 
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+def _digest(weights: Mapping[str, Weight]) -> str:
     """SHA-256 over names, types, shapes and bytes, by name: 16 hex digits."""
 
     def parts() -> Iterator[bytes | memoryview]:
-        for name, tensor in sorted(tensors.items()):
-            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
-            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        for name in sorted(weights):
+            with weights[name].read() as tensor:
+                for part in packed(tensor):
+                    yield f"{name} {part.dtype} {tuple(part.shape)}\n".encode()
+                    yield part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
     return hash_of_parts(parts())
 
@@ -66,13 +69,13 @@ def weight_hashes(model: nn.Module) -> dict[str, str | None]:
         if hasattr(part, "adapter_layer_names")
     }
     base, adapter = {}, {}
-    for name, tensor in model.named_parameters():
+    for name, weight in weights_of(model):
         name = name.replace(_COMPILED, "")
         plain = _name_in_base(name, layers, hasattr(model, "peft_config"))
         if plain is None:
-            adapter[name.removeprefix(_PREFIX).replace(".default.", ".")] = tensor
+            adapter[name.removeprefix(_PREFIX).replace(".default.", ".")] = weight
         else:
-            base[plain] = tensor
+            base[plain] = weight
     return {"weights": _digest(base), "adapter": _digest(adapter) if adapter else None}
 
 

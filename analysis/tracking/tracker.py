@@ -27,7 +27,9 @@ from analysis.files import atomic_write, write_json
 from analysis.heads.attention import PATTERN_SCORES, copying, pattern_scores
 from analysis.heads.resampling import Selection, resample_heads, select
 from analysis.heads.roles import summarise, write_roles
+from analysis.models.anatomy import wide
 from analysis.models.graph import Graph, short_head_name
+from analysis.models.onload import packed, weights_of
 from analysis.models.provenance import describe
 from analysis.prompts.pairs import Pairs
 from analysis.prompts.regions import Region, find_regions
@@ -268,9 +270,11 @@ def _patterns(
 
 def not_finite(model: nn.Module) -> str | None:
     """Name of a parameter with a NaN or an infinity, or None."""
-    for name, parameter in model.named_parameters():
-        if not bool(parameter.detach().isfinite().all()):
-            return name
+    for name, weight in weights_of(model):
+        with weight.read() as tensor:
+            for part in packed(tensor):
+                if part.is_floating_point() and not bool(wide(part).isfinite().all()):
+                    return name
     return None
 
 

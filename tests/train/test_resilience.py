@@ -236,12 +236,12 @@ def test_quantised_models_are_refused(tiny_dir, compose, tmp_path):
     from tests.support.models import tiny_model
 
     model = tiny_model("qwen2")
-    model.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    with pytest.raises(ValueError, match="is quantised, and attribution reads dense weights"):
+    model.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    with pytest.raises(ValueError, match="is quantised .bitsandbytes, 8 bits., and heads can't be"):
         anatomy(model)
-    options = "train.args.model_init_kwargs={quantization_config: {load_in_4bit: true}}"
+    options = "train.args.model_init_kwargs={quantization_config: {load_in_8bit: true}}"
     cfg = compose("sft", *small("sft", tiny_dir, tmp_path / "r", options))
-    with pytest.raises(ValueError, match="is to be loaded quantised.*or with tracking=none"):
+    with pytest.raises(ValueError, match="is quantised .*8 bits.*or train with tracking=none"):
         prepare(cfg)
 
 
