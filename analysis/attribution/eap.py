@@ -47,7 +47,8 @@ from analysis.detection.detect import anatomy
 from analysis.models.allocator import keep_freed_memory
 from analysis.models.anatomy import Anatomy, wide
 from analysis.models.audit import Audit
-from analysis.models.forward import Sources, record_sources, run, ungrouped
+from analysis.models.copies import ungrouped
+from analysis.models.forward import Sources, record_sources, run
 from analysis.models.graph import KV
 from analysis.models.hooks import Hooks
 from analysis.models.preserve import preserved

@@ -14,7 +14,8 @@ from analysis.circuits.circuit import Circuit
 from analysis.detection.detect import anatomy
 from analysis.models.anatomy import Anatomy, wide
 from analysis.models.audit import check_model
-from analysis.models.forward import Sources, run, source_run, ungrouped
+from analysis.models.copies import ungrouped
+from analysis.models.forward import Sources, run, source_run
 from analysis.models.preserve import preserved
 from analysis.prompts.pairs import Batch, Pairs
 

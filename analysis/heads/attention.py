@@ -1,4 +1,4 @@
-"""Attention patterns of a model, what they score on prompts, and the copying of its OV circuits.
+"""What the attention patterns of heads score on prompts.
 
 Scores of a head with pattern A[q, k] (the share of its attention that query q pays to key k) on one
 prompt of T tokens x; reads are the positions where the pair's metric is read:
@@ -13,75 +13,34 @@ prompt of T tokens x; reads are the positions where the pair's metric is read:
     receiver        excess kurtosis over chunks j of the vertical score: the mean, over chunks
                     i >= j + 4, of the mean of A between the tokens of i and of j
                     (receiver heads: Bogdan et al. 2025, 2506.19143)
-    copying         sum(Re e) / sum(|e|) over the eigenvalues e of W_U W_OV W_E, from the weights
-                    (Elhage et al. 2021, A Mathematical Framework for Transformer Circuits); the
-                    gains of the norms count, their scales, positions and biases do not
 
-NaN where a prompt has no such tokens; a kurtosis also where the vertical scores do not differ.
-Patterns come from the `eager` attention of the architecture, which computes what the faster ones do
-and is switched on for the run alone.
+NaN where a prompt has no such tokens, and for heads that have no pattern (those of linear
+attention) or none that is seen (analysis/heads/patterns.py); a kurtosis also where the vertical
+scores do not differ.
 
-Shape legend: B prompts, T positions, H heads, L layers, S scores, C chunks, e head width,
-d residual width, V vocabulary.
+Shape legend: B prompts, T positions, H heads of one output projection, A heads in all, S scores,
+C chunks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+import logging
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from analysis.detection.detect import anatomy
-from analysis.models.anatomy import Anatomy, linear_map, wide
-from analysis.models.compat import attention_kind, set_attention_kind
-from analysis.models.hooks import Hooks
+from analysis.heads.patterns import see_patterns
+from analysis.models.anatomy import Anatomy, Heads
 from analysis.models.preserve import preserved
 from analysis.prompts.pairs import Pair, Pairs, collate
 from analysis.prompts.regions import ENOUGH, GAP, Region
 
 SUMS = ("previous_token", "induction", "operands", "answer", "think")
 PATTERN_SCORES = (*SUMS, "receiver")
-ROWS = 16384  # of the vocabulary at a time
 
-
-@contextmanager
-def eager(model: nn.Module) -> Iterator[None]:
-    """Attention that computes its pattern, inside; the implementation of before, outside."""
-    configs: dict[int, Any] = {
-        id(module.config): module.config for module in model.modules() if hasattr(module, "config")
-    }
-    before = {key: attention_kind(config) for key, config in configs.items()}
-    try:
-        for config in configs.values():
-            set_attention_kind(config, "eager")
-        yield
-    finally:
-        for key, config in configs.items():
-            set_attention_kind(config, before[key])
-
-
-@torch.no_grad()
-def see_patterns(
-    parts: Anatomy, ids: torch.Tensor, see: Callable[[int, torch.Tensor], None]
-) -> None:
-    """Run the model on right-padded ids [B, T]; `see(layer, pattern [B, H, T, T])`, in order.
-
-    One layer's pattern is held at a time.
-    """
-    with eager(parts.causal_lm), Hooks() as hooks:
-        for layer, block in enumerate(parts.blocks):
-            hooks.returned(block.heads[0].attention, partial(_hand_over, see, layer))
-        parts.decoder(input_ids=ids, use_cache=False)
-
-
-def _hand_over(
-    see: Callable[[int, torch.Tensor], None], layer: int, output: tuple[torch.Tensor, torch.Tensor]
-) -> None:
-    see(layer, wide(output[1]))
+log = logging.getLogger(__name__)
 
 
 def score_weights(pair: Pair, region: Region) -> torch.Tensor:
@@ -143,33 +102,57 @@ def score_patterns(
 
 
 def pattern_scores(
-    model: nn.Module, pairs: Pairs, regions: Sequence[Region], batch_size: int = 8
+    model: nn.Module,
+    pairs: Pairs,
+    regions: Sequence[Region],
+    batch_size: int = 8,
+    parts: Anatomy | None = None,
 ) -> torch.Tensor:
-    """PATTERN_SCORES of every head on every clean prompt: float64 [pairs, S, L * H], on the CPU.
+    """PATTERN_SCORES of every head on every clean prompt: float64 [pairs, S, A], on the CPU.
 
-    regions: of each of the pairs. The model is left as it was.
+    regions: of each of the pairs. parts: the model's anatomy, detected for None. The model is left
+    as it was.
 
     Raises:
         ValueError: the architecture is not supported.
     """
-    parts = anatomy(model)
-    device = parts.device
+    parts = anatomy(model) if parts is None else parts
     found = []
+    unseen: list[str] = []
     with preserved(model):
         for start in range(0, len(pairs), batch_size):
             some = pairs[start : start + batch_size]
-            ids = collate(some).clean.to(device)
-            W, chunks, counts = _batch_weights(some, regions[start : start + batch_size])
-            on = W.to(device, parts.dtype), chunks.to(device), counts.to(device)
-            found.append(_scores(parts, ids, *on).double().cpu())
+            ids = collate(some).clean.to(parts.device)
+            weights = _batch_weights(some, regions[start : start + batch_size])
+            scores, unseen = _scores(parts, ids, *weights)
+            found.append(scores)
+    if unseen:
+        log.warning(
+            "no attention pattern is seen of %d of %d heads (%s%s): what they attend to is "
+            "undefined",
+            *(len(unseen), parts.graph.n_heads_total),
+            *(", ".join(unseen[:4]), ", ..." if len(unseen) > 4 else ""),
+        )
     return torch.cat(found)
 
 
-def _scores(parts: Anatomy, ids: torch.Tensor, *on: torch.Tensor) -> torch.Tensor:
-    """[B, S, L * H]; `on` is what `score_patterns` takes beside the pattern."""
-    layers: list[torch.Tensor] = []
-    see_patterns(parts, ids, lambda _, A: layers.append(score_patterns(A, *on)))
-    return torch.stack(layers, 2).flatten(2)
+def _scores(
+    parts: Anatomy, ids: torch.Tensor, W: torch.Tensor, chunks: torch.Tensor, counts: torch.Tensor
+) -> tuple[torch.Tensor, list[str]]:
+    """[B, S, A], NaN where no pattern is seen, and the names of those heads."""
+    graph = parts.graph
+    shape = len(ids), len(PATTERN_SCORES), graph.n_heads_total
+    found, seen = torch.full(shape, torch.nan, dtype=torch.float64), torch.zeros(shape[2])
+
+    def score(layer: int, heads: Heads, A: torch.Tensor) -> None:
+        first = graph.head_index[layer, heads.first]
+        own = slice(first, first + heads.n_heads)
+        on = W.to(A), chunks.to(A.device), counts.to(A.device)
+        found[..., own] = score_patterns(A, *on).double().cpu()
+        seen[own] = 1
+
+    see_patterns(parts, ids, score)
+    return found, graph.names_of(seen == 0)
 
 
 def _batch_weights(
@@ -185,39 +168,3 @@ def _batch_weights(
         chunks[row, :own] = torch.tensor(region.chunks)
     counts = (chunks.amax(1) + 1 - GAP).clamp_min(0)
     return W, torch.where(chunks < 0, chunks.max() + 1, chunks), counts
-
-
-@torch.no_grad()
-def copying(model: nn.Module) -> torch.Tensor:
-    """The copying score of every head: float64 [L * H], from -1 to 1, on the CPU.
-
-    The eigenvalues of the [V, V] map that are not 0 are those of an [e, e] one,
-    W_V diag(g) P E' U diag(f) P W_O, with g and f the gains of the layer's norm and the final one,
-    and P the centring of a LayerNorm (else 1). A shared value head counts for each of its heads.
-    """
-    parts = anatomy(model)
-    with preserved(model):
-        middle = _embedding_to_unembedding(parts)
-        found = []
-        for block in parts.blocks:
-            (heads,), (reading,) = block.heads, block.readings
-            (value,) = (side for side in reading.sides if side.letter == "v")
-            assert reading.norm is not None
-            read = value.weight.repeat_interleave(heads.n_heads // value.width, 0)
-            read = read * reading.norm.gain.to(read)
-            ov = torch.einsum("hed,dc,hfc->hef", read, middle, heads.W_O)
-            e = torch.linalg.eigvals(ov.double().cpu())
-            found.append(e.real.sum(1) / e.abs().sum(1))
-    return torch.cat(found)
-
-
-def _embedding_to_unembedding(parts: Anatomy) -> torch.Tensor:
-    """The residual stream's way through the vocabulary, P E' U diag(f) P: [d, d]."""
-    U, norm = linear_map(parts.causal_lm.get_output_embeddings()), parts.final_norm
-    first = parts.blocks[0].readings[0].norm
-    assert norm is not None and first is not None
-    total = torch.zeros(U.shape[1], U.shape[1], dtype=parts.dtype, device=U.device)
-    for ids in torch.arange(len(U), device=U.device).split(ROWS):
-        E = first.centre(wide(parts.embedding.forward(ids)))
-        total += E.T @ norm.centre(wide(U[ids]) * norm.gain.to(U.device))
-    return total

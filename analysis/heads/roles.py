@@ -119,7 +119,8 @@ def head_roles(
         ValueError: the architecture is not supported, or the pairs are of another vocabulary.
     """
     from analysis.detection.detect import anatomy
-    from analysis.heads.attention import copying, pattern_scores
+    from analysis.heads.attention import pattern_scores
+    from analysis.heads.copying import copying
     from analysis.models.graph import short_head_name
     from analysis.prompts.regions import find_regions
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,11 @@ from torch import nn
 
 from analysis.detection.detect import anatomy
 from analysis.files import write_json
+from analysis.interventions.operations import intervened
+from analysis.interventions.output_bias import difference, probe, tolerance, with_output_bias
 from analysis.models.adapters import check_live
-from analysis.models.anatomy import Anatomy, base_model, wide
-from analysis.models.compat import Conv1D, model_of, unwrapped
+from analysis.models.anatomy import Anatomy, base_model, linear_map
+from analysis.models.compat import Conv1D, unwrapped
 from analysis.models.hub import place
 from analysis.models.processor import copy_processor
 from analysis.models.quantised import packed_weight
@@ -25,17 +28,6 @@ if TYPE_CHECKING:
     from analysis.interventions.operations import Constants, Intervention
     from analysis.models.loading import Config, Tokenizer
 
-_PROBE = 8  # tokens on which a merged model is compared with what it was
-# configurations whose `attention_bias` gives o_proj a bias (and q, k and v, where it is 0)
-_SWITCH = ("llama", "qwen3", "gemma2", "gemma3_text")
-# what a Llama configuration shares with those whose layers compute the same
-_SHARED = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),
-    *("num_attention_heads", "num_key_value_heads", "hidden_act", "max_position_embeddings"),
-    *("rms_norm_eps", "tie_word_embeddings", "rope_parameters", "initializer_range"),
-    *("pad_token_id", "bos_token_id", "eos_token_id", "attention_dropout"),
-)
-
 
 @torch.no_grad()
 def bake(
@@ -43,15 +35,18 @@ def bake(
     intervention: Intervention | None,
     added: Constants | None = None,
     biased: bool = False,
+    find: Callable[[nn.Module], Anatomy] = anatomy,
 ) -> Any:
     """A model with the intervention in its weights (None: none). The one given is used up.
 
     Adapters are merged first. `added` comes from `constants`. biased: o_proj gets a bias even if
-    there is nothing to add, so that all conditions of a `mean` have one architecture.
+    there is nothing to add, so that all conditions of a `mean` have one architecture. find: what
+    finds a model's anatomy, where that is not detected.
 
     Raises:
-        ValueError: the constants depend on the position, the architecture can't hold them, or an
-            adapter is not served or can't be merged.
+        ValueError: the constants depend on the position, the architecture can't hold them, an
+            adapter is not served or can't be merged, or the result computes something else on a
+            few tokens.
     """
     if intervention is not None and intervention.operation in ("mean_by_position", "resample"):
         raise ValueError(
@@ -66,15 +61,22 @@ def bake(
         if callable(getattr(model, "merge_and_unload", None))
         else (base_model(model))
     )
-    if (biased or added is not None) and any(
-        part.o_proj.bias is None for _, part in anatomy(whole).heads
-    ):
-        whole = _with_output_bias(whole)
-    parts = anatomy(whole)
+    parts = find(whole)
+    with intervened(whole, intervention, added, parts):
+        live = probe(whole)
+    if biased or added is not None:
+        whole = with_output_bias(whole, parts, () if added is None else sorted(added.by_layer))
+        parts = find(whole)
     if intervention is None:
         return whole
     for layer, heads in intervention.by_layer.items():
         _change(parts, layer, heads, intervention.factor, added)
+    off = difference(live, probe(whole))
+    if not off <= tolerance(live):
+        raise ValueError(
+            f"the model with {intervention} in its weights computes something else than the live "
+            f"one (off by {off:.2g} of 1); intervene on the live model (backend=hf)"
+        )
     return whole
 
 
@@ -98,8 +100,7 @@ def _merged(model: Any) -> Any:
     Raises:
         ValueError: PEFT can't merge it, or the merged one computes something else.
     """
-    ids = torch.arange(min(_PROBE, anatomy(model).vocabulary), device=model.device)[None]
-    before = model(input_ids=ids, use_cache=False).logits
+    before = probe(model)
     _untie(base_model(model))
     try:
         whole = model.merge_and_unload()
@@ -109,12 +110,11 @@ def _merged(model: Any) -> Any:
         ) from error
     if whole.get_input_embeddings().weight is not whole.get_output_embeddings().weight:
         whole.config.tie_word_embeddings = False
-    off = float((whole(input_ids=ids, use_cache=False).logits - before).abs().max())
-    scale = float(before.abs().max())
-    if not off <= (1e-3 if wide(before).dtype == before.dtype else 0.1) * scale:
+    off = difference(before, probe(whole))
+    if not off <= tolerance(before):
         raise ValueError(
-            f"the model with its adapter merged computes something else (off by {off:.2g} of "
-            f"{scale:.2g}); measure it unmerged (backend=hf)"
+            f"the model with its adapter merged computes something else (off by {off:.2g} of 1); "
+            "measure it unmerged (backend=hf)"
         )
     return whole
 
@@ -138,6 +138,11 @@ def _change(
     for some in parts.heads_of(layer, heads):
         module = some.part.o_proj
         weight = module.weight.T if type(module) is Conv1D else module.weight  # [d, H * e], a view
+        if tuple(weight.shape) != tuple(linear_map(module).shape):
+            raise ValueError(
+                f"layer {layer}: {type(module).__name__} does not hold its matrix as it is, so "
+                "nothing can be written into it; intervene on the live model (backend=hf)"
+            )
         columns = weight.unflatten(1, (some.part.n_heads, -1))
         if added is not None:
             constant = added.by_layer[layer][-1, some.places].to(weight.device, torch.float64)
@@ -145,38 +150,6 @@ def _change(
             module.bias.copy_((module.bias.double() + wanted).to(module.bias.dtype))
         for head in some.heads:
             columns[:, head] *= factor
-
-
-def _with_output_bias(model: PreTrainedModel) -> PreTrainedModel:
-    """The same function with biases, all 0, where o_proj had none."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    kind = str(model.config.model_type)
-    windows = getattr(model.config, "layer_types", None) or []
-    slides = "sliding_attention" in windows or (
-        kind == "mistral" and model.config.sliding_window is not None
-    )
-    if kind in _SWITCH:
-        config = type(model.config).from_dict({**model.config.to_dict(), "attention_bias": True})
-        new = model_of(type(model), config, model.dtype)
-    elif kind in ("qwen2", "mistral") and not slides:
-        shared = {name: getattr(model.config, name, None) for name in _SHARED}
-        given = {name: value for name, value in shared.items() if value is not None}
-        config = LlamaConfig(**given, attention_bias=True, mlp_bias=False)
-        new = model_of(LlamaForCausalLM, config, model.dtype)
-    else:
-        raise ValueError(
-            f"a mean can't be baked into {kind}{' with a sliding window' if slides else ''}: its "
-            "o_proj has no bias; bake zero or scale, or intervene on the live model"
-        )
-    state = model.state_dict()
-    for name, parameter in new.state_dict().items():
-        if name not in state and name.endswith("bias"):
-            state[name] = torch.zeros_like(parameter)
-    new.load_state_dict(state, strict=True)
-    new.tie_weights()
-    new.generation_config = model.generation_config
-    return new.to(model.device).eval()
 
 
 def save_baked(

@@ -15,11 +15,14 @@ A head is what enters `o_proj` in its columns: z_h [e]. Every operation is
 The residual stream gets z_h through W_O, so all this is exact. A slice of o_proj's *output* is
 something else: coordinates of the residual stream, to which every head contributes.
 
+`o_proj` is the output projection of whatever computes the heads, and whatever comes after it, a
+norm say, sees the changed sum of heads.
+
 Two forms agree to float tolerance. `intervened` hooks a live model, adapters and generation with a
-cache included. `bake` writes the change into the weights: the head's columns of o_proj times the
-factor, and W_O[h] constant_h added to its bias. An architecture whose o_proj can't have a bias
-(Qwen2, Mistral) becomes the Llama that computes the same, with biases. Constants that depend on the
-position can't be baked. `headlab intervene` writes such a checkpoint for other engines.
+cache included. `bake` (analysis/interventions/baking.py) writes the change into the weights: the
+head's columns of o_proj times the factor, and o_proj applied to constant_h added to its bias.
+Constants that depend on the position can't be baked. `headlab intervene` writes such a checkpoint
+for other engines.
 
 Shape legend: T tokens, P positions, n heads of one layer, e head width, d residual width.
 """
@@ -81,6 +84,11 @@ class Constants:
     by_layer: dict[int, torch.Tensor]
     cyclic: bool = False
 
+    @property
+    def by_position(self) -> bool:
+        """Whether they depend on the position."""
+        return any(len(table) > 1 for table in self.by_layer.values())
+
     def rows(self, layer: int, positions: torch.Tensor) -> torch.Tensor:
         """The constants at positions [...]: [..., n, e]."""
         table = self.by_layer[layer]
@@ -94,10 +102,11 @@ def constants(
     intervention: Intervention,
     reference: Sequence[Sequence[int]],
     seed: int = 0,
+    parts: Anatomy | None = None,
 ) -> Constants | None:
     """The constants of an intervention from token ids of reference prompts; None if it has none.
 
-    `seed` is that of resample's draws.
+    `seed` is that of resample's draws. parts: the model's anatomy, detected for None.
 
     Raises:
         ValueError: the operation needs a reference set and it is empty.
@@ -111,7 +120,7 @@ def constants(
             f"{intervention.operation} takes its values from a reference set, and there is none; "
             "give a pairs file (reference=FILE)"
         )
-    z = _reference_z(model, intervention, reference)
+    z = _reference_z(model, intervention, reference, parts)
     positions = torch.cat([torch.arange(len(ids)) for ids in reference])
     if intervention.operation == "resample":
         generator = torch.Generator().manual_seed(seed)
@@ -148,22 +157,25 @@ def read_reference(file: Path, tokenizer: Tokenizer, config: Config) -> list[tup
 
 
 def _reference_z(
-    model: nn.Module, intervention: Intervention, reference: Sequence[Sequence[int]]
+    model: nn.Module,
+    intervention: Intervention,
+    reference: Sequence[Sequence[int]],
+    parts: Anatomy | None,
 ) -> dict[int, torch.Tensor]:
     """z of the intervention's heads at every token of the reference: per layer [T, n, e]."""
     import torch
 
     from analysis.detection.detect import anatomy
     from analysis.models.anatomy import wide
+    from analysis.models.forward import run_decoder
     from analysis.models.hooks import Hooks
     from analysis.models.preserve import preserved
 
-    parts = anatomy(model)
-    device = parts.device
+    parts = anatomy(model) if parts is None else parts
     seen: dict[int, list[tuple[list[int], torch.Tensor]]] = {
         layer: [] for layer in intervention.by_layer
     }
-    with preserved(model), torch.no_grad(), Hooks() as hooks:
+    with preserved(model), Hooks() as hooks:
         for layer, some in _parts(parts, intervention):
 
             def keep(z: torch.Tensor, layer: int = layer, some: HeadsOf = some) -> None:
@@ -172,7 +184,7 @@ def _reference_z(
 
             hooks.input(some.part.o_proj, keep)
         for ids in reference:
-            parts.decoder(input_ids=torch.tensor([list(ids)], device=device), use_cache=False)
+            run_decoder(parts, torch.tensor([list(ids)], device=parts.device))
     return {layer: _in_order(rows) for layer, rows in seen.items()}
 
 
@@ -196,15 +208,21 @@ def _in_order(seen: list[tuple[list[int], torch.Tensor]]) -> torch.Tensor:
 
 @contextmanager
 def intervened(
-    model: nn.Module, intervention: Intervention | None, added: Constants | None = None
+    model: nn.Module,
+    intervention: Intervention | None,
+    added: Constants | None = None,
+    parts: Anatomy | None = None,
 ) -> Iterator[None]:
     """Inside, the heads of a live model are changed; outside, nothing is.
 
-    `added` comes from `constants`. None for the intervention changes nothing.
+    `added` comes from `constants`. None for the intervention changes nothing. parts: the model's
+    anatomy, detected for None.
 
     Raises:
         ValueError: the operation needs constants and there are none.
     """
+    import torch
+
     from analysis.detection.detect import anatomy
     from analysis.models.hooks import Hooks
 
@@ -213,16 +231,19 @@ def intervened(
         return
     if added is None and intervention.operation in NEED_REFERENCE:
         raise ValueError(f"{intervention.operation} needs the constants of a reference set")
-    parts = anatomy(model)
-    with Hooks() as hooks, _positions(parts) as position:
+    parts = anatomy(model) if parts is None else parts
+    with Hooks() as hooks, _positions(parts, added) as position:
         for layer, some in _parts(parts, intervention):
 
             def change(z: torch.Tensor, layer: int = layer, some: HeadsOf = some) -> torch.Tensor:
-                new = z.clone().unflatten(-1, (some.part.n_heads, -1))
+                new = z.clone(memory_format=torch.contiguous_format)
+                new = new.unflatten(-1, (some.part.n_heads, -1))
                 new[..., some.heads, :] *= intervention.factor
                 if added is not None:
-                    constant = added.rows(layer, position["ids"].cpu())[..., some.places, :]
-                    new[..., some.heads, :] += constant.to(z)
+                    constant = added.rows(layer, position["ids"])[..., some.places, :].to(z)
+                    tokens = constant.shape[1]
+                    by_token = new.view(-1, tokens, *new.shape[-2:])  # z may be [B * T, H * e]
+                    by_token[..., some.heads, :] += constant
                 return new.flatten(-2)
 
             hooks.input(some.part.o_proj, change)
@@ -230,25 +251,42 @@ def intervened(
 
 
 @contextmanager
-def _positions(parts: Anatomy) -> Iterator[dict[str, torch.Tensor]]:
-    """The positions of the tokens in the current forward pass, as `ids`: [rows or 1, T]."""
+def _positions(parts: Anatomy, added: Constants | None) -> Iterator[dict[str, torch.Tensor]]:
+    """The positions of the tokens in the current forward pass, as `ids`: [rows or 1, T].
+
+    Where no constant depends on them, one that stands for all: [1, 1].
+    """
     import torch
 
-    seen: dict[str, torch.Tensor] = {}
+    seen: dict[str, torch.Tensor] = {"ids": torch.zeros(1, 1, dtype=torch.long)}
+    if added is None or not added.by_position:
+        yield seen
+        return
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("position_ids")
-        if ids is None:  # as the decoders themselves count them
-            tokens = kwargs.get("input_ids", args[0] if args else None)
-            tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
-            assert tokens is not None
-            cache = kwargs.get("past_key_values")
-            start = 0 if cache is None else int(cache.get_seq_length())
-            ids = torch.arange(start, start + tokens.shape[1])[None]
-        seen["ids"] = ids
+        seen["ids"] = _position_ids(args, kwargs).cpu()
 
     handle = parts.decoder.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         yield seen
     finally:
         handle.remove()
+
+
+def _position_ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The positions that a decoder is given, or counts itself: [rows or 1, T]."""
+    import torch
+
+    ids: torch.Tensor | None = kwargs.get("position_ids")
+    if ids is not None:
+        return ids if ids.ndim == 2 else ids[0]  # of those by time, height and width, by time
+    tokens = kwargs.get("input_ids", args[0] if args else None)
+    tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
+    assert tokens is not None
+    length = int(tokens.shape[1])
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+        return (mask.long().cumsum(-1) - 1).clamp_min(0)[:, -length:]
+    cache = kwargs.get("past_key_values")
+    start = 0 if cache is None else int(cache.get_seq_length())
+    return torch.arange(start, start + length)[None]

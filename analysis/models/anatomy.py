@@ -105,7 +105,8 @@ class Projection:
     index: the rows, int64 [n, w]. column: the first destination, among the reading's. letter: `q`,
     `k`, `v`, `g` for a gate, or of several for rows that serve several. scale: what the module's
     input is multiplied with before. repeats: copies of each destination: query heads that share it,
-    in the ungrouped graph; the hooks then see an output in which they stand side by side.
+    in the ungrouped graph; hooks then see so many copies of the module's whole output side by side
+    (analysis/models/copies.py). Destination i of copy c is number i * repeats + c.
     """
 
     module: Any
@@ -156,20 +157,17 @@ class Projection:
         """The destinations' part of the module's output as hooks see it: [..., width, w]."""
         if self.repeats == 1:
             return self.rows(y)
-        return y.unflatten(-1, (self.width, self.n_rows))
+        copies = self.rows(y.unflatten(-1, (self.repeats, -1)))  # [..., repeats, n, w]
+        return copies.transpose(-2, -3).flatten(-3, -2)
 
     def write(self, y: torch.Tensor, new: torch.Tensor) -> None:
         """Put the destinations' part [..., width, w] into the module's output as hooks see it."""
-        if self.repeats > 1:
-            y.copy_(new.flatten(-2))
-        else:
-            y[..., self.index.flatten().to(y.device)] = new.flatten(-2)
-
-    def repeat(self, y: torch.Tensor) -> torch.Tensor:
-        """One copy per destination: [..., n * w] -> [..., width * w]."""
+        rows = self.index.flatten().to(y.device)
         if self.repeats == 1:
-            return y
-        return y.unflatten(-1, self.index.shape).repeat_interleave(self.repeats, -2).flatten(-2)
+            y[..., rows] = new.flatten(-2)
+            return
+        copies = new.unflatten(-2, (-1, self.repeats)).transpose(-2, -3)
+        y.unflatten(-1, (self.repeats, -1))[..., rows] = copies.flatten(-2)
 
     @cached_property
     def _matrix(self) -> torch.Tensor:

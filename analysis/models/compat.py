@@ -54,21 +54,21 @@ def set_attention_kind(config: Any, kind: str | None) -> None:
     config._attn_implementation = kind
 
 
-def group_size(attention: Any) -> int:
-    """Query heads of each key/value head, as often as attention repeats keys and values.
+@contextmanager
+def groups_of_one(attention: Any) -> Iterator[None]:
+    """Inside, attention does not repeat keys and values: they come with one for each query head.
 
     Checked in transformers 5.23.0.
     """
-    size: int = attention.num_key_value_groups
-    return size
-
-
-def set_group_size(attention: Any, size: int) -> None:
-    """Make attention repeat keys and values so often; 1 if they come repeated already.
-
-    Checked in transformers 5.23.0.
-    """
-    attention.num_key_value_groups = size
+    size = getattr(attention, "num_key_value_groups", None)
+    if size is None:
+        yield
+        return
+    attention.num_key_value_groups = 1
+    try:
+        yield
+    finally:
+        attention.num_key_value_groups = size
 
 
 def model_of(kind: Any, config: Any, dtype: Any) -> Any:

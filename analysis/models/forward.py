@@ -1,9 +1,8 @@
 """Runs of a model with hooks on it: what every source writes, and the logits where they are read.
 
 Hooks exist inside context managers only, and the model's own code, attention implementation and
-weights are used as they are. The one thing that is changed for the time of a run, in the ungrouped
-graph, is where keys and values are copied for the query heads that share them: at the projection's
-output instead of inside the attention, so that each query head's copy has a gradient of its own.
+weights are used as they are. What is changed for the time of a run, in the ungrouped graph only, is
+where keys and values are copied for the query heads that share them (analysis/models/copies.py).
 
 Shape legend: B pairs, T positions, N places where the metric is read, d residual width, H query
 heads, e head width, V vocabulary.
@@ -11,41 +10,15 @@ heads, e head width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from analysis.models.anatomy import Anatomy, Heads, Node, wide
-from analysis.models.compat import group_size, set_group_size
 from analysis.models.hooks import Hooks
 from analysis.prompts.pairs import Batch
-
-
-@contextmanager
-def ungrouped(parts: Anatomy) -> Iterator[None]:
-    """In the ungrouped graph, copy keys and values at their projections' output; else nothing."""
-    repeated = [
-        (block, side)
-        for block in parts.blocks
-        for reading in block.readings
-        for side in reading.sides
-        if side.repeats > 1
-    ]
-    attentions = [block.heads[0].attention for block, side in repeated if side.letter == "k"]
-    groups = [group_size(attention) for attention in attentions]
-    try:
-        with Hooks() as hooks:
-            for attention in attentions:
-                set_group_size(attention, 1)
-            for _, side in repeated:
-                hooks.output(side.module, side.repeat)
-            yield
-    finally:
-        for attention, size in zip(attentions, groups, strict=True):
-            set_group_size(attention, size)
 
 
 def run(parts: Anatomy, ids: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -138,3 +111,12 @@ def source_run(parts: Anatomy, ids: torch.Tensor, batch: Batch) -> tuple[Sources
     with Hooks() as hooks:
         seen = record_sources(hooks, parts)
         return seen, run(parts, ids, batch)
+
+
+@torch.no_grad()
+def run_decoder(parts: Anatomy, ids: torch.Tensor, whole: bool = False) -> None:
+    """Run the model on ids [B, T] for what hooks see of it; logits of one token only, or all."""
+    with Hooks() as hooks:
+        if not whole:
+            hooks.output(parts.decoder, lambda hidden: hidden[:1, :1])
+        parts.causal_lm(input_ids=ids, use_cache=False)

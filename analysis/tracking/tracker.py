@@ -24,7 +24,8 @@ from analysis.circuits.circuit import Circuit, edge_budget
 from analysis.circuits.faithfulness import CircuitEvaluation, evaluate_circuit
 from analysis.detection.detect import anatomy
 from analysis.files import atomic_write, write_json
-from analysis.heads.attention import PATTERN_SCORES, copying, pattern_scores
+from analysis.heads.attention import PATTERN_SCORES, pattern_scores
+from analysis.heads.copying import copying
 from analysis.heads.resampling import Selection, resample_heads, select
 from analysis.heads.roles import summarise, write_roles
 from analysis.models.anatomy import wide

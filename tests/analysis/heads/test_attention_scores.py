@@ -15,14 +15,13 @@ from analysis import Pair, Pairs
 from analysis.detection.detect import anatomy
 from analysis.heads.attention import (
     PATTERN_SCORES,
-    copying,
-    eager,
     excess_kurtosis,
     pattern_scores,
     score_patterns,
     score_weights,
-    see_patterns,
 )
+from analysis.heads.copying import copying
+from analysis.heads.patterns import eager, see_patterns
 from analysis.prompts.regions import Region
 from tests.support.models import tiny_model
 
@@ -76,7 +75,7 @@ def test_patterns_are_those_of_an_eager_model(architecture: str) -> None:
     model = tiny_model(architecture)
     ids = torch.randint(3, 50, (3, 9), generator=torch.Generator().manual_seed(1))
     seen: dict[int, torch.Tensor] = {}
-    see_patterns(anatomy(model), ids, seen.__setitem__)
+    see_patterns(anatomy(model), ids, lambda layer, heads, A: seen.update({layer: A}))
     expected = patterns_of(model, ids)
     assert list(seen) == list(range(len(expected)))
     for layer, pattern in enumerate(expected):
@@ -90,7 +89,7 @@ def test_the_implementation_of_attention_comes_back(architecture: str) -> None:
     with torch.no_grad():
         logits = model(input_ids=ids).logits
 
-    def fail(layer: int, pattern: torch.Tensor) -> None:
+    def fail(layer: int, heads: Any, pattern: torch.Tensor) -> None:
         raise KeyError(layer)
 
     with pytest.raises(KeyError):
