@@ -45,7 +45,7 @@ from analysis.attribution.patching import exact_scores
 from analysis.attribution.quadrature import path_points
 from analysis.detection.detect import anatomy
 from analysis.models.allocator import keep_freed_memory
-from analysis.models.anatomy import Anatomy, wide
+from analysis.models.anatomy import Anatomy, given, wide
 from analysis.models.audit import Audit
 from analysis.models.copies import ungrouped
 from analysis.models.forward import Sources, record_sources, run
@@ -71,6 +71,7 @@ def attribute(
     batch_size: int = 8,
     show_progress: bool = False,
     memory_budget: int = MEMORY_BUDGET,
+    parts: Anatomy | None = None,
 ) -> EdgeScores:
     """Score every edge of a model's graph on every pair.
 
@@ -92,6 +93,8 @@ def attribute(
         memory_budget: bytes for what the steps leave behind, beyond the model's own passes; long
             batches are contracted after fewer steps and in more blocks of tokens, as the log says.
             The result does not depend on it.
+        parts: the model's anatomy, written by hand (docs/model-support.md); detected for None. It
+            is held to the same checks.
 
     Raises:
         ValueError: unknown method, metric, quadrature or kv; ids outside the vocabulary; a target,
@@ -100,7 +103,7 @@ def attribute(
     """
     check_settings(method, metric, ig_steps, quadrature, kv, batch_size)
     points = path_points(quadrature, ig_steps)
-    parts = anatomy(model, kv)
+    parts = given(parts, kv) or anatomy(model, kv)
     pairs.check_vocabulary(parts.vocabulary)
     pairs.check_length(parts.max_tokens)
     device = parts.device

@@ -12,7 +12,7 @@ from analysis.attribution.metrics import faithfulness, metric_named
 from analysis.attribution.patching import RUN_BYTES, patched_logits
 from analysis.circuits.circuit import Circuit
 from analysis.detection.detect import anatomy
-from analysis.models.anatomy import Anatomy, wide
+from analysis.models.anatomy import Anatomy, given, wide
 from analysis.models.audit import check_model
 from analysis.models.copies import ungrouped
 from analysis.models.forward import Sources, run, source_run
@@ -52,14 +52,17 @@ def evaluate_circuit(
     metric: str = "kl",
     ablation: str = "patch",
     batch_size: int = 8,
+    parts: Anatomy | None = None,
 ) -> CircuitEvaluation:
     """Run the model with the circuit's edges clean and all others ablated.
+
+    parts: the model's anatomy, written by hand; detected for None.
 
     Raises:
         ValueError: unknown metric or ablation, a circuit of another graph, or anything that
             `attribute` refuses.
     """
-    return evaluate_circuits(model, pairs, [circuit], metric, ablation, batch_size)[0]
+    return evaluate_circuits(model, pairs, [circuit], metric, ablation, batch_size, parts)[0]
 
 
 def evaluate_circuits(
@@ -69,12 +72,14 @@ def evaluate_circuits(
     metric: str = "kl",
     ablation: str = "patch",
     batch_size: int = 8,
+    parts: Anatomy | None = None,
 ) -> list[CircuitEvaluation]:
     """`evaluate_circuit` for several circuits of one graph, which share the clean runs."""
     if ablation not in ABLATIONS:
         raise ValueError(f"unknown ablation {ablation!r}; known: {', '.join(ABLATIONS)}")
     measure = metric_named(metric)
-    parts = anatomy(model, circuits[0].graph.kv)
+    kv = circuits[0].graph.kv
+    parts = given(parts, kv) or anatomy(model, kv)
     for circuit in circuits:
         if circuit.graph.destination_names != parts.graph.destination_names:
             raise ValueError(f"the circuit is of {circuit.graph}, the model has {parts.graph}")

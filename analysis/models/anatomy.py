@@ -392,6 +392,17 @@ class Anatomy:
                 yield HeadsOf(part, [heads[place] - part.first for place in places], places)
 
 
+def given(parts: Anatomy | None, kv: str) -> Anatomy | None:
+    """An anatomy that was written by hand, if there is one.
+
+    Raises:
+        ValueError: its graph is not the kind that is asked for.
+    """
+    if parts is not None and parts.graph.kv != kv:
+        raise ValueError(f"the anatomy that is given is {parts.graph.kv}, and kv is {kv}")
+    return parts
+
+
 @dataclass(frozen=True, eq=False)
 class HeadsOf:
     """Heads of one output projection, by their own numbers; places: where they stood in a list."""
