@@ -1,4 +1,4 @@
-"""The plan of a model: its anatomy, found in three runs of the model on a few tokens."""
+"""The plan of a model: its anatomy, found in three or four runs of the model on a few tokens."""
 
 from __future__ import annotations
 

@@ -65,10 +65,10 @@ GATES = [f"a.h{h}<g>" for h in range(4)]
         ("gpt_neox", 0, [*Q, *EACH, "m"]),  # and head by head
         ("bloom", 0, [*Q, *EACH, "m"]),  # the same where only z is seen
         ("gptj", 0, [*Q, *EACH, "m"]),
-        ("qwen3_5_text", 0, ["x", "m"]),
+        ("lfm2", 0, ["x", "m"]),
         ("qwen3_5_text", 1, [*Q, *KV, *GATES, "m"]),  # gates between the rows of queries
         ("deepseek_v3", 0, ["a.*<q>", "a.*<k>", "a.*<kv>", "m"]),
-        ("falcon_h1", 0, [*Q, *KV, "x", "m"]),
+        ("jamba", 0, ["x", "m"]),
         ("nemotron_h", 1, ["m"]),
     ],
 )
@@ -117,8 +117,7 @@ def test_scales_are_those_of_the_configuration_or_of_the_layer():
 def test_coded_cotangents_find_what_heads_one_by_one_do(kind, monkeypatch):
     model = families.build(kind)
     coded = find(model)
-    several = rows._Probe._several
-    monkeypatch.setattr(rows._Probe, "_several", lambda self, x: torch.ones_like(several(self, x)))
+    monkeypatch.setattr(rows.Probe, "reached", lambda probe: probe._one_by_one())
     assert flat(find(model)) == flat(coded)
 
 

@@ -50,7 +50,7 @@ def members(grouped: Graph, each: Graph) -> list[list[int]]:
         [
             index
             for index, other in enumerate(each.destination_names)
-            if of(other) == of(name)
+            if (other == name if "<in>" in name else of(other) == of(name))
             and not bool((each.readers[index] & ~grouped.readers[column]).any())
         ]
         for column, name in enumerate(grouped.destination_names)
