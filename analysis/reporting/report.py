@@ -240,21 +240,21 @@ def reference_note(run: Run) -> str | None:
 def charts(run: Run, name: str) -> dict[str, Markup]:
     """The charts of a run by their titles."""
     from analysis.reporting.figures.head_map import head_map_content
-    from analysis.reporting.figures.sensitivity import sensitivity_chart
+    from analysis.reporting.figures.sensitivity import sensitivity_content
     from analysis.reporting.figures.trajectory import (
         cohort_content,
-        faithfulness_chart,
-        trajectory_chart,
+        faithfulness_content,
+        trajectory_content,
     )
 
-    found = {"Over the checkpoints": chart(trajectory_chart(run), f"{name}-trajectory")}
+    found = {"Over the checkpoints": chart(trajectory_content(run), f"{name}-trajectory")}
     if run.points:
         final = f"Sensitivity of the counts at step {run.points[-1].step}"
         found |= {
             "Cohorts": chart(cohort_content(run), f"{name}-cohorts"),
             "Heads at each checkpoint": chart(head_map_content(run), f"{name}-map"),
-            final: chart(sensitivity_chart(run), f"{name}-sensitivity"),
-            "Faithfulness": chart(faithfulness_chart(run), f"{name}-faithfulness"),
+            final: chart(sensitivity_content(run), f"{name}-sensitivity"),
+            "Faithfulness": chart(faithfulness_content(run), f"{name}-faithfulness"),
         }
     return found
 

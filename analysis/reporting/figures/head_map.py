@@ -9,7 +9,7 @@ from plotly.graph_objects import Figure
 from analysis.heads.changes import CHANGES
 from analysis.intervals import Estimate
 from analysis.models.graph import short_head_name
-from analysis.reporting.figures.style import MARKS, RED, finish
+from analysis.reporting.figures.style import MARKS, RED, Content, finish
 from analysis.reporting.text import number
 from analysis.trajectories.run import Run
 from analysis.trajectories.trajectory import Point
@@ -23,7 +23,7 @@ def head_map(run: Run) -> Figure:
     return Figure(head_map_content(run))
 
 
-def head_map_content(run: Run) -> dict[str, Any]:
+def head_map_content(run: Run) -> Content:
     """`head_map` in plain values: plotly checks and copies every cell of every checkpoint."""
     points = run.points
     graph, last = points[0].record.graph, len(points) - 1
@@ -39,20 +39,19 @@ def head_map_content(run: Run) -> dict[str, Any]:
     outer = _outlines(final, graph.n_heads, 0.46, black, "final circuit")
     traces += [outer, _outlines(first, graph.n_heads, 0.36, red, "base's circuit")]
     axes: dict[str, Any] = {"dtick": 1, "showgrid": False, "zeroline": False}
-    bar = {"title_text": "importance", "thickness": 15, "lenmode": "pixels", "len": 170}
+    bar = {"title": {"text": "importance"}, "thickness": 15, "lenmode": "pixels", "len": 170}
     slider = {"pad": {"t": 50}, "currentvalue": {"prefix": "step "}}
     colours = {"cmin": 0, "cmax": highest, "colorscale": SCALE}
-    figure = finish(
-        Figure(),
+    return finish(
+        traces,
         CELL * graph.n_layers + 270,
-        xaxis={"title_text": "head", "range": [-0.55, graph.n_heads - 0.45], **axes},
-        yaxis={"title_text": "layer", "range": [-0.55, graph.n_layers - 0.45], **axes},
+        xaxis={"title": {"text": "head"}, "range": [-0.55, graph.n_heads - 0.45], **axes},
+        yaxis={"title": {"text": "layer"}, "range": [-0.55, graph.n_layers - 0.45], **axes},
         coloraxis={**colours, "colorbar": {**bar, "y": 1, "yanchor": "top"}},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         margin={"l": 60, "r": 10, "t": 70, "b": 10},
+        sliders=[{**slider, "active": last, "steps": steps}],
     )
-    sliders = [{**slider, "active": last, "steps": steps}]
-    return {"data": traces, "layout": {**figure.layout.to_plotly_json(), "sliders": sliders}}
 
 
 def _map_of(point: Point) -> list[dict[str, Any]]:

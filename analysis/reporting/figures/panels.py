@@ -1,35 +1,67 @@
-"""Panels under one another over one axis of steps, and the curves in them."""
+"""Panels under one another over one axis of steps, and the curves in them, in plain values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from plotly.graph_objects import Figure
-from plotly.subplots import make_subplots
-
 from analysis.intervals import Estimate
-from analysis.reporting.figures.style import COLOURS, DASHES, GREY, finish
+from analysis.reporting.figures.style import COLOURS, DASHES, GREY, Content, finish
 from analysis.reporting.text import has_interval
 
-Draw = Callable[[Figure, int], None]  # draws a panel at a row
+
+@dataclass
+class Stack:
+    """Panels that are being drawn: traces, and what is said of each panel's own axis.
+
+    Rows count from 1, the topmost.
+    """
+
+    traces: list[dict[str, Any]] = field(default_factory=list)
+    axes: dict[int, dict[str, Any]] = field(default_factory=dict)
+    lines: list[dict[str, Any]] = field(default_factory=list)
 
 
-def stack(panels: Sequence[Draw], height: int) -> Figure:
+Draw = Callable[[Stack, int], None]  # draws a panel at a row
+
+
+def suffix(number: int) -> str:
+    """What plotly puts after the name of an axis or a legend; nothing for the first."""
+    return str(number) if number > 1 else ""
+
+
+def level_line(y: float, row: int) -> dict[str, Any]:
+    """A thin line at a level, across the panel at a row."""
+    at = {"xref": f"x{suffix(row)} domain", "yref": f"y{suffix(row)}"}
+    ends = {"x0": 0, "x1": 1, "y0": y, "y1": y}
+    return {"type": "line", "line": {"color": GREY, "width": 1}, **ends, **at}
+
+
+def stack(panels: Sequence[Draw], height: int) -> Content:
     """Panels over one axis of steps, each with a legend of its own beside it."""
-    figure = make_subplots(rows=len(panels), shared_xaxes=True, vertical_spacing=0.12 / len(panels))
+    found, many = Stack(), len(panels)
+    gap = 0.12 / many
+    tall = (1 - gap * (many - 1)) / many
+    layout: dict[str, Any] = {}
     for row, draw in enumerate(panels, start=1):
-        draw(figure, row)
-        top = figure.get_subplot(row, 1).yaxis.domain[1]
+        draw(found, row)
+        x, y, bottom = f"x{suffix(row)}", f"y{suffix(row)}", (many - row) * (tall + gap)
+        last = {"title": {"text": "step"}}
+        shared = {"matches": f"x{suffix(many)}", "showticklabels": False}
+        top = min(1.0, bottom + tall)
+        of_steps = {"anchor": y, "domain": [0, 1], **(last if row == many else shared)}
+        own = {"anchor": x, "domain": [bottom, top], **found.axes[row]}
         place = {"y": top, "yanchor": "top", "x": 1.01, "tracegroupgap": 0}
-        figure.update_layout({f"legend{row}": place})
-    figure.update_xaxes(title_text="step", row=len(panels), col=1)
-    return finish(figure, height * len(panels) + 60, hovermode="x unified")
+        layout |= {f"xaxis{suffix(row)}": of_steps, f"yaxis{suffix(row)}": own}
+        layout[f"legend{suffix(row)}"] = place
+    layout |= {"shapes": found.lines, "hovermode": "x unified"}
+    return finish(found.traces, height * many + 60, **layout)
 
 
 def curve(
-    figure: Figure,
+    figure: Stack,
     row: int,
     steps: Sequence[int],
     values: Sequence[Estimate],
@@ -53,7 +85,7 @@ def curve(
         fill="toself",
         fillcolor=colour,
         opacity=0.15,
-        line_width=0,
+        line={"width": 0},
         hoverinfo="skip",
         showlegend=False,
     )
@@ -68,7 +100,7 @@ def curve(
         name.replace("_", " "),
         **group,
         mode="lines+markers",
-        marker_size=5,
+        marker={"size": 5},
         customdata=ends,
         hovertemplate=shown,
         line={"color": colour, "dash": DASHES.get(name, "solid")},
@@ -84,19 +116,24 @@ def panel(
 ) -> Draw:
     """Curves by name, with a thin line at a level to compare them with."""
 
-    def draw(figure: Figure, row: int) -> None:
+    def draw(figure: Stack, row: int) -> None:
         for name, values in curves.items():
             curve(figure, row, steps, values, name)
         if level is not None:
-            figure.add_hline(y=level, line={"color": GREY, "width": 1}, row=row, col=1)
-        figure.update_yaxes(title_text=title, row=row, col=1, **axis)
+            figure.lines.append(level_line(level, row))
+        figure.axes[row] = {"title": {"text": title}, **axis}
 
     return draw
 
 
 def plain(
-    figure: Figure, row: int, xs: Sequence[float], ys: Sequence[float], name: str, **how: Any
+    figure: Stack, row: int, xs: Sequence[float], ys: Sequence[float], name: str, **how: Any
 ) -> None:
     """A line without an interval."""
-    how = {"mode": "lines", "row": row, "col": 1, "legend": f"legend{row}", **how}
-    figure.add_scatter(x=xs, y=ys, name=name, **how)
+    axes = {
+        "xaxis": f"x{suffix(row)}",
+        "yaxis": f"y{suffix(row)}",
+        "legend": f"legend{suffix(row)}",
+    }
+    line = {"type": "scatter", "x": list(xs), "y": list(ys), "name": name, "mode": "lines"}
+    figure.traces.append({**line, **axes, **how})

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from plotly.colors import sample_colorscale
 from plotly.graph_objects import Figure
 
-from analysis.reporting.figures.panels import Draw, curve, panel, plain, stack
-from analysis.reporting.figures.style import COLOURS, GREY, INK, PALE, finish
+from analysis.reporting.figures.panels import Draw, Stack, curve, panel, plain, stack
+from analysis.reporting.figures.style import COLOURS, GREY, INK, PALE, Content, finish
 from analysis.reporting.tables import task_names
 from analysis.reporting.text import estimate_in
 from analysis.trajectories.reference import Reference
@@ -21,7 +20,7 @@ def _counts(run: Run, names: Sequence[str]) -> Draw:
     """Raw counts with bands; the settled ones dotted; for the emergent ones their chance."""
     points, steps = run.points, [point.step for point in run.points]
 
-    def draw(figure: Figure, row: int) -> None:
+    def draw(figure: Stack, row: int) -> None:
         for name in names:
             curve(figure, row, steps, [point.counts[name] for point in points], name, digits=0)
             if name in points[0].settled:
@@ -32,7 +31,7 @@ def _counts(run: Run, names: Sequence[str]) -> Draw:
             level = [points[0].change.null["emergent"][0]] * len(steps)
             line = {"color": GREY, "width": 1}
             plain(figure, row, steps, level, "emergent by chance", line=line)
-        figure.update_yaxes(title_text="heads", rangemode="tozero", row=row, col=1)
+        figure.axes[row] = {"title": {"text": "heads"}, "rangemode": "tozero"}
 
     return draw
 
@@ -42,11 +41,11 @@ def _signal(run: Run) -> Draw:
     means = [(row.step, row.signal) for row in run.rows if row.signal is not None]
     modes = {"as logged": "lines", "mean": "lines+markers"}
 
-    def draw(figure: Figure, row: int) -> None:
+    def draw(figure: Stack, row: int) -> None:
         for name, colour, values in (("as logged", PALE, run.logged), ("mean", INK, means)):
             xs, ys = [x for x, _ in values], [y for _, y in values]
-            plain(figure, row, xs, ys, name, mode=modes[name], line_color=colour)
-        figure.update_yaxes(title_text=run.signal_name, row=row, col=1)
+            plain(figure, row, xs, ys, name, mode=modes[name], line={"color": colour})
+        figure.axes[row] = {"title": {"text": run.signal_name}}
 
     return draw
 
@@ -56,7 +55,7 @@ def _likeness_to_reference(reference: Reference, steps: Sequence[int]) -> Draw:
     found = {"Jaccard": reference.jaccard, "weighted overlap": reference.overlap}
     likeness = panel("likeness to<br>reference", steps, found, range=[0, 1.05])
 
-    def draw(figure: Figure, row: int) -> None:
+    def draw(figure: Stack, row: int) -> None:
         likeness(figure, row)
         line = {"color": GREY, "width": 1}
         plain(figure, row, steps, reference.ceiling, "Jaccard of one model's samples", line=line)
@@ -66,6 +65,11 @@ def _likeness_to_reference(reference: Reference, steps: Sequence[int]) -> Draw:
 
 def trajectory_chart(run: Run) -> Figure:
     """Everything that is followed over the checkpoints, one panel under another."""
+    return Figure(trajectory_content(run))
+
+
+def trajectory_content(run: Run) -> Content:
+    """`trajectory_chart` in plain values."""
     points, panels = run.points, []
     steps = [point.step for point in points]
     if points:
@@ -101,7 +105,7 @@ def cohort_chart(run: Run) -> Figure:
     return Figure(cohort_content(run))
 
 
-def cohort_content(run: Run) -> dict[str, Any]:
+def cohort_content(run: Run) -> Content:
     """`cohort_chart` in plain values: there may be as many bars as the square of checkpoints."""
     points, traces = run.points, []
     steps = [str(point.step) for point in points]
@@ -129,20 +133,24 @@ def cohort_content(run: Run) -> dict[str, Any]:
         "line": {"color": INK, "dash": "dot"},
         "marker": {"size": 5},
     }
-    figure = finish(
-        Figure(),
+    return finish(
+        [*traces, line],
         320,
-        xaxis={"title_text": "step", "type": "category"},
-        yaxis={"title_text": "emergent heads", "rangemode": "tozero"},
+        xaxis={"title": {"text": "step"}, "type": "category"},
+        yaxis={"title": {"text": "emergent heads"}, "rangemode": "tozero"},
         barmode="stack",
         hovermode="x unified",
-        legend={"title_text": "first emergent at", "traceorder": "normal"},
+        legend={"title": {"text": "first emergent at"}, "traceorder": "normal"},
     )
-    return {"data": [*traces, line], "layout": figure.layout.to_plotly_json()}
 
 
 def faithfulness_chart(run: Run) -> Figure:
     """Faithfulness of each circuit, completeness gap of its scores, and its number of edges."""
+    return Figure(faithfulness_content(run))
+
+
+def faithfulness_content(run: Run) -> Content:
+    """`faithfulness_chart` in plain values."""
     records = [point.record for point in run.points]
     steps = [record.step for record in records]
     faithful = {"faithfulness": [record.faithfulness() for record in records]}
@@ -150,10 +158,10 @@ def faithfulness_chart(run: Run) -> Figure:
     sizes = [float(record.n_edges) for record in records]
 
     def bare(title: str, numbers: list[float]) -> Draw:
-        def draw(figure: Figure, row: int) -> None:
-            how = {"mode": "lines+markers", "line_color": INK}
+        def draw(figure: Stack, row: int) -> None:
+            how = {"mode": "lines+markers", "line": {"color": INK}}
             plain(figure, row, steps, numbers, title.replace("<br>", " "), **how)
-            figure.update_yaxes(title_text=title, rangemode="tozero", row=row, col=1)
+            figure.axes[row] = {"title": {"text": title}, "rangemode": "tozero"}
 
         return draw
 
