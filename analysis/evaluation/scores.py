@@ -37,11 +37,12 @@ from scipy import stats
 from analysis.intervals import FEWEST, Estimate, percentile
 
 RESAMPLES = 2000
-Statistic = Callable[[np.ndarray], np.ndarray]  # right [C, P, n] -> [C]
+CHUNK = 2**19  # answers of resamples at a time
+Statistic = Callable[[np.ndarray], np.ndarray]  # right [..., P, n] -> [...]
 
 
 def pass_at_k(right: np.ndarray, k: int) -> np.ndarray:
-    """Unbiased pass@k of each condition: bool [C, P, n] -> [C].
+    """Unbiased pass@k of each condition: bool [..., P, n] -> [...].
 
     Raises:
         ValueError: k is not in 1 .. n.
@@ -55,13 +56,13 @@ def pass_at_k(right: np.ndarray, k: int) -> np.ndarray:
 
 
 def within_first(right: np.ndarray, k: int) -> np.ndarray:
-    """Share of problems solved within the first k samples: bool [C, P, n] -> [C]."""
+    """Share of problems solved within the first k samples: bool [..., P, n] -> [...]."""
     found: np.ndarray = right[..., :k].any(-1).mean(-1)
     return found
 
 
 def mean(right: np.ndarray) -> np.ndarray:
-    """pass@1 of each condition: bool [C, P, n] -> [C]."""
+    """pass@1 of each condition: bool [..., P, n] -> [...]."""
     found: np.ndarray = right.mean((-2, -1))
     return found
 
@@ -80,14 +81,17 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     _, problems, samples = right.shape
     rows: dict[str, list[np.ndarray]] = {name: [of(right)] for name, of in statistics.items()}
-    for _ in range(resamples):
-        drawn = generator.integers(problems, size=problems)
-        resampled = right[:, drawn]
-        if within:
-            columns = generator.integers(samples, size=(problems, samples))
-            resampled = np.take_along_axis(resampled, columns[None], 2)
+    step = max(1, CHUNK // right.size)
+    for start in range(0, resamples, step):
+        drawn, columns = [], []
+        for _ in range(start, min(start + step, resamples)):
+            drawn.append(generator.integers(problems, size=problems))
+            if within:
+                columns.append(generator.integers(samples, size=(problems, samples)))
+        chosen = np.stack(columns) if within else np.arange(samples)
+        resampled = right[:, np.stack(drawn)[..., None], chosen]  # [C, some of R, P, n]
         for name, of in statistics.items():
-            rows[name].append(of(resampled))
+            rows[name].extend(of(resampled).T)
     return {name: np.stack(values) for name, values in rows.items()}
 
 
