@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from train.saved import read_settings
 from train.schema import RECIPES, Config, ModelConfig, PairsConfig, StudyConfig
 
 
+@cache
 def register() -> None:
     """Make the schema known to Hydra under the name that conf/config.yaml asks for."""
     ConfigStore.instance().store(name="schema", node=Config)

@@ -31,7 +31,7 @@ def sidecar(directory: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("peft", ["none", "lora"])
+@pytest.mark.parametrize("peft", [pytest.param("none", marks=pytest.mark.slow), "lora"])
 def test_afterwards_its_records_are_those_of_tracking_inline(compose, tiny_dir, tmp_path, peft):
     inline, beside = tmp_path / "inline", tmp_path / "beside"
     more = ["evaluation=none", f"peft={peft}", "tracking.schedule=[0,1,2]"]

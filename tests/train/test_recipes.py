@@ -168,8 +168,8 @@ def bpe(split) -> Tokenizer:
     return tokenizer
 
 
-def test_qwen_coder_is_the_published_model_tied_again(qwen, capfd):
-    """Logits to float32's accuracy; where a turn ends; progress is on stderr."""
+def test_qwen_coder_is_the_published_model_and_tokenizer(qwen, capfd):
+    """Tied again, logits to float32's accuracy; where a turn ends; progress is on stderr."""
     directory = registry.build_recipe("qwen_coder", seed=0)
     out, err = capfd.readouterr()
     assert "qwen_coder" not in out
@@ -185,10 +185,7 @@ def test_qwen_coder_is_the_published_model_tied_again(qwen, capfd):
     assert model.generation_config.eos_token_id == [end, pad]
     assert model.generation_config.pad_token_id == pad
 
-
-def test_qwen_coder_has_the_published_tokenizer(qwen):
-    """Ids by hand-built Qwen2 BPE with NFC, from the directory and from the file alone."""
-    directory = registry.build_recipe("qwen_coder", seed=0)
+    # ids by hand-built Qwen2 BPE with NFC, from the directory and from the file only
     words = pre_tokenizers.Split(Regex(QWEN2), "isolated")
     characters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     oracle = bpe(pre_tokenizers.Sequence([words, characters]))
