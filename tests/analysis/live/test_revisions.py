@@ -19,7 +19,10 @@ from tests.real.hub_server import Hub
 from tests.support.loopback_hub import forget, loopback_hub
 from tests.support.models import random_pairs, tiny_model
 
-QUICK = ["tracking.resamples=10", "tracking.ig_steps=2", "wandb_mode=disabled", "device=cpu"]
+QUICK = [
+    *("tracking.resamples=10", "tracking.ig_steps=2", "wandb_mode=disabled", "device=cpu"),
+    "poll=0.05",
+]
 
 
 @pytest.fixture(scope="module")
