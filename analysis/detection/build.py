@@ -11,6 +11,7 @@ from torch import nn
 from analysis.detection.layers import text_config
 from analysis.detection.plan import (
     HeadsPlan,
+    Held,
     LayerPlan,
     NodePlan,
     NormPlan,
@@ -31,6 +32,7 @@ from analysis.models.anatomy import (
     Tap,
     Unsupported,
     in_force,
+    wide,
 )
 from analysis.models.graph import Graph, HeadsShape, LayerShape, NodeShape, SideShape
 
@@ -111,7 +113,7 @@ class _LayerBuilder:
         self.index, self.layer, self.plan, self.kv = index, layer, plan, kv
         self.gauges = [gauge]
         for update in plan.updates:
-            self.gauges.append(self.gauges[-1] * update.kept)
+            self.gauges.append(self.gauges[-1] * self._factor(update.kept))
 
     def block(self) -> Block:
         """The modules of the layer's parts."""
@@ -160,9 +162,17 @@ class _LayerBuilder:
     def _module(self, name: str) -> Any:
         return in_force(self.layer.get_submodule(name))
 
+    def _factor(self, planned: Any) -> Factor:
+        """A factor as it is now."""
+        if not isinstance(planned, Held):
+            return planned
+        value = wide(getattr(self.layer, planned.name).detach()) + planned.shift
+        return float(value) if value.numel() == 1 else value.reshape(-1)
+
     def _share(self, point: int, name: str) -> float | torch.Tensor:
         """What a module's output is multiplied with, over the gauge."""
-        share, gauge = self.plan.updates[point - 1].shares[name], self.gauges[point]
+        share = self._factor(self.plan.updates[point - 1].shares[name])
+        gauge = self.gauges[point]
         return share if isinstance(gauge, float) and gauge == 1.0 else share / gauge
 
     def _readings(self) -> Iterator[Reading]:

@@ -21,6 +21,7 @@ from analysis.detection.plan import (
     Plan,
     ReadingPlan,
     SidePlan,
+    Update,
 )
 from analysis.detection.points import Numbers
 from analysis.detection.rows import RowFinder
@@ -40,12 +41,14 @@ def find(causal_lm: Any) -> Plan:
         ids = tokens_for(causal_lm)
         stack = find_layers(causal_lm, ids)
         known = list(_numbers(text_config(causal_lm).to_dict()))
+        known += [number / len(stack.layers) ** 0.5 for number in known]  # MiniCPM's depth
         parts: list[Parts] = []
+        numbers: list[Numbers] = []
 
         def see(index: int, trace: LayerTrace) -> None:
             assert trace.call.x is not None
-            numbers = Numbers(known, _own_tensors(trace), trace.call.x.shape[-1])
-            parts.append(find_parts(trace, numbers, f"layer {index}"))
+            numbers.append(Numbers(known, _held(trace.call.module), trace.call.x.shape[-1]))
+            parts.append(find_parts(trace, numbers[-1], f"layer {index}"))
 
         with torch.no_grad(), Tracer(stack.layers, see).running():
             run(causal_lm, ids)
@@ -60,9 +63,8 @@ def find(causal_lm: Any) -> Plan:
                 rows.sides, _linear_heads(causal_lm, ids, stack, parts, letters), strict=True
             )
         ]
-        found = zip(stack.layers, parts, sides, letters, strict=True)
-        sure = {0.0, 1.0, -1.0, *known}
-        layers = [_layer(*of_layer, sure) for of_layer in found]
+        found = zip(parts, numbers, sides, letters, strict=True)
+        layers = [_layer(*of_layer) for of_layer in found]
         width = stack.last.shape[-1]
         final = _final(causal_lm, stack)
         return Plan(tuple(layers), stack.layers_name, stack.decoder_name, width, final)
@@ -119,32 +121,36 @@ def _numbers(config: dict[str, Any]) -> Iterator[float]:
             yield value
 
 
-def _own_tensors(trace: LayerTrace) -> list[torch.Tensor]:
-    """What a layer holds itself, or a part of it that is no module of torch's own."""
-    layer: nn.Module = trace.call.module
-    return [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+def _held(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """What a layer holds itself, beside its modules."""
+    return dict((*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)))
 
 
 def _layer(
-    layer: nn.Module,
     parts: Parts,
+    numbers: Numbers,
     sides: Sequence[list[SidePlan]],
     nodes: tuple[NodePlan, ...],
-    sure: set[float],
 ) -> LayerPlan:
-    """The plan of a layer. sure: numbers that are the configuration's, and don't change."""
     readings: list[ReadingPlan] = []
     first = 0
     for attention, own in zip(parts.attentions, sides, strict=True):
         readings += _readings(attention, [side.numbered_on(first) for side in own])
         first += attention.n_heads
     heads = tuple(_heads(attention) for attention in parts.attentions)
-    numbers = [f for update in parts.updates for f in (update.kept, *update.shares.values())]
-    numbers += [reading.scale for reading in readings]
-    numbers += [tap.scale for node in nodes for tap in node.taps]
-    own_tensors = any(True for _ in (*layer.parameters(False), *layer.buffers(False)))
-    fixed = not own_tensors and all(isinstance(x, float) and x in sure for x in numbers)
-    return LayerPlan(tuple(parts.updates), tuple(readings), heads, nodes, fixed)
+    updates = [_named(update, numbers) for update in parts.updates]
+    scales = [reading.scale for reading in readings]
+    scales += [tap.scale for node in nodes for tap in node.taps]
+    fixed = None not in updates and all(scale in numbers.known for scale in scales)
+    named = tuple(new or old for new, old in zip(updates, parts.updates, strict=True))
+    return LayerPlan(named, tuple(readings), heads, nodes, fixed)
+
+
+def _named(update: Update, numbers: Numbers) -> Update | None:
+    """An update with the names of its factors, if all of them have one."""
+    kept = numbers.name(update.kept)
+    shares = {module: numbers.name(share) for module, share in update.shares.items()}
+    return None if kept is None or None in shares.values() else Update(kept, shares)
 
 
 def _heads(attention: Attention) -> HeadsPlan:

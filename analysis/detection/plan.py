@@ -117,11 +117,22 @@ class NodePlan:
     point: int
 
 
+@dataclass(frozen=True)
+class Held:
+    """A number, or one for each channel, that the layer holds: a tensor's value plus `shift`."""
+
+    name: str
+    shift: float
+
+
 @dataclass(frozen=True, eq=False)
 class Update:
-    """The stream at the next point: kept * the old one + the sum of share * a module's output."""
+    """The stream at the next point: kept * the old one + the sum of share * a module's output.
 
-    kept: Any  # a number, or one for each channel [d]; of plans that are kept, a number
+    In a plan that is not fixed a factor may be what was solved for, a number or a tensor [d].
+    """
+
+    kept: Any  # float | Held
     shares: dict[str, Any]
 
 
@@ -133,7 +144,7 @@ class LayerPlan:
     readings: tuple[ReadingPlan, ...]
     heads: tuple[HeadsPlan, ...]
     nodes: tuple[NodePlan, ...]
-    fixed: bool  # whether no number in it can change while the model is trained
+    fixed: bool  # whether it holds for this configuration, whatever the model learns
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from analysis.detection.norms import tolerance
+from analysis.detection.plan import Held
 from analysis.models.anatomy import wide
 
 Factor = float | torch.Tensor  # a number, or one for each channel [d]
@@ -29,28 +30,46 @@ class Sum:
 class Numbers:
     """Numbers that a coefficient may be, exactly, where it is near one of them.
 
-    known: numbers of the configuration. tensors: what the layer itself holds, single numbers or one
-    for each channel.
+    known: numbers of the configuration. held: what the layer itself holds, single numbers or one
+    for each channel, by name.
     """
 
-    def __init__(self, known: Iterable[float], tensors: Iterable[torch.Tensor], d: int) -> None:
+    def __init__(self, known: Iterable[float], held: dict[str, torch.Tensor], d: int) -> None:
         self.known = [1.0, -1.0, *known]
-        flat = [wide(part.detach()).reshape(-1) for part in tensors]
-        self.tensors = [part for part in flat if part.numel() in (1, d)]
+        flat = {name: wide(part.detach()).reshape(-1) for name, part in held.items()}
+        self.held = {name: part for name, part in flat.items() if part.numel() in (1, d)}
 
     def snap(self, factor: Factor, limit: float) -> Factor:
         """The number that a coefficient is, if it is within a share `limit` of one."""
+        held = self.held.values()
         if not isinstance(factor, torch.Tensor):
-            known = [*self.known, *(float(part) for part in self.tensors if part.numel() == 1)]
+            known = [*self.known, *(float(part) for part in held if part.numel() == 1)]
             near = min(known, key=lambda number: abs(number - factor))
             return near if abs(near - factor) <= limit * abs(near) else factor
-        for part in (*(torch.tensor(number) for number in self.known), *self.tensors):
+        for part in (*(torch.tensor(number) for number in self.known), *held):
             for shift in (0.0, 1.0):
                 value = (part.to(factor.device) + shift).expand_as(factor)
                 if bool(((factor - value).abs() <= 10 * limit * value.abs().clamp_min(0.01)).all()):
                     one = value[0] if bool((value == value[0]).all()) else None
                     return float(one) if one is not None else value.to(factor.dtype)
         return factor
+
+    def name(self, factor: Factor) -> float | Held | None:
+        """A factor as the layer holds it, or the configuration's number; None if it is neither.
+
+        None too where it is such a number now, and something that the layer holds is as well.
+        """
+        known = isinstance(factor, float) and factor in (0.0, *self.known)
+        value = torch.as_tensor(factor)
+        found = [
+            Held(name, shift)
+            for name, part in self.held.items()
+            for shift in (0.0, 1.0)
+            if (part.numel() == 1 or value.ndim) and bool((part + shift == value.to(part)).all())
+        ]
+        if known and (factor == 0.0 or not found):
+            return float(factor)
+        return found[0] if len(found) == 1 and not known else None
 
 
 def solve(

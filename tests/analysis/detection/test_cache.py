@@ -72,8 +72,8 @@ def test_a_plan_is_of_one_configuration_class_code_and_set_of_modules(monkeypatc
     assert len(keys) == 5
 
 
-def test_numbers_that_a_layer_learns_are_never_kept(searches):
-    model = build("doge")
+def test_numbers_that_nothing_names_are_solved_for_each_time(searches):
+    model = build("beam")
     plan_of(model)
     plan_of(model)
     assert len(searches) == 2

@@ -11,7 +11,7 @@ from transformers import AttentionInterface
 from analysis.detection import rows
 from analysis.detection.build import build
 from analysis.detection.find import find
-from analysis.detection.plan import TapPlan
+from analysis.detection.plan import Held, TapPlan
 from analysis.models.anatomy import Unsupported
 from tests.support.families import build as families
 from tests.support.layouts import by_names
@@ -69,6 +69,7 @@ GATES = [f"a.h{h}<g>" for h in range(4)]
         ("qwen3_5_text", 1, [*Q, *KV, *GATES, "m"]),  # gates between the rows of queries
         ("deepseek_v3", 0, ["a.*<q>", "a.*<k>", "a.*<kv>", "m"]),
         ("jamba", 0, ["x", "m"]),
+        ("bamba", 1, [*Q, *KV, "m"]),
         ("nemotron_h", 1, ["m"]),
     ],
 )
@@ -107,13 +108,22 @@ def test_scales_are_those_of_the_configuration_or_of_the_layer():
     multiplier = granite.config.residual_multiplier
     assert [list(u.shares.values()) for u in first.updates] == [[multiplier], [multiplier]]
     assert first.fixed
-    doge = families.build("doge", dtype=torch.float32)
-    layer, found = doge.model.layers[0], find(doge).layers[0]
-    assert torch.equal(found.updates[0].kept, layer.input_residual)
-    assert not found.fixed
+    assert find(families.build("minicpm3")).fixed
 
 
-@pytest.mark.parametrize("kind", ["deepseek_v3", "qwen3_5_text", "bloom", "gemma4_unified_text"])
+def test_what_a_layer_holds_is_read_when_the_anatomy_is_built():
+    model = families.build("doge", dtype=torch.float32)
+    plan, layer = find(model), model.model.layers[0]
+    assert plan.fixed
+    assert plan.layers[0].updates[0].kept == Held("input_residual", 0.0)
+    for _ in range(2):
+        (tap,) = build(plan, model).blocks[0].nodes[0].taps
+        assert torch.equal(tap.gauge, layer.input_residual)
+        with torch.no_grad():
+            layer.input_residual += 0.1
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v3", "laguna", "bloom", "gemma4_unified_text"])
 def test_coded_cotangents_find_what_heads_one_by_one_do(kind, monkeypatch):
     model = families.build(kind)
     coded = find(model)
