@@ -22,7 +22,7 @@ importance and entry strengths then come from |mean score| instead of the mean o
 Against their bases: which heads did both a and b gain (or lose) since step 0 of their own run, and
 which only one of them? That is the question for two trainings from one base.
 
-Shape legend: R resamples, E edges, L layers, H heads, M members, which are heads or edges.
+Shape legend: R resamples, E edges, L layers, A heads in all, M members, which are heads or edges.
 """
 
 from __future__ import annotations

@@ -17,21 +17,26 @@ from plotly.subplots import make_subplots
 from analysis.comparison.definitions import Comparison
 from analysis.comparison.findings import Findings
 from analysis.comparison.rows import head_list
-from analysis.models.graph import short_head_name
+from analysis.models.graph import Graph, short_head_name
+from analysis.reporting.figures.head_map import rectangle
+from analysis.reporting.figures.style import PALE
 from analysis.reporting.text import count, has_interval, number
 
 COLOURS = ("#1f6fd6", "#d62f2f", "#1b7f5c", "#8a5a12", "#6b4fb3", "#1f2933", "#c2458b", "#5b8a99")
 
 
 def effect_map(c: Comparison) -> Figure:
-    """Layers x heads coloured by E; stars are called, heads in neither circuit are blank."""
+    """Layers x heads coloured by E; stars are called, heads in neither circuit are blank.
+
+    Where layers have different numbers of heads, those are grey, and blank is no head.
+    """
     graph = c.a.graph
-    size = (graph.n_layers, graph.n_heads)
-    values: list[float | None] = [None] * (size[0] * size[1])
+    places = dict(zip(graph.head_names, range(graph.n_heads_total), strict=True))
+    values: list[float | None] = [None] * graph.n_heads_total
     texts, stars = [""] * len(values), []
     # what each cell shows and says
     for row in head_list(c):
-        index = graph.head_names.index(row.head)
+        index = places[row.head]
         values[index] = row.effect.value
         texts[index] = (
             f"{short_head_name(row.head)}: {row.change}{', called' * bool(row.called)}"
@@ -42,23 +47,21 @@ def effect_map(c: Comparison) -> Figure:
         if has_interval(row.effect):
             texts[index] += f"<br>inclusion {row.inclusion_a:.2f} → {row.inclusion_b:.2f}"
         if row.called:
-            stars.append(divmod(index, size[1]))
+            stars.append(graph.heads[index])
     # the map, then the stars on it
-    rows = range(0, len(values), size[1])
-    figure = Figure(
-        Heatmap(
-            z=[values[i : i + size[1]] for i in rows],
-            text=[texts[i : i + size[1]] for i in rows],
-            hovertemplate="%{text}<extra></extra>",
-            zmin=-1,
-            zmax=1,
-            colorscale="RdBu_r",
-            xgap=1,
-            ygap=1,
-            colorbar={"title": "E", "tickvals": [-1, 0, 1]},
-            hoverongaps=False,
-        )
+    of_heads = Heatmap(
+        z=rectangle(graph, values),
+        text=[[text or "" for text in row] for row in rectangle(graph, texts)],
+        hovertemplate="%{text}<extra></extra>",
+        zmin=-1,
+        zmax=1,
+        colorscale="RdBu_r",
+        xgap=1,
+        ygap=1,
+        colorbar={"title": "E", "tickvals": [-1, 0, 1]},
+        hoverongaps=False,
     )
+    figure = Figure([*_ground(graph), of_heads])
     mark = {"symbol": "star", "size": 9, "color": "#1f2933", "line": {"color": "white", "width": 1}}
     figure.add_scatter(
         x=[head for _, head in stars],
@@ -70,20 +73,33 @@ def effect_map(c: Comparison) -> Figure:
     )
     figure.update_xaxes(title="head", dtick=1, showgrid=False, zeroline=False)
     figure.update_yaxes(title="layer", dtick=1, showgrid=False, zeroline=False)
-    _lay_out(figure, 140 + 22 * size[0])
+    _lay_out(figure, 140 + 22 * graph.n_layers)
     return figure
 
 
+def _ground(graph: Graph) -> list[Heatmap]:
+    """A grey ground of the heads, to tell them from what is none; nothing in a full rectangle."""
+    if not graph.is_ragged:
+        return []
+    there = rectangle(graph, [0] * graph.n_heads_total)
+    how = {"colorscale": [[0, PALE], [1, PALE]], "showscale": False, "hoverinfo": "skip"}
+    return [Heatmap(z=there, xgap=1, ygap=1, **how)]
+
+
 def profile_figure(findings: Findings) -> Figure:
-    """Heads and mean importance by layer, with intervals, a line for each subject."""
+    """Heads and mean importance by layer, with intervals, a line for each subject.
+
+    It has a gap at a layer without heads.
+    """
     titles = ("heads in the circuit", "mean importance of a head")
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles)
     many = len(findings.subjects)
     for index, subject in enumerate(findings.subjects):
         found, colour = findings.profiles[subject.name], COLOURS[index]
+        counts = [shape.n_heads for shape in subject.graph.shapes]
         for column, numbers in enumerate((found.heads, found.importance), start=1):
             ends = None
-            if all(map(has_interval, numbers)):
+            if any(map(has_interval, numbers)):
                 ends = {
                     "type": "data",
                     "symmetric": False,
@@ -94,7 +110,7 @@ def profile_figure(findings: Findings) -> Figure:
                 }
             figure.add_scatter(
                 x=[layer + 0.12 * (index - (many - 1) / 2) for layer in range(len(numbers))],
-                y=[x.value for x in numbers],
+                y=[x.value if heads else None for x, heads in zip(numbers, counts, strict=True)],
                 error_y=ends,
                 mode="lines+markers",
                 row=1,

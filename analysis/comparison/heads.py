@@ -54,14 +54,14 @@ def compare_heads(a: Subject, b: Subject, q: float = FDR) -> HeadDifference:
 
 
 def members(subject: Subject) -> torch.Tensor:
-    """Heads of a circuit, from its edges or a file's nodes: bool [L * H]."""
+    """Heads of a circuit, from its edges or a file's nodes: bool [A]."""
     if subject.file is not None:
         return subject.file.heads
     return head_mask(subject.graph, subject.edges)
 
 
 def importance_of(subject: Subject) -> torch.Tensor:
-    """Share of each head in |mean score|, or in |score| of a file's nodes: float [L * H].
+    """Share of each head in |mean score|, or in |score| of a file's nodes: float [A].
 
     NaN where a file has no scores.
     """
@@ -71,7 +71,7 @@ def importance_of(subject: Subject) -> torch.Tensor:
 
 
 def _strengths(subject: Subject) -> torch.Tensor:
-    """Entry strengths from mean scores, or a file's node scores: float [1, L * H]."""
+    """Entry strengths from mean scores, or a file's node scores: float [1, A]."""
     file, graph = subject.file, subject.graph
     if file is not None and file.node_scores is not None:
         return file.node_scores.abs().float()[None]
@@ -81,7 +81,7 @@ def _strengths(subject: Subject) -> torch.Tensor:
 def _bare_heads(a: Subject, b: Subject) -> HeadDifference:
     found = bare_difference(*(members(s) for s in (a, b)))
     importance = torch.stack([importance_of(s) for s in (a, b)])
-    if all(s.file is None or s.file.has_scores for s in (a, b)):
+    if a.graph.heads and all(s.file is None or s.file.has_scores for s in (a, b)):
         strengths = (_strengths(s).numpy() for s in (a, b))
         found.numbers["weighted overlap"] = bare(float(overlap(importance[0], importance[1])))
         found.numbers["rank correlation"] = bare(float(spearman(*strengths)[0]))

@@ -34,7 +34,7 @@ def subject_json(subject: Subject) -> dict[str, Any]:
     found: dict[str, Any] = {
         "label": subject.label,
         "source": str(subject.source),
-        "graph": asdict(subject.graph),
+        "graph": subject.graph.as_json(),
         "n_edges": int(subject.edges.sum()),
     }
     record = subject.record

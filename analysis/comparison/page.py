@@ -22,8 +22,9 @@ from analysis.comparison.rows import (
     reasons,
     since_rows,
 )
-from analysis.models.graph import short_head_name
+from analysis.models.graph import Graph, head_name
 from analysis.models.provenance import code_version
+from analysis.reporting.kinds import kind_cell, kind_title
 from analysis.reporting.pages import Table, chart, write_page
 from analysis.reporting.text import number
 
@@ -46,6 +47,7 @@ class Edges:
 class Pair:
     """What the page tells about one pair of circuits, a and b by their keys.
 
+    neither: how the map shows heads that are in none of the two.
     bases, jaccard: against the base of each run; None and empty without bases.
     """
 
@@ -56,6 +58,7 @@ class Pair:
     bases: Table | None
     jaccard: dict[str, str]
     map: Markup
+    neither: str
     heads: Table
     edges: list[Edges]
 
@@ -74,6 +77,7 @@ def pair(c: Comparison) -> Pair:
         bases=None if c.bases is None else Table(of_bases, since_rows(c.bases, c)),
         jaccard={change: number(since.jaccard) for change, since in (c.bases or {}).items()},
         map=chart(effect_map(c), f"effect-{a}-{b}"),
+        neither="grey" if c.a.graph.is_ragged else "blank",
         heads=head_table(c),
         edges=[edges(c, change) for change in ("gained", "lost")],
     )
@@ -84,8 +88,9 @@ def head_table(c: Comparison) -> Table:
     a, b = c.a.name, c.b.name
     inclusion = (f"inclusion in {a}", f"in {b}")
     importance = (f"importance in {a}", f"in {b}")
-    titles = ("head", "change", "called", *inclusion, "p", *importance, "effect E")
-    return Table(titles, [_head_cells(row) for row in head_list(c)])
+    kinds = kind_title(c.a.graph)
+    titles = ("head", *kinds, "change", "called", *inclusion, "p", *importance, "effect E")
+    return Table(titles, [_head_cells(row, c.a.graph) for row in head_list(c)])
 
 
 def edges(c: Comparison, change: str) -> Edges:
@@ -108,9 +113,11 @@ def _shown(value: float, how: str = ".2f") -> str:
     return "-" if math.isnan(value) else f"{value:{how}}"
 
 
-def _head_cells(row: HeadRow) -> list[str]:
+def _head_cells(row: HeadRow, graph: Graph) -> list[str]:
+    head = graph.parse_head(row.head)
     return [
-        short_head_name(row.head),
+        head_name(head),
+        *kind_cell(graph, graph.head_index[head]),
         row.change,
         "yes" if row.called else "-",
         _shown(row.inclusion_a),
@@ -159,12 +166,12 @@ def source_table(findings: Findings) -> Table:
 def source_details(findings: Findings) -> str:
     """Settings and versions, a line each."""
     shown = ("graph", "settings", "selection", "origin", "file_hash")
-    details = [
-        f"{s.name}: {key} = {value}"
-        for s in findings.subjects
-        for key, value in subject_json(s).items()
-        if key in shown
-    ]
+    details = []
+    for s in findings.subjects:
+        found = subject_json(s)
+        if s.graph.layers is not None:  # what each layer has is long
+            found["graph"] = s.graph
+        details += [f"{s.name}: {key} = {value}" for key, value in found.items() if key in shown]
     about = [f"q = {findings.q}", f"seed = {findings.seed}", f"code = {code_version()}"]
     return "\n".join([*about, *details])
 

@@ -34,17 +34,17 @@ def compare_subjects(
 
 
 def profile(subject: Subject) -> Profile:
-    """Heads and importance by layer."""
+    """Heads and importance by layer; a layer without heads has no mean importance."""
     graph = subject.graph
-    size = (graph.n_layers, graph.n_heads)
+    sizes = torch.tensor([graph.heads_in(layer) for layer in range(graph.n_layers)])
     if subject.record is None:
-        heads = members(subject).view(size).sum(1).tolist()
-        shares = importance_of(subject).view(size).mean(1)
+        heads = graph.grid(members(subject), False).sum(1).tolist()
+        shares = graph.grid(importance_of(subject), 0.0).sum(1) / sizes
         return Profile([bare(float(n)) for n in heads], [bare(x) for x in shares.tolist()])
     found = subject.record.heads
-    counts = found.inside.unflatten(1, size).sum(2).double()
-    means = found.importance.unflatten(1, size).mean(2)
+    counts = graph.grid(found.inside, False).sum(2).double()
+    means = graph.grid(found.importance, 0.0).sum(2) / sizes
     return Profile(
-        [estimate_of_set(counts[:, layer], 0, graph.n_heads) for layer in range(graph.n_layers)],
+        [estimate_of_set(counts[:, layer], 0, n) for layer, n in enumerate(sizes.tolist())],
         [estimate(means[:, layer]) for layer in range(graph.n_layers)],
     )

@@ -119,7 +119,7 @@ def _titled(name: str, comparison: Comparison) -> str:
 
 
 def head_names(subject: Subject, mask: torch.Tensor) -> list[str]:
-    """Heads of a mask [L * H], as L3H2."""
+    """Heads of a mask [A], as L3H2."""
     return [short_head_name(name) for name in subject.graph.names_of(mask)]
 
 

@@ -143,12 +143,12 @@ def on_one_graph(subjects: list[Subject]) -> list[Subject]:
 
     files = [subject for subject in subjects if subject.file is not None]
     records = [subject for subject in subjects if subject.file is None]
-    graph = (records or sorted(files, key=lambda file: file.graph.kv_width))[0].graph
+    graph = (records or sorted(files, key=lambda file: file.graph.n_destinations))[0].graph
     found = []
     for subject in subjects:
         own, file = subject.graph, subject.file
         if file is not None and own != graph and can_share(own, graph):
-            moved = own.kv_width != graph.kv_width
+            moved = own.n_destinations != graph.n_destinations
             subject = _of_file(subject.name, subject.source, share(file, graph), moved)
         found.append(subject)
     return found

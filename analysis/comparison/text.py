@@ -15,6 +15,7 @@ from analysis.comparison.rows import (
     reasons,
     since_rows,
 )
+from analysis.reporting.kinds import kinds_note
 from analysis.reporting.text import WIDTH, inclusion, number, text_table
 
 SHOWN_HEADS, SHOWN_EDGES = 12, 5
@@ -84,6 +85,7 @@ def format_findings(findings: Findings) -> str:
         f"false-discovery rate of {findings.q:g}. By chance: between two resamples of one circuit.",
         "less own: less the faithfulness of the model's own circuit. random: a random circuit of "
         "as many edges.",
+        kinds_note(findings.subjects[0].graph),
     ]
     lines += [rule, *(part for note in notes for part in textwrap.wrap(note, WIDTH))]
     return "\n".join(lines) + "\n"

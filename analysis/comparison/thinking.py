@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from analysis.comparison.findings import ONE_PAIR
+from analysis.reporting.kinds import kinds_note
 from analysis.reporting.text import WIDTH, count, inclusion, number, text_table
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Modes:
         return sorted(chosen, key=lambda head: -float(weight[head]))
 
     def called(self, name: str) -> torch.Tensor:
-        """Which heads are called exclusive: bool [L * H], none for `both`."""
+        """Which heads are called exclusive: bool [A], none for `both`."""
         masks, state = self.change.called, SETS[name]
         return masks[state] if state in masks else self.change.masks[state] & False
 
@@ -153,6 +154,8 @@ def format_modes(modes: Modes, q: float) -> str:
         *(f"{name.replace('-', ' ')}: {_cells(modes, name)}." for name in EXCLUSIVE),
         "In brackets: share of the resamples with the head, think on → think off; * called.",
     ]
+    if note := kinds_note(on.graph):
+        notes.append(note)
     if not c.is_tested:
         notes.append(ONE_PAIR)
     if on.pairs_hash == modes.records["off"].pairs_hash:

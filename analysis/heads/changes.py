@@ -33,7 +33,7 @@ Intervals are 95 % bootstraps over pairs. Those of sets are hulls (analysis/inte
 every change that is not called may be noise, the interval of a number of changes reaches down to
 the called ones, and those of retained heads and of Jaccard up to what the called ones would leave.
 
-Shape legend: R resamples, L layers, H heads; row 0 is the estimate.
+Shape legend: R resamples, A heads in all; row 0 is the estimate.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _REACH = (_FLOOR, 1 / _FLOOR)
 
 @dataclass(frozen=True)
 class Heads:
-    """The heads of one checkpoint under one selection, with resamples: [1+R, L * H] each.
+    """The heads of one checkpoint under one selection, with resamples: [1+R, A] each.
 
     strength and threshold ([1+R]) decide; importance is I of the module's docstring. R is 0 where
     the pairs can't be resampled (analysis/intervals.py). What follows from them is kept, as a
@@ -81,7 +81,7 @@ class Heads:
 
     @cached_property
     def inside(self) -> torch.Tensor:
-        """Membership: bool [1+R, L * H]."""
+        """Membership: bool [1+R, A]."""
         strong = self.strength >= self.threshold[:, None]
         return strong if bool((self.threshold > 0).all()) else strong & (self.strength > 0)
 
@@ -107,12 +107,12 @@ class Heads:
 
     @cached_property
     def ranks(self) -> np.ndarray:
-        """Of all heads' entry strengths, less their mean, in each row: [1+R, L * H]."""
+        """Of all heads' entry strengths, less their mean, in each row: [1+R, A]."""
         return centred_ranks(self.strength.numpy())
 
     @cached_property
     def inclusion(self) -> torch.Tensor:
-        """Share of the resamples in which a head is in the circuit: [L * H]; NaN without any."""
+        """Share of the resamples in which a head is in the circuit: [A]; NaN without any."""
         return self.inside[1:].double().mean(0)
 
 
@@ -143,9 +143,9 @@ class Change(Turn):
     Where the pairs of either can't be resampled nothing is called, and p_value, inclusion, null and
     the ends of all estimates are NaN.
 
-    masks: the raw sets, bool [L * H] by COUNTS.  called: by CHANGES.  null: by CHANGES, the count
+    masks: the raw sets, bool [A] by COUNTS.  called: by CHANGES.  null: by CHANGES, the count
     that two resamples of `before` alone give, as mean and 97.5 % point.  p_value, effect,
-    effect_low, effect_high: [L * H].
+    effect_low, effect_high: [A].
     """
 
     masks: dict[str, torch.Tensor]
@@ -169,7 +169,7 @@ class Members:
 
     @classmethod
     def of(cls, inside: torch.Tensor) -> Members:
-        """Of bool [rows, L * H]."""
+        """Of bool [rows, A]."""
         return cls(np.packbits(inside.numpy(), axis=1))
 
     def __and__(self, other: Members) -> Members:
@@ -193,7 +193,7 @@ class Members:
         return torch.from_numpy(np.bitwise_count(self.packed).sum(1, dtype=np.float64))
 
     def unpacked(self, n_heads: int, row: int = 0) -> torch.Tensor:
-        """One row: bool [L * H]."""
+        """One row: bool [A]."""
         return torch.from_numpy(np.unpackbits(self.packed[row], count=n_heads).astype(bool))
 
 
@@ -215,7 +215,7 @@ def likeness_of(a: Members, b: Members) -> torch.Tensor:
 
 
 def sets(before: torch.Tensor, after: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The raw sets of two memberships [..., L * H], by COUNTS."""
+    """The raw sets of two memberships [..., A], by COUNTS."""
     return {
         "in_circuit": after,
         "emergent": after & ~before,
@@ -236,7 +236,7 @@ def null_turnover(members: Members) -> float:
 
 
 def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Weighted overlap of importances [..., L * H] -> [...]."""
+    """Weighted overlap of importances [..., A] -> [...]."""
     return torch.minimum(a, b).sum(-1) / torch.maximum(a, b).sum(-1).clamp_min(1e-12)
 
 
@@ -246,7 +246,7 @@ def effect(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 
 
 def calls(before: Heads, after: Heads, q: float = FDR) -> tuple[torch.Tensor, torch.Tensor]:
-    """Heads whose change is called, bool [L * H], and their p-values (see the top)."""
+    """Heads whose change is called, bool [A], and their p-values (see the top)."""
     changed = before.inside[0] != after.inside[0]
     p = torch.full(changed.shape, 1.0 if len(after.inside) > 1 else math.nan, dtype=torch.float64)
     called = torch.zeros_like(changed)
@@ -332,7 +332,7 @@ def _comparable(before: Heads, after: Heads) -> tuple[Heads, Heads]:
 
 
 def _turn(before: Heads, after: Heads, called: torch.Tensor) -> Turn:
-    """called: heads whose change is called, bool [L * H]."""
+    """called: heads whose change is called, bool [A]."""
     a, b = before.members, after.members
     changed = float(called.sum()) / max(1, float((a | b).sizes[0]))
     likeness = _up_to(estimate_of_set(likeness_of(a, b), 0, 1), 1 - changed)

@@ -8,7 +8,7 @@ checkpoint show how much the numbers move when only the pairs change.
 Cost: two products [rows, pairs] x [pairs, E] and some sweeps over [rows, E], in chunks of rows;
 `headlab bench part=bootstrap` times it.
 
-Shape legend: P pairs, E edges, R resamples, L layers, H heads, K sizes of the sweep.
+Shape legend: P pairs, E edges, R resamples, A heads in all, K sizes of the sweep.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Resampled:
     """Heads of the circuits of the pairs (row 0) and of R resamples of them (rows 1 .. R).
 
     strength, signed: entry strengths (analysis/heads/widest_paths.py) by |score| and by score,
-    [1+R, L * H]. importance, out_degree, in_degree: of the heads in the circuits, [1+R, L * H].
+    [1+R, A]. importance, out_degree, in_degree: of the heads in the circuits, [1+R, A].
     threshold: strength from which on an edge is in the circuit, [1+R]. sweep: the same for circuits
     of SWEEP times as many edges, [1+R, K].
     """

@@ -33,7 +33,7 @@ DIGITS = 5  # significant, in files
 
 @dataclass(frozen=True)
 class Score:
-    """One score of every head, with its interval: NaN where undefined; all [L * H].
+    """One score of every head, with its interval: NaN where undefined; all [A].
 
     pairs: how many define it; 0 for a score of the weights, whose low and high are NaN.
     """
@@ -66,7 +66,7 @@ def summarise(
     seed: int = 0,
     same: Sequence[int] | None = None,
 ) -> Roles:
-    """Means over pairs with their intervals: per_pair [pairs, S, L * H], copying [L * H].
+    """Means over pairs with their intervals: per_pair [pairs, S, A], copying [A].
 
     A pair that does not define a score has no part in its mean. same: for each pair the index of
     the first one equal to it (`Pairs.same_prompts`); a mean over copies has no interval.
@@ -87,7 +87,7 @@ def summarise(
 
 
 def _score(values: torch.Tensor, weights: torch.Tensor, kind: torch.Tensor) -> Score:
-    """values [pairs, L * H], weights [1+R, pairs], kind [pairs]: equal for equal pairs."""
+    """values [pairs, A], weights [1+R, pairs], kind [pairs]: equal for equal pairs."""
     import numpy as np
     import torch
 
@@ -96,7 +96,7 @@ def _score(values: torch.Tensor, weights: torch.Tensor, kind: torch.Tensor) -> S
     known = ~values.isnan()
     means = (weights @ values.nan_to_num(0.0)) / (weights @ known.double())
     ends = np.full((2, means.shape[1]), np.nan)
-    distinct = torch.stack([known[kind == one].any(0) for one in kind.unique()]).sum(0)  # [L * H]
+    distinct = torch.stack([known[kind == one].any(0) for one in kind.unique()]).sum(0)  # [A]
     if (there := distinct >= FEWEST).any():
         ends[:, there] = percentile(means[:, there], skip_nan=True)
     low, high = ends.tolist()

@@ -282,6 +282,11 @@ class Graph:
         """A."""
         return len(self.heads)
 
+    @property
+    def is_ragged(self) -> bool:
+        """Whether some layers have fewer heads than others, or none."""
+        return any(shape.n_heads < self.n_heads for shape in self.shapes)
+
     @cached_property
     def head_index(self) -> dict[Head, int]:
         """The place of each head in `heads`."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from analysis.reporting.kinds import LINEAR
 from analysis.trajectories.trajectory import Point
 
 WHITE, GREY, INK = (251, 251, 249), (226, 226, 221), (31, 41, 51)
@@ -20,24 +21,30 @@ COLOURS = {
     "transient": (195, 181, 227),
 }
 CELL = 16
+CORNER = 6  # of a cell
 
 
 def head_map_picture(point: Point) -> np.ndarray:
     """Layers (from below) x heads: uint8 [height, width, 3].
 
     The colour of a cell is the state of its head; a head that is called has a dark frame, and heads
-    of no circuit are grey.
+    of no circuit are grey. Where a layer has no such head there is nothing. A head of linear
+    attention has a white corner.
     """
     graph = point.record.graph
     shape = (graph.n_layers, graph.n_heads)
-    states = [GREY if state is None else COLOURS[state] for state in point.states]
-    colours = np.array(states, np.uint8).reshape(*shape, 3)
+    layers, heads = np.array(graph.heads, int).reshape(-1, 2).T
+    colours = np.full((*shape, 3), WHITE, np.uint8)
+    colours[layers, heads] = [GREY if state is None else COLOURS[state] for state in point.states]
     called = (point.change.called["emergent"] | point.change.called["pruned"]).numpy()
+    frame = colours.copy()
+    frame[layers[called], heads[called]] = INK
     # [layers, CELL, heads, CELL, 3]: each cell in its colour, around it its frame, then the gap
     cells = np.full((shape[0], CELL, shape[1], CELL, 3), WHITE, np.uint8)
-    frame = np.where(called.reshape(*shape, 1), np.array(INK, np.uint8), colours)
     cells[:, 1:-1, :, 1:-1] = frame[:, None, :, None]
     cells[:, 3:-3, :, 3:-3] = colours[:, None, :, None]
+    linear = np.array(graph.head_kinds) == LINEAR
+    cells[layers[linear], -CORNER:, heads[linear], -CORNER:] = WHITE
     return cells[::-1].reshape(shape[0] * CELL, shape[1] * CELL, 3)
 
 

@@ -259,9 +259,16 @@ def charts(run: Run, name: str) -> dict[str, Markup]:
     return found
 
 
+def head_table(run: Run, name: str) -> Table:
+    """Every head that was in some circuit."""
+    from analysis.reporting.tables import head_cells, head_titles
+
+    return Table(head_titles(run.points[0].record.graph), head_cells(run), f"{name}-heads")
+
+
 def section(run: Run, name: str) -> Section:
     """Everything about one run; `name` begins the ids of its figures and tables."""
-    from analysis.reporting.tables import HEAD_TITLES, head_cells, legend
+    from analysis.reporting.tables import legend
 
     there = bool(run.points)
     return Section(
@@ -274,7 +281,7 @@ def section(run: Run, name: str) -> Section:
         interventions=intervention_table(run),
         signal=run.signal_name,
         associations=association_table(run),
-        heads=Table(HEAD_TITLES, head_cells(run), f"{name}-heads") if there else None,
+        heads=head_table(run, name) if there else None,
         roles=roles_note(run),
         sources=source_table(run) if there else None,
         shared=shared_sources(run) if there else {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from analysis.reporting.kinds import kind_cell, kind_title
 from analysis.reporting.text import number, text_table
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def format_roles(roles: Roles, record: Record) -> str:
     """A table of the circuit's heads, the most important first, with what its columns rest on."""
     inside = record.in_circuit.nonzero().flatten().tolist()
     inside.sort(key=lambda head: -float(record.importance[head]))
-    rows = [["head", *TITLES.values()], *([roles.heads[h], *role_cells(roles, h)] for h in inside)]
+    graph = record.graph
+    rows = [["head", *kind_title(graph), *TITLES.values()]]
+    rows += [[roles.heads[h], *kind_cell(graph, h), *role_cells(roles, h)] for h in inside]
     note = f"pairs: {defining_pairs(roles)}; receiver over {roles.unit}"
     return "\n".join([*text_table(rows, "r", heading=0), "", note])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from analysis.intervals import Estimate
+    from analysis.models.graph import Graph
     from analysis.trajectories.run import Run
     from analysis.trajectories.trajectory import Point
 
@@ -46,6 +47,12 @@ def curve_heads(points: Sequence[Point], most: int) -> list[int]:
     a curve away.
     """
     return [head for point in points for head in point.newcomers][:most]
+
+
+def curve_name(graph: Graph, head: int) -> str:
+    """The curve of a head, by its place in `graph.heads`: `head/L05H03`."""
+    layer, own = graph.heads[head]
+    return f"head/L{layer:02}H{own:02}"
 
 
 def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[str, float]:
@@ -78,8 +85,7 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
     shown, importance = curve_heads(points, most), record.importance.tolist()
     values |= {"head/curves": len(shown), "head/curves_cap": most}
     for index in shown:
-        layer, head = divmod(index, record.graph.n_heads)
-        values[f"head/L{layer:02}H{head:02}"] = importance[index]
+        values[curve_name(record.graph, index)] = importance[index]
     return values
 
 
@@ -179,8 +185,9 @@ def shown(entry: Entry, run: Run) -> tuple[Mapping[str, Any], Media]:
 
 def media(points: Sequence[Point], run: Path) -> Media:
     """The map of heads and the cohort chart; the table of heads, and the map as a table."""
+    from analysis.reporting.kinds import kind_title
     from analysis.reporting.pictures import cohort_picture, head_map_picture
-    from analysis.reporting.tables import HEAD_TITLES, head_rows
+    from analysis.reporting.tables import head_rows, head_titles
     from analysis.trajectories.run import roles_at
 
     try:
@@ -189,9 +196,10 @@ def media(points: Sequence[Point], run: Path) -> Media:
             "heads/map": _png(head_map_picture(points[-1])),
             "heads/cohorts": _png(cohort_picture(points)),
         }
+        graph = points[-1].record.graph
         tables = {
-            "heads/table": (list(HEAD_TITLES), [list(row) for row in rows]),
-            "heads/map_table": (list(MAP_TITLES), map_rows(points[-1])),
+            "heads/table": (head_titles(graph), [list(row) for row in rows]),
+            "heads/map_table": ([*MAP_TITLES, *kind_title(graph)], map_rows(points[-1])),
         }
         return Media(pictures, tables)
     except Exception as error:  # the row matters more, whatever goes wrong in a picture
@@ -206,9 +214,13 @@ MAP_MOST = 10_000  # rows of a table that W&B shows
 def map_rows(point: Point, most: int = MAP_MOST) -> list[list[Any]]:
     """The map of heads as a table, by MAP_TITLES: every head, or the `most` important ones.
 
+    Where heads are of two kinds there is one cell more.
+
     state: none for a head that was in no circuit yet. called, settled: as what, or nothing.
     """
-    importance = point.record.importance
+    from analysis.reporting.kinds import kind_cell
+
+    importance, graph = point.record.importance, point.record.graph
     order = list(range(importance.numel()))
     if importance.numel() > most:
         strongest = importance.abs().argsort(descending=True, stable=True)[:most]
@@ -220,14 +232,13 @@ def map_rows(point: Point, most: int = MAP_MOST) -> list[list[Any]]:
     )
     found = []
     for index in order:
-        layer, head = divmod(index, point.record.graph.n_heads)
         cells = (weights[index], point.states[index] or "none", called[index], settled[index])
-        found.append([point.step, layer, head, *cells])
+        found.append([point.step, *graph.heads[index], *cells, *kind_cell(graph, index)])
     return found
 
 
 def _words(masks: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names of the masks [L * H] that each head is in."""
+    """The names of the masks [A] that each head is in."""
     rows = zip(*(mask.tolist() for mask in masks.values()), strict=True)
     return [", ".join(compress(masks, row)) for row in rows]
 

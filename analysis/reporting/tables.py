@@ -16,8 +16,9 @@ import torch
 
 from analysis.heads.roles import Roles
 from analysis.intervals import Estimate, bare, percentile
-from analysis.models.graph import short_head_name
+from analysis.models.graph import Graph, head_name
 from analysis.records.record import COMPARABLE
+from analysis.reporting.kinds import kind_cell, kind_title, kinds_note
 from analysis.reporting.roles import TITLES, no_cells, role_cells
 from analysis.reporting.text import (
     ONE_PAIR,
@@ -38,6 +39,11 @@ HEAD_TITLES = (
     *("importance: base", "final", "effect E", "edges in", "out", "depth"),
     *TITLES.values(),
 )
+
+
+def head_titles(graph: Graph) -> list[str]:
+    """HEAD_TITLES, with the kind where heads are of two."""
+    return [HEAD_TITLES[0], *kind_title(graph), *HEAD_TITLES[1:]]
 
 
 def comparison(runs: Sequence[Run]) -> list[str]:
@@ -111,7 +117,7 @@ def table_cells(rows: list[Row]) -> list[list[str]]:
 
 
 def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[str]]:
-    """Every head that was in some circuit of a run, by HEAD_TITLES, the emergent ones first.
+    """Every head that was in some circuit of a run, by `head_titles`, the emergent ones first.
 
     The settled state is `-` for a head without one; p is that of the last change. `roles` are those
     at the last point.
@@ -135,12 +141,13 @@ def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[
         *degrees,
         strict=True,
     )
-    names = last.record.graph.head_names
+    graph = last.record.graph
     for index, values in zip(shown.tolist(), columns, strict=True):
         before, after, at_base, now, *effect, entered, p, depth, ins, outs = values
         state = last.states[index] or "-"
         cells = [
-            short_head_name(names[index]),
+            head_name(graph.heads[index]),
+            *kind_cell(graph, index),
             *(state, settled.get(index, "-"), str(entered)),
             *(f"{x:.2f}" if change.is_tested else "-" for x in (before, after)),
             p_value(p),
@@ -182,6 +189,8 @@ def legend(rows: list[Row]) -> list[str]:
         lines.append(
             f"By chance, two resamples of step {base.step} give {chances(base.change.null)}."
         )
+    if base is not None and (note := kinds_note(base.record.graph)):
+        lines.append(note)
     lines += [f"invalid: at step {row.step} {row.invalid}." for row in rows if row.invalid]
     return lines
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.files import read_json, write_json
-from analysis.reporting.rows import curve_heads
+from analysis.reporting.rows import curve_heads, curve_name
 
 if TYPE_CHECKING:
     from analysis.trajectories.run import Run
@@ -57,8 +57,7 @@ def moved_most(points: Sequence[Point], curves: int, most: int = MOST) -> list[s
         return max(found) - min(found)
 
     heads = sorted(curve_heads(points, curves), key=lambda head: -span(head))[:most]
-    n_heads = points[-1].record.graph.n_heads if points else 1
-    return [f"head/L{layer:02}H{head:02}" for layer, head in (divmod(h, n_heads) for h in heads)]
+    return [curve_name(points[-1].record.graph, head) for head in heads]
 
 
 @dataclass

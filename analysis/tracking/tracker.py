@@ -192,7 +192,7 @@ class HeadTracker:
     def _write_roles(
         self, model: nn.Module, step: int, scores: torch.Tensor, names: list[str], unit: str
     ) -> None:
-        """On rank 0. scores: [pairs, PATTERN_SCORES * L * H]."""
+        """On rank 0. scores: [pairs, PATTERN_SCORES * A]."""
         if distributed.rank() != 0:
             return
         per_pair = scores.unflatten(1, (len(PATTERN_SCORES), -1))
@@ -265,7 +265,7 @@ def _metric_values(
 def _patterns(
     model: nn.Module, regions: list[Region], pairs: Pairs, batch_size: int
 ) -> list[torch.Tensor]:
-    """What the heads attend to: [pairs, PATTERN_SCORES, L * H]. regions: of these pairs."""
+    """What the heads attend to: [pairs, PATTERN_SCORES, A]. regions: of these pairs."""
     return [pattern_scores(model, pairs, regions, batch_size)]
 
 

@@ -71,9 +71,9 @@ class Point:
     """One checkpoint of a trajectory.
 
     change: against the base.  turn: against the checkpoint before (None at the base).
-    masks, settled: raw and settled sets by name, bool [L * H].  counts: of the raw sets, by STATES.
-    first, first_settled: cohort of each head, the step of its first emergence, or -1: [L * H].
-    entered: the step at which each head was in the circuit for the first time, or -1: [L * H].
+    masks, settled: raw and settled sets by name, bool [A].  counts: of the raw sets, by STATES.
+    first, first_settled: cohort of each head, the step of its first emergence, or -1: [A].
+    entered: the step at which each head was in the circuit for the first time, or -1: [A].
     """
 
     record: Record
@@ -128,12 +128,12 @@ class Point:
         return self.states[head]
 
     def names(self, mask: torch.Tensor) -> list[str]:
-        """Heads of a mask [L * H], as L3H2."""
+        """Heads of a mask [A], as L3H2."""
         return [short_head_name(name) for name in self.record.graph.names_of(mask)]
 
 
 def sizes_by_step(first: torch.Tensor, mask: torch.Tensor) -> dict[int, int]:
-    """How many heads of a mask [L * H] have each step as their first, by step."""
+    """How many heads of a mask [A] have each step as their first, by step."""
     return dict(sorted(Counter(first[mask].tolist()).items()))
 
 
@@ -245,7 +245,7 @@ def _compare(
 
 @dataclass(frozen=True)
 class _Held:
-    """A settled set, bool [L * H], and the checkpoints in a row that speak against it, [L * H]."""
+    """A settled set, bool [A], and the checkpoints in a row that speak against it, [A]."""
 
     settled: torch.Tensor
     against: torch.Tensor
@@ -262,7 +262,7 @@ class _State:
     """What is carried from checkpoint to checkpoint.
 
     base, ever: heads in the circuit of the base, and in one so far, [1+R] rows.
-    held: by CHANGES.  first, first_settled, entered: as in Point, [L * H].
+    held: by CHANGES.  first, first_settled, entered: as in Point, [A].
     """
 
     base: Members
@@ -312,7 +312,7 @@ class _State:
 
 
 def _first(steps: torch.Tensor, mask: torch.Tensor, step: int) -> torch.Tensor:
-    """The first step at which each head was in a mask, or -1, with one step more: [L * H]."""
+    """The first step at which each head was in a mask, or -1, with one step more: [A]."""
     return torch.where((steps < 0) & mask, step, steps)
 
 
@@ -385,7 +385,7 @@ def associations(points: Sequence[Point], signal: Sequence[float | None]) -> dic
 
 
 def ever_in_circuit(points: Sequence[Point]) -> torch.Tensor:
-    """Heads that were in the circuit of some checkpoint, from the base on: bool [L * H]."""
+    """Heads that were in the circuit of some checkpoint, from the base on: bool [A]."""
     return points[-1].entered >= 0
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from plotly.graph_objects import Figure
 
@@ -10,11 +11,15 @@ from analysis.heads.changes import CHANGES
 from analysis.intervals import Estimate
 from analysis.models.graph import short_head_name
 from analysis.reporting.figures.style import MARKS, RED, Content, finish
+from analysis.models.graph import Graph, Head, head_name
+from analysis.reporting.figures.style import GREY, MARKS, RED, finish
+from analysis.reporting.kinds import LINEAR
 from analysis.reporting.text import number
 from analysis.trajectories.run import Run
 from analysis.trajectories.trajectory import Point
 
 SCALE = [[0, "#f2f2ee"], [0.1, "#fbe3ae"], [0.4, "#f0a830"], [1, "#b85c00"]]  # few heads lead
+T = TypeVar("T")
 CELL = 28  # height of a layer of the map in pixels
 
 
@@ -27,17 +32,25 @@ def head_map_content(run: Run) -> Content:
     """`head_map` in plain values: plotly checks and copies every cell of every checkpoint."""
     points = run.points
     graph, last = points[0].record.graph, len(points) - 1
+    linear = [
+        place for place, kind in zip(graph.heads, graph.head_kinds, strict=True) if kind == LINEAR
+    ]
     highest = max(float(point.record.importance.max()) for point in points)
-    traces, steps = [], []
+    traces, steps, outlines = [], [], [True] * (3 if linear else 2)
     for index, point in enumerate(points):
         traces += [{**trace, "visible": index == last} for trace in _map_of(point)]
         visible = [i == index for i in range(len(points)) for _ in ("cells", *MARKS)]
-        shown = {"method": "restyle", "args": ["visible", [*visible, True, True]]}
+        shown = {"method": "restyle", "args": ["visible", [*visible, *outlines]]}
         steps.append({**shown, "label": str(point.step)})
-    first, final = (points[i].record.in_circuit.nonzero().flatten().tolist() for i in (0, last))
+    first, final = (
+        [graph.heads[head] for head in points[i].record.in_circuit.nonzero().flatten().tolist()]
+        for i in (0, last)
+    )
     black, red = {"color": "black", "width": 1.5}, {"color": RED, "width": 1.5, "dash": "3px,2px"}
-    outer = _outlines(final, graph.n_heads, 0.46, black, "final circuit")
-    traces += [outer, _outlines(first, graph.n_heads, 0.36, red, "base's circuit")]
+    outer = _outlines(final, 0.46, black, "final circuit")
+    traces += [outer, _outlines(first, 0.36, red, "base's circuit")]
+    if linear:
+        traces.append(_outlines(linear, 0.41, {"color": GREY, "width": 1}, "linear attention"))
     axes: dict[str, Any] = {"dtick": 1, "showgrid": False, "zeroline": False}
     bar = {"title": {"text": "importance"}, "thickness": 15, "lenmode": "pixels", "len": 170}
     slider = {"pad": {"t": 50}, "currentvalue": {"prefix": "step "}}
@@ -54,19 +67,28 @@ def head_map_content(run: Run) -> Content:
     )
 
 
+def rectangle(graph: Graph, values: Sequence[T]) -> list[list[T | None]]:
+    """Values of the heads, [A], as rows of layers; None where a layer has no such head."""
+    rows: list[list[T | None]] = [[None] * graph.n_heads for _ in range(graph.n_layers)]
+    for (layer, head), value in zip(graph.heads, values, strict=True):
+        rows[layer][head] = value
+    return rows
+
+
 def _map_of(point: Point) -> list[dict[str, Any]]:
     """One checkpoint of the map: the coloured cells, then one trace of marks for each of MARKS."""
-    width = point.record.graph.n_heads
-    hover = _hover(point)
-    cells = {
+    graph, hover = point.record.graph, _hover(point)
+    cells: dict[str, Any] = {
         "type": "heatmap",
         "coloraxis": "coloraxis",
         "xgap": 2,
         "ygap": 2,
-        "z": point.record.importance.view(-1, width).tolist(),
-        "text": [hover[start : start + width] for start in range(0, len(hover), width)],
+        "z": rectangle(graph, point.record.importance.tolist()),
+        "text": rectangle(graph, hover),
         "hovertemplate": "%{text}<extra></extra>",
     }
+    if graph.is_ragged:  # where there is no head, there is nothing to say
+        cells["hoverongaps"] = False
     return [cells, *(_marks(point, name) for name in MARKS)]
 
 
@@ -77,7 +99,7 @@ def _marks(point: Point, name: str) -> dict[str, Any]:
     if state in CHANGES:
         called = point.change.called[state]
         mask = mask & (called if only_called else ~called)
-    places, width = mask.nonzero().flatten().tolist(), point.record.graph.n_heads
+    places = [point.record.graph.heads[head] for head in mask.nonzero().flatten().tolist()]
     symbol, colour = MARKS[name]
     size, line = (5, 0) if state == "retained" else (10, 0 if only_called else 2)
     return {
@@ -85,8 +107,8 @@ def _marks(point: Point, name: str) -> dict[str, Any]:
         "mode": "markers",
         "name": name,
         "hoverinfo": "skip",
-        "x": [place % width for place in places] or [None],
-        "y": [place // width for place in places] or [None],
+        "x": [head for _, head in places] or [None],
+        "y": [layer for layer, _ in places] or [None],
         "marker": {
             "symbol": symbol,
             "color": colour,
@@ -98,7 +120,7 @@ def _marks(point: Point, name: str) -> dict[str, Any]:
 
 def _hover(point: Point) -> list[str]:
     """What the map says about each head."""
-    change, names = point.change, point.record.graph.head_names
+    change, graph = point.change, point.record.graph
     called = change.called["emergent"] | change.called["pruned"]
     columns = (
         change.inclusion_before,
@@ -111,25 +133,24 @@ def _hover(point: Point) -> list[str]:
     )
     found = []
     marked = called.tolist()
+    kinds = [f"{kind} attention, " * (kind == LINEAR) for kind in graph.head_kinds]
     for index, numbers in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         before, after, p, importance, *effect = numbers
         state = point.states[index] or "never in a circuit"
         tested = f"<br>inclusion {before:.2f} → {after:.2f}, p = {p:.2g}" * change.is_tested
         found.append(
-            f"<b>{short_head_name(names[index])}</b> {state}{', called' * marked[index]}"
+            f"<b>{head_name(graph.heads[index])}</b> {kinds[index]}{state}"
+            f"{', called' * marked[index]}"
             f"{tested}<br>E = {number(Estimate(*effect))}<br>importance {importance:.4f}"
         )
     return found
 
 
-def _outlines(
-    places: list[int], width: int, reach: float, line: dict[str, Any], name: str
-) -> dict[str, Any]:
+def _outlines(places: list[Head], reach: float, line: dict[str, Any], name: str) -> dict[str, Any]:
     """Squares around cells as one line with gaps."""
     corners = ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))
     path: list[tuple[float | None, float | None]] = [(None, None)]
-    for place in places:
-        y, x = divmod(place, width)
+    for y, x in places:
         path += [(x + reach * right, y + reach * up) for right, up in corners] + [(None, None)]
     return {
         "type": "scatter",
