@@ -9,10 +9,8 @@ from plotly.graph_objects import Figure
 
 from analysis.heads.changes import CHANGES
 from analysis.intervals import Estimate
-from analysis.models.graph import short_head_name
-from analysis.reporting.figures.style import MARKS, RED, Content, finish
 from analysis.models.graph import Graph, Head, head_name
-from analysis.reporting.figures.style import GREY, MARKS, RED, finish
+from analysis.reporting.figures.style import GREY, MARKS, RED, Content, finish
 from analysis.reporting.kinds import LINEAR
 from analysis.reporting.text import number
 from analysis.trajectories.run import Run
