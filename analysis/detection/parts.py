@@ -117,6 +117,12 @@ class _Walk:
             self.faces.setdefault(id(face.call), []).append(face)
 
     def parts(self) -> Parts:
+        if self.trace.beside:
+            raise Unsupported(
+                f"{self.where}: beside the residual stream it is given {self.trace.beside[0]}, "
+                "which depends on the tokens (embeddings for each layer, or a second stream), so "
+                "that the sources are not all that reaches it; not supported"
+            )
         for call in self._expanded(self.trace.call):
             self._visit(call)
         assert self.trace.call.y is not None

@@ -105,8 +105,9 @@ class Face:
 class LayerTrace:
     """The calls inside one layer, and where heads mix tokens in it."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, beside: list[str]) -> None:
         self.call = call
+        self.beside = beside  # arguments that depend on the tokens, and are not the stream
         self.faces: list[Face] = []  # calls of the attention interface
         self.softmaxes: list[Face] = []  # where there was none
 
@@ -153,7 +154,9 @@ class Tracer:
         call = Call(module, self._names[module], parent, self._order, x, others)
         self._order += 1
         if parent is None:
-            self._trace = LayerTrace(call)
+            self._trace = LayerTrace(
+                call, _of_tokens(call.x, self._layers[module] == 0, args, kwargs)
+            )
             self._size = 0.0 if x is None else float(x.abs().float().median())
         else:
             parent.kids.append(call)
@@ -240,3 +243,24 @@ class _Softmax(TorchFunctionMode):
 
 def _alike(part: torch.Tensor, x: torch.Tensor | None) -> bool:
     return x is not None and part.numel() == x.numel() and part.shape[-1] == x.shape[-1]
+
+
+def _of_tokens(
+    x: torch.Tensor | None, first: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[str]:
+    """Arguments that differ between the prompts of a batch, and are not x: what they are called.
+
+    Whole numbers only in the first layer: later ones may be chosen by the stream itself.
+    """
+    if x is None:
+        return []
+    given = [(f"argument {index}", part) for index, part in enumerate(args)]
+    return [
+        name
+        for name, part in (*given, *kwargs.items())
+        if isinstance(part, torch.Tensor)
+        and part.shape[:2] == x.shape[:2]
+        and not torch.equal(part[0], part[1])
+        and (first or part.is_floating_point())
+        and not (part.is_floating_point() and same(part, x))
+    ]
