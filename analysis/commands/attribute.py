@@ -16,7 +16,9 @@ from analysis.commands.measuring import Options
 
 def act(options: Options) -> None:
     """Load, attribute, write."""
-    from analysis.commands.measuring import load, measure, write
+    from analysis.commands.measuring import checked, load, measure, write
 
     model, pairs = load(options)
-    write(options, measure(options, model, pairs), model.config.get_text_config().hidden_size)
+    scores = measure(options, model, pairs)
+    precision = checked(options, model, pairs, scores)
+    write(options, scores, model.config.get_text_config().hidden_size, precision)

@@ -57,11 +57,12 @@ def table(curves: dict[str, Curve]) -> str:
 def act(options: Options) -> None:
     """Attribute, evaluate the circuits, print and write."""
     from analysis.circuits.faithfulness import evaluate_circuits
-    from analysis.commands.measuring import load, measure, summary, write
+    from analysis.commands.measuring import checked, load, measure, summary, write
     from analysis.files import write_json
 
     model, pairs = load(options)
     scores = measure(options, model, pairs)
+    precision = checked(options, model, pairs, scores)
     rankings = {"attribution": scores}
     if options.control:
         rankings["random"] = random_scores(scores, options.seed)
@@ -75,7 +76,7 @@ def act(options: Options) -> None:
         curves[name] = curve(circuits, evaluations, options.seed, distinct)
     content: dict[str, Any] = {"ablation": options.ablation, "fractions": FRACTIONS}
     content.update({name: vars(found) for name, found in curves.items()})
-    write(options, scores, model.config.get_text_config().hidden_size)
+    write(options, scores, model.config.get_text_config().hidden_size, precision)
     path = Path(options.out) / "faithfulness.json"
     write_json(path, {**summary(options, scores), **content})
     print(table(curves))

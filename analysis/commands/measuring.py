@@ -38,6 +38,11 @@ class AttributionOptions:
     kv: str = key("grouped, or ungrouped: a k and a v for every query head", "grouped")
     batch_size: int = key("pairs in one pass; does not change the result", 8, COUNT)
     dtype: str = key(" or ".join(DTYPES), "float32")
+    check_dtype: bool = key(
+        "of bfloat16 or float16: score the first pairs in float32 too, and say how the top edges "
+        "agree; twice the memory of the weights beside them",
+        False,
+    )
 
 
 @dataclass
@@ -68,8 +73,7 @@ def load(options: Options) -> tuple[Model, Pairs]:
     from analysis.prompts.pairs import Pairs, holds_text
     from analysis.records.checkpoints import find_model
 
-    settings = asdict(options.attribution)
-    dtype = settings.pop("dtype")
+    settings, dtype = _settings(options), options.attribution.dtype
     if dtype not in DTYPES:
         raise ValueError(f"unknown attribution.dtype {dtype!r}; known: {', '.join(DTYPES)}")
     check_settings(**settings)
@@ -87,9 +91,27 @@ def measure(options: Options, model: Model, pairs: Pairs) -> EdgeScores:
     """The edge scores that the options ask for."""
     from analysis.attribution.eap import attribute
 
+    return attribute(model, pairs, **_settings(options))
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    """What `attribute` is told."""
     settings = asdict(options.attribution)
-    del settings["dtype"]
-    return attribute(model, pairs, **settings)
+    del settings["dtype"], settings["check_dtype"]
+    return settings
+
+
+def checked(
+    options: Options, model: Model, pairs: Pairs, scores: EdgeScores
+) -> dict[str, Any] | None:
+    """How the scores agree with those in float32; None where that is not asked, or nothing else."""
+    from analysis.attribution.precision import check_dtype
+
+    if not options.attribution.check_dtype:
+        return None
+    found = check_dtype(model, pairs, scores, **_settings(options))
+    print(f"check_dtype: {found or 'nothing to check'}")
+    return None if found is None else asdict(found)
 
 
 def circuit_of(options: Options, scores: EdgeScores) -> Circuit:
@@ -123,8 +145,13 @@ def summary(options: Options, scores: EdgeScores) -> dict[str, Any]:
     }
 
 
-def write(options: Options, scores: EdgeScores, d_model: int) -> None:
-    """Write edges.safetensors, names.json and graph.json; each appears when it is whole."""
+def write(
+    options: Options, scores: EdgeScores, d_model: int, precision: dict[str, Any] | None
+) -> None:
+    """Write edges.safetensors, names.json and graph.json; each appears when it is whole.
+
+    precision: what `checked` gave.
+    """
     from safetensors.torch import save
 
     from analysis.circuits.graph_files import write_graph
@@ -135,7 +162,8 @@ def write(options: Options, scores: EdgeScores, d_model: int) -> None:
     with atomic_write(out / "edges.safetensors") as draft:
         draft.write_bytes(save({"mean": scores.mean, "per_pair": scores.per_pair}))
     names = {"sources": scores.source_names, "destinations": scores.destination_names}
-    write_json(out / "names.json", {**names, **summary(options, scores)})
+    agreement = {} if precision is None else {"precision": precision}
+    write_json(out / "names.json", {**names, **summary(options, scores), **agreement})
     write_graph(out / "graph.json", circuit, scores.mean, d_model)
     print(
         f"{scores.graph.n_edges} edges, {len(scores.per_pair)} pairs; completeness gap "

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Config = PreTrainedConfig
     Tokenizer = PreTrainedTokenizerBase
 
-DTYPES = ("float32", "float64", "bfloat16")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 _SOME = 2**20  # bytes of a file's beginning and end that its fingerprint reads
 # what torch.compile, DDP, FSDP and PEFT put before a tensor's name, and inside an adapter's

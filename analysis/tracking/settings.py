@@ -55,6 +55,11 @@ class CircuitKeys:
         "grouped",
     )
     batch_size: int = free("pairs in one pass; changes memory and speed, not the result", 8, COUNT)
+    check_dtype: bool = free(
+        "of a model in bfloat16 or float16: score the first pairs in float32 too, once, and say "
+        "how the top edges agree; twice the memory of the weights beside them",
+        False,
+    )
     top_n: int | None = key(
         "size of the circuit: a number of edges; fraction is then null", None, COUNT
     )

@@ -20,6 +20,7 @@ from torch import nn
 
 from analysis.attribution.eap import attribute
 from analysis.attribution.edge_scores import EdgeScores
+from analysis.attribution.precision import Precision, check_dtype
 from analysis.circuits.circuit import Circuit, edge_budget
 from analysis.circuits.faithfulness import CircuitEvaluation, evaluate_circuit
 from analysis.detection.detect import anatomy
@@ -37,7 +38,7 @@ from analysis.prompts.regions import Region, find_regions
 from analysis.records.record import Record, is_recorded, write_invalid, write_record
 from analysis.tracking import distributed
 from analysis.tracking.settings import TrackingSettings
-from analysis.tracking.sharing import SharedPairs
+from analysis.tracking.sharing import SharedPairs, out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,6 +102,8 @@ class HeadTracker:
         self._shared = SharedPairs(pairs, settings.batch_size)
         self._tokenizer = tokenizer
         self._started = False
+        self._checked: Precision | None = None
+        self._to_check = settings.check_dtype
 
     def start(self) -> None:
         """Freeze the pairs in the run's directory; `track` does it where it was not done before.
@@ -139,6 +142,7 @@ class HeadTracker:
         if not scores.per_edge.isfinite().all():
             self._write_invalid(model, step, "the scores of some edges are not finite")
             return None
+        distributed.together(partial(self._check_dtype, model, scores))
         found = self._find_circuit(model, scores)
         failed: Exception | None = None
         try:  # before the record, which says that the step is done
@@ -159,6 +163,20 @@ class HeadTracker:
         per_pair = per_edge.new_zeros(len(self.pairs), *graph.edge_mask.shape)
         per_pair[:, graph.edge_mask] = per_edge
         return EdgeScores(graph, per_pair, clean.squeeze(1), corrupted.squeeze(1))
+
+    def _check_dtype(self, model: nn.Module, scores: EdgeScores) -> None:
+        """On rank 0, at the first step that is tracked, if it is asked for."""
+        if not self._to_check or distributed.rank() != 0:
+            return
+        self._to_check = False
+        names = ("method", "metric", "ig_steps", "quadrature", "kv", "batch_size")
+        how = {name: getattr(self.settings, name) for name in names}
+        try:
+            self._checked = check_dtype(model, self.pairs, scores, **how)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            log.warning("check_dtype: there is no memory for the weights in float32")
 
     def _find_circuit(self, model: nn.Module, scores: EdgeScores) -> FoundCircuit:
         """The circuit that the settings ask for, and what it keeps."""
@@ -209,6 +227,8 @@ class HeadTracker:
         if distributed.rank() != 0:
             return None
         s, origin = self.settings, describe(model, self.run)
+        if self._checked is not None:
+            origin["precision"], self._checked = asdict(self._checked), None
         graph, per_pair = scores.graph, scores.per_edge.float()
         evaluation = found.evaluation
         if not found.edges.any():
