@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
-from analysis.detection.detect import anatomy
 from analysis.models.anatomy import base_model
 from analysis.models.loading import load_model, load_tokenizer_if_any
 from analysis.models.preserve import preserved
 from analysis.records.record import Record, read_record
 from analysis.records.run_file import RunFile
 from analysis.tracking import distributed
-from analysis.tracking.tracker import HeadTracker
+from analysis.tracking.tracker import HeadTracker, graph_of_heads
 from analysis.trajectories.reference import DIRECTORY
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class ReferenceModel:
         place = str(model if not isinstance(model, nn.Module) else _source(model))
         self.model = model if isinstance(model, nn.Module) else load_model(place, "float32")
         self.name = Path(place).name or type(self.model).__name__
-        anatomy(self.model)
+        graph_of_heads(self.model)
         is_there = not isinstance(model, nn.Module) or Path(place).is_dir()
         own = load_tokenizer_if_any(place) if place and is_there else None
         if own is None or tokenizer is None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors import safe_open
 
-from analysis.detection.detect import anatomy
 from analysis.live.auto_pairs import auto_pairs, rows_of
 from analysis.models import hub
 from analysis.models.anatomy import base_model
@@ -20,6 +19,7 @@ from analysis.prompts.pairs import Pairs
 from analysis.records.checkpoints import Base
 from analysis.records.run_file import RunFile
 from analysis.tracking import distributed
+from analysis.tracking.tracker import graph_of_heads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
@@ -172,7 +172,7 @@ def check(
             "of its own instead), so there are no next tokens whose circuit could be found; "
             "track a model that generates"
         )
-    anatomy(model, tracking.kv)
+    graph_of_heads(model, tracking.kv)
     if tracking.where == "inline":
         return
     where = f"where={tracking.where!r}"

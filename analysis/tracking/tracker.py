@@ -29,7 +29,7 @@ from analysis.heads.attention import PATTERN_SCORES, pattern_scores
 from analysis.heads.copying import copying
 from analysis.heads.resampling import Selection, resample_heads, select
 from analysis.heads.roles import summarise, write_roles
-from analysis.models.anatomy import wide
+from analysis.models.anatomy import base_model, wide
 from analysis.models.graph import Graph, short_head_name
 from analysis.models.onload import packed, weights_of
 from analysis.models.provenance import describe
@@ -71,6 +71,21 @@ def freeze_pairs(run: str | Path, pairs: Pairs) -> Pairs:
     about = {} if pairs.about is None else {"about": pairs.about}
     write_json(run / "pairs.json", {"hash": pairs.hash, "pairs": len(pairs), **about})
     return pairs
+
+
+def graph_of_heads(model: nn.Module, kv: str = "grouped") -> Graph:
+    """The graph of a model whose heads are to be tracked.
+
+    Raises:
+        ValueError: it has no heads, or as `analysis.detection.detect.anatomy`.
+    """
+    graph = anatomy(model, kv).graph
+    if not graph.heads:
+        raise ValueError(
+            f"{type(base_model(model)).__name__} has no attention heads to track; its edges can "
+            "be attributed (headlab attribute)"
+        )
+    return graph
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,7 @@ class HeadTracker:
             ValueError: the run was started with other pairs, or anything that `attribute` refuses.
         """
         began = time.perf_counter()
+        graph_of_heads(model, self.settings.kv)  # before anything is written
         distributed.together(self.start)
         if broken := not_finite(model):
             self._write_invalid(model, step, f"{broken} is not finite")
@@ -156,7 +172,7 @@ class HeadTracker:
 
     def _attribute(self, model: nn.Module, show_progress: bool) -> EdgeScores:
         """The scores of all pairs, each of which one rank has computed."""
-        graph = anatomy(model, self.settings.kv).graph
+        graph = graph_of_heads(model, self.settings.kv)
         per_edge, clean, corrupted = self._shared.measure(
             partial(_edge_scores, model, self.settings, show_progress), [graph.n_edges, 1, 1]
         )
