@@ -17,6 +17,7 @@ from analysis.models.audit import check_model
 from analysis.models.copies import ungrouped
 from analysis.models.forward import Sources, run, source_run
 from analysis.models.preserve import preserved
+from analysis.models.unlike import same_edges
 from analysis.prompts.pairs import Batch, Pairs
 
 ABLATIONS = ("patch", "zero", "mean")
@@ -81,7 +82,7 @@ def evaluate_circuits(
     kv = circuits[0].graph.kv
     parts = given(parts, kv) or anatomy(model, kv)
     for circuit in circuits:
-        if circuit.graph.destination_names != parts.graph.destination_names:
+        if not same_edges(circuit.graph, parts.graph):
             raise ValueError(f"the circuit is of {circuit.graph}, the model has {parts.graph}")
     pairs.check_vocabulary(parts.vocabulary)
     pairs.check_length(parts.max_tokens)

@@ -34,7 +34,7 @@ def write_run(run: Path, checkpoints: int, layers: int, heads: int, resamples: i
     from analysis.records.run_file import RunFile
 
     graph = Graph(layers, heads, HEADS_OF_KV if heads % HEADS_OF_KV == 0 else heads)
-    n_heads, generator = layers * heads, torch.Generator().manual_seed(0)
+    n_heads, generator = graph.n_heads_total, torch.Generator().manual_seed(0)
     start, way = (torch.randn(n_heads, generator=generator) for _ in range(2))
     mean = torch.randn(graph.n_edges, generator=generator)
     circuit = torch.rand(graph.n_edges, generator=generator) < 0.05

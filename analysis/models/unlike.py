@@ -1,10 +1,20 @@
-"""How the heads of two models differ, in words for messages."""
+"""Whether two models have the same edges, and how their heads differ, in words for messages."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+import torch
+
 from analysis.models.graph import Graph
+
+
+def same_edges(a: Graph, b: Graph) -> bool:
+    """Whether two graphs have the same edges, of the same names, in the same order."""
+    if a == b:
+        return True
+    names = (a.source_names, a.destination_names) == (b.source_names, b.destination_names)
+    return names and torch.equal(a.edge_mask, b.edge_mask)
 
 
 def unlike_heads(a: Graph, b: Graph) -> tuple[str, str] | None:

@@ -12,12 +12,16 @@ import pytest
 import torch
 
 from analysis.circuits.circuit import Circuit, head_mask, prune
+from analysis.circuits.faithfulness import evaluate_circuit
 from analysis.circuits.graph_contents import GraphFile, parallel_graph
 from analysis.circuits.graph_files import read_circuit, read_graph, write_graph
 from analysis.circuits.shared_heads import can_share, share
+from analysis.detection.detect import anatomy
 from analysis.interventions.head_sets import parse_heads
 from analysis.models.graph import Graph
+from tests.support.families.build import build
 from tests.support.graphs import graph_without_heads, ragged_graph
+from tests.support.models import random_pairs
 
 GRAPH = Graph(2, 4, 4, "ungrouped")
 CFG = {"n_layers": 2, "n_heads": 4, "parallel_attn_mlp": False, "d_model": 8}
@@ -335,6 +339,16 @@ def test_a_parallel_file_is_read_and_goes_onto_the_graph_of_its_model(tmp_path: 
     for other in (Graph(2, 4, 4), Graph(2, 4, 2), parallel_graph(2, 2, 2, "grouped")):
         assert not can_share(file.circuit.graph, other)
         assert not can_share(other, file.circuit.graph)
+
+
+def test_the_graph_of_a_parallel_file_is_that_of_such_a_model(tmp_path: Path) -> None:
+    model, pairs = build("gpt_neox"), random_pairs(2)
+    assert anatomy(model).graph == parallel_graph(2, 4, 4, "grouped")
+    file = read_circuit(write(tmp_path / "g.json", parallel_content()))
+    assert evaluate_circuit(model, pairs, file.circuit).faithfulness != 0
+    of_another = Circuit(GRAPH, torch.ones(GRAPH.n_edges, dtype=torch.bool))  # names are the same
+    with pytest.raises(ValueError, match=r"the circuit is of Graph\(.*, the model has Graph\("):
+        evaluate_circuit(model, pairs, of_another)
 
 
 def _with_two_points(graph: Graph) -> Graph:
