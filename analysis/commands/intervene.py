@@ -3,7 +3,8 @@
     headlab intervene model=DIR intervention=scale:1.3:L3H2,L5H1 out=DIR
 
 The result is an ordinary Hugging Face checkpoint for other engines (vLLM, SGLang, lighteval). A
-mean becomes a bias of o_proj, which an engine has to know: vLLM's Qwen3 leaves it out.
+mean becomes a bias of o_proj, which the architecture must have and an engine has to know: vLLM's
+Qwen3 leaves it out.
 """
 
 from __future__ import annotations

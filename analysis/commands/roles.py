@@ -2,8 +2,8 @@
 
     headlab roles run=runs/my-run step=last
 
-Definitions and sources are in analysis/heads/attention.py (scores) and analysis/prompts/regions.py
-(which tokens count).
+Definitions and sources are in analysis/heads/attention.py (patterns), analysis/heads/copying.py and
+analysis/prompts/regions.py (which tokens count).
 """
 
 from __future__ import annotations

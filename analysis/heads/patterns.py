@@ -2,8 +2,9 @@
 
 They come from the `eager` attention of the architecture, which computes what the faster ones do and
 is switched on for the run only. A pattern is what the attention interface gives beside the heads'
-output; where a model does not go through that, what its attention module returns, or a softmax
-inside it. Heads of linear attention have none.
+output; where a model does not go through that once, what its attention module returns or a softmax
+inside it, if each head has queries of its own (those of DiffLlama are differences of two). Heads of
+linear attention have none.
 
 Shape legend: B prompts, T positions, H heads of one output projection.
 """
@@ -20,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from analysis.models.anatomy import Anatomy, Heads, wide
+from analysis.models.anatomy import Anatomy, Block, Heads, wide
 from analysis.models.compat import attention_calls, attention_kind, set_attention_kind
 from analysis.models.forward import run_decoder
 from analysis.models.hooks import Hooks
@@ -53,7 +54,7 @@ def see_patterns(parts: Anatomy, ids: torch.Tensor, see: See) -> None:
     """
     shape = len(ids), ids.shape[1]
     watches = {
-        part.attention: _Watch(block.layer, part, shape, see)
+        part.attention: _Watch(block.layer, part, shape, _has_own_queries(parts, block, part), see)
         for block, part in parts.heads
         if part.kind == "softmax"
     }
@@ -62,7 +63,7 @@ def see_patterns(parts: Anatomy, ids: torch.Tensor, see: See) -> None:
     def at_interface(module: Any, q: Any, k: Any, v: Any, call: Callable[..., Any]) -> Any:
         output = call(q, k, v)
         if module in watches:
-            watches[module].at_interface = output[1]
+            watches[module].at_interface.append(output[1])
         return output
 
     with eager(parts.causal_lm), attention_calls(at_interface), softmaxes, Hooks() as hooks:
@@ -72,8 +73,19 @@ def see_patterns(parts: Anatomy, ids: torch.Tensor, see: See) -> None:
         run_decoder(parts, ids)
 
 
+def _has_own_queries(parts: Anatomy, block: Block, heads: Heads) -> bool:
+    """Whether no rows of queries serve several heads of an output projection."""
+    own = range(heads.first, heads.first + heads.n_heads)
+    return all(
+        side.of == "h"
+        for side in parts.graph.shapes[block.layer].sides
+        if ("q" in side.letter or side.letter == "in")
+        and any(head in own for feeds in side.feeds for head in feeds)
+    )
+
+
 def _start(watch: _Watch, softmaxes: _Softmaxes, _: torch.Tensor) -> None:
-    watch.at_interface, softmaxes.seen = None, []
+    watch.at_interface, softmaxes.seen = [], []
 
 
 def _end(watch: _Watch, softmaxes: _Softmaxes, output: Any) -> None:
@@ -84,19 +96,25 @@ def _end(watch: _Watch, softmaxes: _Softmaxes, output: Any) -> None:
 class _Watch:
     """Finds the pattern of one attention among what is seen of it."""
 
-    def __init__(self, layer: int, heads: Heads, shape: tuple[int, int], see: See) -> None:
-        self.layer, self.heads, self.see = layer, heads, see
+    def __init__(
+        self, layer: int, heads: Heads, shape: tuple[int, int], own_queries: bool, see: See
+    ) -> None:
+        self.layer, self.heads, self.see, self.own_queries = layer, heads, see, own_queries
         self.shape = shape[0], heads.n_heads, shape[1], shape[1]
-        self.at_interface: Any = None
+        self.at_interface: list[Any] = []
 
     def choose(self, output: Any, softmaxes: list[torch.Tensor] | None) -> None:
         """Hand over the first that is a pattern."""
-        returned = output if isinstance(output, tuple | list) else ()
-        for candidate in (self.at_interface, *returned, *reversed(softmaxes or ())):
+        once = len(self.at_interface) == 1
+        candidates = [*self.at_interface] if once else []
+        if self.own_queries:
+            returned = output if isinstance(output, tuple | list) else ()
+            candidates += [*returned, *reversed(softmaxes or ())]
+        for candidate in candidates:
             if self._is_pattern(candidate):
                 self.see(self.layer, self.heads, wide(candidate.reshape(self.shape)))
                 break
-        self.at_interface = None
+        self.at_interface = []
 
     def _is_pattern(self, candidate: Any) -> bool:
         """Whether it has a share for each head, query and key, and none is of a later token."""

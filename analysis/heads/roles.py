@@ -1,9 +1,9 @@
 """Roles of heads: standard descriptive scores on the clean prompts of a run's pairs.
 
-Definitions and sources are in analysis/heads/attention.py (scores) and analysis/prompts/regions.py
-(which tokens count). An interval is a 95 % percentile bootstrap over the pairs, with the resamples
-of the record; the copying score is of the weights alone and has none. The tracker writes, for every
-head,
+Definitions and sources are in analysis/heads/attention.py (patterns), analysis/heads/copying.py and
+analysis/prompts/regions.py (which tokens count). An interval is a 95 % percentile bootstrap over
+the pairs, with the resamples of the record; the copying score is of the weights only and has none.
+The tracker writes, for every head,
 
     RUN/roles/step-000040.json   {"schema", "step", "pairs_hash", "unit", "heads": ["L0H0", ...],
                                   "scores": {"induction": {"value": [...], "low", "high", "pairs"}}}
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+    from analysis.models.anatomy import Anatomy
     from analysis.prompts.pairs import Pairs
 
 SCHEMA = 1
@@ -110,10 +111,12 @@ def head_roles(
     batch_size: int = 8,
     resamples: int = 1000,
     seed: int = 0,
+    parts: Anatomy | None = None,
 ) -> Roles:
     """The scores of every head of a model, which is left as it was.
 
-    Without a tokenizer the attention to operands, answer and think tag is undefined.
+    Without a tokenizer the attention to operands, answer and think tag is undefined. parts: the
+    model's anatomy, detected for None.
 
     Raises:
         ValueError: the architecture is not supported, or the pairs are of another vocabulary.
@@ -124,14 +127,14 @@ def head_roles(
     from analysis.models.graph import short_head_name
     from analysis.prompts.regions import find_regions
 
-    parts = anatomy(model)
+    parts = anatomy(model) if parts is None else parts
     pairs.check_vocabulary(parts.vocabulary)
     pairs.check_length(parts.max_tokens)
     regions = find_regions(pairs, tokenizer)
-    per_pair = pattern_scores(model, pairs, regions.each, batch_size)
+    per_pair = pattern_scores(model, pairs, regions.each, batch_size, parts)
     names = [short_head_name(name) for name in parts.graph.head_names]
     sample = resamples, seed, pairs.same_prompts
-    return summarise(per_pair, copying(model), names, regions.unit, *sample)
+    return summarise(per_pair, copying(model, parts), names, regions.unit, *sample)
 
 
 def roles_path(run: Path, step: int) -> Path:

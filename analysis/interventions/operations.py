@@ -185,7 +185,15 @@ def _reference_z(
             hooks.input(some.part.o_proj, keep)
         for ids in reference:
             run_decoder(parts, torch.tensor([list(ids)], device=parts.device))
-    return {layer: _in_order(rows) for layer, rows in seen.items()}
+    found = {layer: _in_order(rows) for layer, rows in seen.items()}
+    tokens = sum(map(len, reference))
+    for layer, z in found.items():
+        if len(z) != tokens:
+            raise ValueError(
+                f"layer {layer} has {len(z)} tokens of a reference of {tokens}: the model adds "
+                "tokens of its own, so what is a head's at a position can't be said"
+            )
+    return found
 
 
 def _parts(parts: Anatomy, intervention: Intervention) -> Iterator[tuple[int, HeadsOf]]:
@@ -240,10 +248,11 @@ def intervened(
                 new = new.unflatten(-1, (some.part.n_heads, -1))
                 new[..., some.heads, :] *= intervention.factor
                 if added is not None:
-                    constant = added.rows(layer, position["ids"])[..., some.places, :].to(z)
-                    tokens = constant.shape[1]
-                    by_token = new.view(-1, tokens, *new.shape[-2:])  # z may be [B * T, H * e]
-                    by_token[..., some.heads, :] += constant
+                    # of a prefill a layer may see the last tokens only; z may be [B * T, H * e]
+                    ids = position["ids"] if z.ndim < 3 else position["ids"][:, -z.shape[1] :]
+                    constant = added.rows(layer, ids)[..., some.places, :].to(z)
+                    tokens = new.view(-1, ids.shape[1], *new.shape[-2:])
+                    tokens[..., some.heads, :] += constant
                 return new.flatten(-2)
 
             hooks.input(some.part.o_proj, change)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from analysis.models.anatomy import Anatomy, linear_bias, wide
+from analysis.models.anatomy import Anatomy, wide
 from analysis.models.compat import model_of
 
 _PROBE = 16  # tokens on which two models are compared
@@ -74,7 +74,7 @@ def with_output_bias(model: Any, parts: Anatomy, layers: Sequence[int] = ()) -> 
         if all(_bias(new, name) is not None for name in needed) and _computes_the_same(model, new):
             return new
     kind = str(model.config.model_type)
-    slides = " with a sliding window" if _windows(model.config) else ""
+    slides = " with a sliding window" if _sees_less(model.config, "sliding") else ""
     raise ValueError(
         f"a mean can't be baked into {kind}{slides}: its o_proj has no bias; bake zero or scale, "
         "or intervene on the live model"
@@ -82,7 +82,8 @@ def with_output_bias(model: Any, parts: Anatomy, layers: Sequence[int] = ()) -> 
 
 
 def _bias(model: Any, name: str) -> torch.Tensor | None:
-    return linear_bias(model.get_submodule(name))
+    bias: torch.Tensor | None = getattr(model.get_submodule(name), "bias", None)
+    return bias
 
 
 def _candidates(model: Any) -> Iterator[tuple[Any, Any]]:
@@ -95,18 +96,18 @@ def _candidates(model: Any) -> Iterator[tuple[Any, Any]]:
             config = copy.deepcopy(model.config)
             setattr(config.get_text_config(), name, True)
             yield type(model), config
-    if not _windows(model.config):
+    if text is model.config and not _sees_less(text):
         shared = {name: getattr(model.config, name, None) for name in _SHARED}
         given = {name: value for name, value in shared.items() if value is not None}
         yield LlamaForCausalLM, LlamaConfig(**given, attention_bias=True, mlp_bias=False)
 
 
-def _windows(config: Any) -> bool:
-    """Whether some layers see a part of the text only."""
+def _sees_less(config: Any, how: str = "") -> bool:
+    """Whether some layers see a part of the text only, or (without `how`) are no attention."""
     text = config.get_text_config()
     kinds = getattr(text, "layer_types", None)
     if kinds is not None:
-        return any(kind != "full_attention" for kind in kinds)
+        return any(how in kind and kind != "full_attention" for kind in kinds)
     found = (getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size"))
     return any(size is not None for size in found)
 
@@ -116,8 +117,8 @@ def _given(kind: Any, config: Any, model: Any, bare: list[str]) -> int:
     try:
         with torch.device("meta"):
             empty = model_of(kind, config, model.dtype)
-    except (TypeError, ValueError, AttributeError, KeyError):
-        return 0
+    except (TypeError, ValueError, AttributeError, KeyError, AssertionError, RuntimeError):
+        return 0  # it is no configuration of such a model
     here, there = model.state_dict(), empty.state_dict()
     same = all(name in there and there[name].shape == tensor.shape for name, tensor in here.items())
     if not same or any(not name.endswith("bias") for name in set(there) - set(here)):

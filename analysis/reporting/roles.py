@@ -56,5 +56,22 @@ def format_roles(roles: Roles, record: Record) -> str:
     graph = record.graph
     rows = [["head", *kind_title(graph), *TITLES.values()]]
     rows += [[roles.heads[h], *kind_cell(graph, h), *role_cells(roles, h)] for h in inside]
-    note = f"pairs: {defining_pairs(roles)}; receiver over {roles.unit}"
-    return "\n".join([*text_table(rows, "r", heading=0), "", note])
+    notes = [f"pairs: {defining_pairs(roles)}; receiver over {roles.unit}", *_undefined(roles)]
+    return "\n".join([*text_table(rows, "r", heading=0), "", *notes])
+
+
+def _undefined(roles: Roles) -> list[str]:
+    """What is undefined of some heads and not of all, and why."""
+    reasons = {
+        "previous_token": "no pattern of {}: linear attention, or none that is seen",
+        "copying": "no copying of {}: their values are no rows of one projection of the stream",
+    }
+    notes = []
+    for name, reason in reasons.items():
+        score = roles.scores.get(name)
+        missing = [] if score is None else [math.isnan(value) for value in score.value]
+        heads = [head for head, none in zip(roles.heads, missing, strict=False) if none]
+        if 0 < len(heads) < len(roles.heads):
+            shown = ", ".join(heads[:4]) + (", ..." if len(heads) > 4 else "")
+            notes.append(reason.format(f"{len(heads)} heads ({shown})"))
+    return notes

@@ -90,8 +90,10 @@ def test_vllm_gets_baked_checkpoints_and_seeds(copier, tmp_path, monkeypatch):
     assert loaded[-1] != str(adapter)
     with pytest.raises(ValueError, match="can't be baked into weights, as vLLM needs"):
         run(copier, tmp_path / "r", "backend=vllm", "intervention=resample:L0H1")
-    with pytest.raises(ValueError, match="vLLM's Qwen3 leaves out the bias"):
-        vllm_engine.check_bakes("mean", "qwen3")
+    for kind in ("qwen3", "olmo2"):
+        with pytest.raises(ValueError, match=f"vLLM is not known to read it in {kind}"):
+            vllm_engine.check_bakes("mean", kind)
+        vllm_engine.check_bakes("scale", kind)
     # answers are counted and cut as those of hf are, and settings reach the engine
     hf = run(copier, tmp_path / "hf", "size=10", "temperature=0", "n=1")
     settings = "engine={max_model_len: 40, gpu_memory_utilization: 0.5}"
