@@ -43,6 +43,7 @@ from analysis.attribution.memory import Plan, plan
 from analysis.attribution.metrics import Metric, metric_named
 from analysis.attribution.patching import exact_scores
 from analysis.attribution.quadrature import path_points
+from analysis.detection.audits import prove
 from analysis.detection.detect import anatomy
 from analysis.models.allocator import keep_freed_memory
 from analysis.models.anatomy import Anatomy, given, wide
@@ -98,7 +99,7 @@ def attribute(
 
     Raises:
         ValueError: unknown method, metric, quadrature or kv; ids outside the vocabulary; a target,
-            foil or label missing; an unsupported architecture; parts that do not add up; scores
+            foil or label missing; an unsupported architecture; parts that are not proved; scores
             that are not finite.
     """
     check_settings(method, metric, ig_steps, quadrature, kv, batch_size)
@@ -112,6 +113,7 @@ def attribute(
     results: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     n_batches = -(-len(pairs) // batch_size)
     silent = None if show_progress else True  # None: silent unless this is a terminal
+    prove(model, parts)
     with preserved(model), ungrouped(parts):
         todo = pairs.batches(batch_size)
         for batch in tqdm(todo, "attribution", n_batches, leave=False, disable=silent):

@@ -11,6 +11,7 @@ from torch import nn
 from analysis.attribution.metrics import faithfulness, metric_named
 from analysis.attribution.patching import RUN_BYTES, patched_logits
 from analysis.circuits.circuit import Circuit
+from analysis.detection.audits import prove
 from analysis.detection.detect import anatomy
 from analysis.models.anatomy import Anatomy, given, wide
 from analysis.models.audit import check_model
@@ -90,6 +91,7 @@ def evaluate_circuits(
     keeps.append(torch.zeros_like(keeps[0]))  # the empty circuit
     device = parts.device
     rows = []
+    prove(model, parts)
     with preserved(model), torch.no_grad(), ungrouped(parts):
         check_model(parts, pairs)
         means = _mean_sources(parts, pairs, batch_size, device) if ablation == "mean" else None

@@ -76,8 +76,8 @@ class RowFinder:
             yield o_proj.register_forward_pre_hook(self._keep(seen))
             yield o_proj.register_forward_hook(lambda m, i, output: output.detach())
             for name, module in seen.attention.face.call.module.named_modules():
-                if name and _elementwise(module):
-                    yield module.register_forward_hook(_frozen)
+                if name and elementwise(module):
+                    yield module.register_forward_hook(frozen)
         yield layer.register_forward_hook(self._finish(index))
 
     def _leaf(self, seen: Seen, name: str) -> Callable[..., torch.Tensor]:
@@ -257,7 +257,7 @@ class Probe:
         }
 
 
-def _elementwise(module: Any) -> bool:
+def elementwise(module: Any) -> bool:
     """Whether a module may be a norm, or works on numbers one by one."""
     return (
         not is_linear(module)
@@ -267,7 +267,7 @@ def _elementwise(module: Any) -> bool:
     )
 
 
-def _frozen(module: nn.Module, args: Any, output: Any) -> Any:
+def frozen(module: nn.Module, args: Any, output: Any) -> Any:
     """x times what it was multiplied with: a norm over all heads ties no heads together."""
     x = first_floats(args)
     if not isinstance(output, torch.Tensor) or x is None or x.shape != output.shape:

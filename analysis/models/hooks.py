@@ -68,6 +68,10 @@ class Hooks:
         """Call `see` with all that a module returns."""
         self._handles.append(module.register_forward_hook(lambda m, args, output: see(output)))
 
+    def passed(self, module: nn.Module, see: Callable[[nn.Module, Any, Any], Any]) -> None:
+        """Call `see` with a module, what it was given and what it returns, as torch's own hooks."""
+        self._handles.append(module.register_forward_hook(see))
+
     def input(self, module: nn.Module, see: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
         """Call `see` with a module's hidden states; what it returns, if anything, replaces them.
 
