@@ -53,6 +53,7 @@ from analysis.models.forward import Sources, record_sources, run
 from analysis.models.graph import KV
 from analysis.models.hooks import Hooks
 from analysis.models.preserve import preserved
+from analysis.models.routing import ROUTINGS, Routing
 from analysis.prompts.pairs import Batch, Pairs
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def attribute(
     show_progress: bool = False,
     memory_budget: int = MEMORY_BUDGET,
     parts: Anatomy | None = None,
+    routing: str = "free",
 ) -> EdgeScores:
     """Score every edge of a model's graph on every pair.
 
@@ -94,15 +96,20 @@ def attribute(
         memory_budget: bytes for what the steps leave behind, beyond the model's own passes; long
             batches are contracted after fewer steps and in more blocks of tokens, as the log says.
             The result does not depend on it.
-        parts: the model's anatomy, written by hand (docs/model-support.md); detected for None. It
+        parts: the model's anatomy, written by hand (docs/tracking.md); detected for None. It
             is held to the same checks.
+        routing: of a mixture of experts. `free`: every run chooses its experts, and where the
+            choice changes along the path the integral misses a jump. `frozen`: all runs, the
+            corrupted prompt's too, choose as the clean one did (`analysis.models.routing`), so
+            scores and metrics are those of the model with its experts held, and add up. Other
+            models are the same under both.
 
     Raises:
-        ValueError: unknown method, metric, quadrature or kv; ids outside the vocabulary; a target,
-            foil or label missing; an unsupported architecture; parts that are not proved; scores
-            that are not finite.
+        ValueError: unknown method, metric, quadrature, kv or routing; ids outside the vocabulary; a
+            target, foil or label missing; an unsupported architecture; parts that are not proved;
+            scores that are not finite.
     """
-    check_settings(method, metric, ig_steps, quadrature, kv, batch_size)
+    check_settings(method, metric, ig_steps, quadrature, kv, batch_size, routing)
     points = path_points(quadrature, ig_steps)
     parts = given(parts, kv) or anatomy(model, kv)
     pairs.check_vocabulary(parts.vocabulary)
@@ -110,6 +117,7 @@ def attribute(
     device = parts.device
     if device.type == "cpu":
         keep_freed_memory()
+    choices = Routing.of(parts) if routing == "frozen" else Routing([])
     results: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     n_batches = -(-len(pairs) // batch_size)
     silent = None if show_progress else True  # None: silent unless this is a terminal
@@ -118,8 +126,10 @@ def attribute(
         todo = pairs.batches(batch_size)
         for batch in tqdm(todo, "attribution", n_batches, leave=False, disable=silent):
             first = not results
-            job = _Job(parts, batch.to(device), metric_named(metric), memory_budget, first)
+            job = _Job(parts, batch.to(device), metric_named(metric), memory_budget, first, choices)
             results.append(job.scores(method, points))
+    if routing == "frozen" and not choices.layers:
+        log.info("routing=frozen: no layer chooses among experts, so there is nothing to freeze")
     scores, clean, corrupted = (torch.cat(column) for column in zip(*results, strict=True))
     if not bool(torch.isfinite(scores).all()):
         bad = int((~torch.isfinite(scores)).flatten(1).any(1).nonzero()[0])
@@ -128,13 +138,21 @@ def attribute(
 
 
 def check_settings(
-    method: str, metric: str, ig_steps: int, quadrature: str, kv: str, batch_size: int
+    method: str,
+    metric: str,
+    ig_steps: int,
+    quadrature: str,
+    kv: str,
+    batch_size: int,
+    routing: str = "free",
 ) -> None:
     """Raise ValueError, with what is known, for a setting of `attribute` that is not."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
     if kv not in KV:
         raise ValueError(f"unknown kv {kv!r}; known: {', '.join(KV)}")
+    if routing not in ROUTINGS:
+        raise ValueError(f"unknown routing {routing!r}; known: {', '.join(ROUTINGS)}")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; a pass needs at least one pair")
     metric_named(metric)
@@ -150,6 +168,7 @@ class _Job:
     metric: Metric
     memory_budget: int
     first: bool
+    routing: Routing
 
     def scores(
         self, method: str, points: list[tuple[float, float]]
@@ -158,17 +177,19 @@ class _Job:
         batch, metric = self.batch, self.metric
         path = _embedding_path(method, points)
         sums = GradientSums(self.parts)
-        clean, clean_logits = self._ends(sums, batch.clean, path.pop(1.0, None), None)
-        corrupted, logits = self._ends(sums, batch.corrupted, path.pop(0.0, None), clean_logits)
-        if method == "exact":
-            scores = exact_scores(self.parts, batch, metric, corrupted, clean_logits)
-        else:
-            if method == "EAP-IG-activations":
-                steps = _activation_steps(self.parts, points, self.batch)
+        with self.routing.recorded():
+            clean, clean_logits = self._ends(sums, batch.clean, path.pop(1.0, None), None)
+        with self.routing.held():  # in a free one nothing is
+            corrupted, logits = self._ends(sums, batch.corrupted, path.pop(0.0, None), clean_logits)
+            if method == "exact":
+                scores = exact_scores(self.parts, batch, metric, corrupted, clean_logits)
             else:
-                steps = _embedding_steps(path, clean.embedding, corrupted.embedding)
-            differences = _differences(corrupted, clean, batch.mask)
-            scores = self._by_gradient(steps, sums, differences, clean_logits)
+                if method == "EAP-IG-activations":
+                    steps = _activation_steps(self.parts, points, self.batch)
+                else:
+                    steps = _embedding_steps(path, clean.embedding, corrupted.embedding)
+                differences = _differences(corrupted, clean, batch.mask)
+                scores = self._by_gradient(steps, sums, differences, clean_logits)
         m_clean, m_corrupted = (metric(x, clean_logits, batch) for x in (clean_logits, logits))
         mask = self.parts.graph.edge_mask.to(scores.device)
         return (scores * mask).cpu(), m_clean.cpu(), m_corrupted.cpu()
