@@ -16,9 +16,10 @@ from analysis.commands.measuring import Options
 
 def act(options: Options) -> None:
     """Load, attribute, write."""
-    from analysis.commands.measuring import checked, load, measure, write
+    from analysis.commands.measuring import checked, experts_of, load, measure, write
 
     model, pairs = load(options)
     scores = measure(options, model, pairs)
     precision = checked(options, model, pairs, scores)
-    write(options, scores, model.config.get_text_config().hidden_size, precision)
+    experts = experts_of(options, model, pairs, scores)
+    write(options, scores, model.config.get_text_config().hidden_size, precision, experts)

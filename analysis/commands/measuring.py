@@ -36,6 +36,11 @@ class AttributionOptions:
     ig_steps: int = key("points on the path", 5, COUNT)
     quadrature: str = key("left, right, midpoint or gauss-legendre", "left")
     kv: str = key("grouped, or ungrouped: a k and a v for every query head", "grouped")
+    routing: str = key(
+        "of a mixture of experts: free, or frozen, as at the clean prompt in every run; the "
+        "completeness gap of both is told",
+        "free",
+    )
     batch_size: int = key("pairs in one pass; does not change the result", 8, COUNT)
     dtype: str = key(" or ".join(DTYPES), "float32")
     check_dtype: bool = key(
@@ -114,6 +119,31 @@ def checked(
     return None if found is None else asdict(found)
 
 
+def experts_of(options: Options, model: Model, pairs: Pairs, scores: EdgeScores) -> dict[str, Any]:
+    """What is said of a mixture of experts: its layers, and the gap of each routing.
+
+    Nothing of other models, and no gap of methods that are no integral along the embeddings.
+    """
+    from analysis.attribution.completeness import completeness_gap
+    from analysis.heads.experts import layers_with_experts
+    from analysis.models.routing import ROUTINGS
+
+    own = options.attribution
+    layers = list(layers_with_experts(model, pairs))
+    if not layers:
+        return {}
+    if own.method != "EAP-IG-inputs":
+        return {"routing": own.routing, "layers": layers}
+    settings = (own.metric, own.ig_steps, own.quadrature, own.batch_size)
+    found = {
+        routing: scores.completeness_gap
+        if routing == own.routing
+        else completeness_gap(model, pairs, *settings, routing)
+        for routing in ROUTINGS
+    }
+    return {"routing": own.routing, "layers": layers, "completeness_gap": found}
+
+
 def circuit_of(options: Options, scores: EdgeScores) -> Circuit:
     """The circuit that the options ask for; all edges if they name no size."""
     import torch
@@ -126,31 +156,41 @@ def circuit_of(options: Options, scores: EdgeScores) -> Circuit:
     return select_circuit(scores, **wanted)
 
 
-def summary(options: Options, scores: EdgeScores) -> dict[str, Any]:
-    """What was measured, and how, for the files of a command."""
+def summary(
+    options: Options, scores: EdgeScores, experts: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What was measured, and how, for the files of a command. experts: of `experts_of`."""
     from analysis.models.hub import commit_of
     from analysis.records.checkpoints import find_model
 
     commit = commit_of(find_model(options.model.path).path)
+    attribution = asdict(options.attribution)
+    if attribution["routing"] == "free":  # as in files that are older than the key
+        del attribution["routing"]
     return {
         "model": options.model.path,
         **({} if commit is None else {"commit": commit}),
         "pairs": options.pairs.path,
-        "attribution": asdict(options.attribution),
+        "attribution": attribution,
         "n_pairs": len(scores.per_pair),
         "n_edges": scores.graph.n_edges,
         "completeness_gap": scores.completeness_gap,
         "metric_clean": float(scores.metric_clean.mean()),
         "metric_corrupted": float(scores.metric_corrupted.mean()),
+        **({"experts": experts} if experts else {}),
     }
 
 
 def write(
-    options: Options, scores: EdgeScores, d_model: int, precision: dict[str, Any] | None
+    options: Options,
+    scores: EdgeScores,
+    d_model: int,
+    precision: dict[str, Any] | None,
+    experts: dict[str, Any] | None = None,
 ) -> None:
     """Write edges.safetensors, names.json and graph.json; each appears when it is whole.
 
-    precision: what `checked` gave.
+    precision: what `checked` gave. experts: what `experts_of` gave.
     """
     from safetensors.torch import save
 
@@ -163,10 +203,12 @@ def write(
         draft.write_bytes(save({"mean": scores.mean, "per_pair": scores.per_pair}))
     names = {"sources": scores.source_names, "destinations": scores.destination_names}
     agreement = {} if precision is None else {"precision": precision}
-    write_json(out / "names.json", {**names, **summary(options, scores), **agreement})
+    write_json(out / "names.json", {**names, **summary(options, scores, experts), **agreement})
     write_graph(out / "graph.json", circuit, scores.mean, d_model)
+    gaps = (experts or {}).get("completeness_gap", {})
+    of_both = ", ".join(f"{gap:.2%} with routing={routing}" for routing, gap in gaps.items())
     print(
         f"{scores.graph.n_edges} edges, {len(scores.per_pair)} pairs; completeness gap "
-        f"{scores.completeness_gap:.2%}; circuit of {circuit.n_edges} edges and "
+        f"{of_both or f'{scores.completeness_gap:.2%}'}; circuit of {circuit.n_edges} edges and "
         f"{len(circuit.heads)} heads; wrote {out}"
     )

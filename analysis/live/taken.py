@@ -39,7 +39,8 @@ def enters(name: str) -> bool:
     >>> [name for name in ("heads/emergent", "heads/emergent/lo", "head/L00H01") if enters(name)]
     ['heads/emergent']
     """
-    return name.startswith(("heads/", "circuit/")) and not name.endswith(_ENDS)
+    ours = name.startswith(("heads/", "circuit/")) or name == "routing/changed"
+    return ours and not name.endswith(_ENDS)
 
 
 def base_of(model: Model) -> Base | None:

@@ -3,6 +3,7 @@
     RUN/heads/step-000040/record.json                numbers, settings and origin of one checkpoint
     RUN/heads/step-000040/heads-<hash>.safetensors   its circuit and resampled heads
     RUN/heads/step-000040/scores-<hash>.safetensors  its per-pair scores [pairs, E]
+    RUN/heads/step-000040/experts-<hash>.safetensors with experts: what tokens were given to
     RUN/evaluations/step-000040.json                 held-out pass@1
     RUN/metrics.jsonl                                what the trainer logged, and when
 
@@ -29,12 +30,19 @@ from safetensors.torch import save
 from analysis.attribution.metrics import faithfulness
 from analysis.files import OtherSchema, atomic_write, short_hash, write_json
 from analysis.heads.changes import Heads
+from analysis.heads.experts import Experts
 from analysis.heads.resampling import Resampled, resample_weights
 from analysis.intervals import Estimate, estimate, resamples_of
 from analysis.models.graph import Graph
 from analysis.models.graph_form import graph_from
 from analysis.prompts.pairs import Pairs
-from analysis.records.record_form import SCHEMA, read_content, shapes_of
+from analysis.records.record_form import (
+    SCHEMA,
+    layers_of,
+    read_content,
+    shapes_of,
+    shapes_of_experts,
+)
 from analysis.records.stored import Shapes, StoredTensors
 
 log = logging.getLogger(__name__)
@@ -53,8 +61,9 @@ class Record:
     circuit: bool [E];  mean: mean scores float [E];  evaluation: the metric of the circuit, of the
     full model and of the empty circuit, float [3, pairs];  resampled: analysis/heads/resampling.py.
     (A heads in all, in the order of graph.heads.)
-    n_distinct: pairs that differ from each other; None: all of them.  digest: of circuit and
-    resamples, as read from a file; empty for a record just made.
+    n_distinct: pairs that differ from each other; None: all of them.  experts: what the tokens were
+    given to, None in a model without experts.  digest: of circuit, resamples and experts, as read
+    from a file; empty for a record just made.
     """
 
     step: int
@@ -73,6 +82,7 @@ class Record:
     evaluation: torch.Tensor
     resampled: Resampled
     n_distinct: int | None = None
+    experts: Experts | None = None
     digest: str = ""
 
     @property
@@ -94,6 +104,11 @@ class Record:
         return Heads(strength, r.threshold, r.importance, self.n_pairs)
 
     @property
+    def weights(self) -> torch.Tensor:
+        """Of the pairs in each resample: [1+R, pairs]."""
+        return resample_weights(self.n_pairs, self.settings["resamples"], self.settings["seed"])
+
+    @property
     def in_circuit(self) -> torch.Tensor:
         """Heads in the circuit: bool [A]."""
         return self.heads.inside[0]
@@ -109,9 +124,7 @@ class Record:
 
     def faithfulness(self) -> Estimate:
         """Faithfulness of the circuit, with a bootstrap interval over pairs."""
-        s = self.settings
-        weights = resample_weights(self.n_pairs, s["resamples"], s["seed"])
-        weights = resamples_of(weights, self.distinct).double()
+        weights = resamples_of(self.weights, self.distinct).double()
         circuit, full, empty = (weights @ self.evaluation.T.double()).T
         return estimate(faithfulness(circuit, full, empty))
 
@@ -136,13 +149,16 @@ def write_record(run: str | Path, record: Record, per_pair: torch.Tensor) -> Pat
     """Write or replace the record of one step and its scores [pairs, E]; the path of its JSON."""
     directory = record_dir(run, record.step)
     heads = {name: getattr(record, name) for name in _TENSORS} | vars(record.resampled)
+    kinds = {"heads": heads, "scores": {"per_pair": per_pair.float()}}
+    if record.experts is not None:
+        kinds["experts"] = record.experts.all_tensors
     files = {}
-    for kind, tensors in (("heads", heads), ("scores", {"per_pair": per_pair.float()})):
+    for kind, tensors in kinds.items():
         blob = save({name: value.contiguous() for name, value in tensors.items()})
         files[kind] = f"{kind}-{short_hash(blob)}.safetensors"
         with atomic_write(directory / files[kind]) as draft:
             draft.write_bytes(blob)
-    left_out = [*_TENSORS, "resampled", "digest"]
+    left_out = [*_TENSORS, "resampled", "digest", "experts"]
     left_out += ["n_distinct"] if record.n_distinct is None else []
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in left_out}
     content = {
@@ -153,6 +169,7 @@ def write_record(run: str | Path, record: Record, per_pair: torch.Tensor) -> Pat
             "heads": record.graph.names_of(record.in_circuit),
             "faithfulness": asdict(record.faithfulness()),
         },
+        **({} if record.experts is None else {"experts": _about_experts(record)}),
         "tensors": files,
     }
     write_json(directory / "record.json", {"schema": SCHEMA, **content})
@@ -160,6 +177,12 @@ def write_record(run: str | Path, record: Record, per_pair: torch.Tensor) -> Pat
         if stale.name not in files.values():
             stale.unlink()
     return directory / "record.json"
+
+
+def _about_experts(record: Record) -> dict[str, object]:
+    """Their layers, and how the runs of the attribution chose: `routing` of the settings."""
+    assert record.experts is not None
+    return {"routing": record.settings.get("routing", "free"), **record.experts.about}
 
 
 def write_invalid(run: Path, step: int, reason: str, origin: dict[str, Any]) -> None:
@@ -254,16 +277,33 @@ def _one(graph: Graph) -> Graph:
 
 def _open(run: str | Path, content: dict[str, Any]) -> Record:
     step = content["step"]
-    graph = _one(graph_from(content["graph"], record_dir(run, step) / "record.json"))
+    path = record_dir(run, step) / "record.json"
+    graph = _one(graph_from(content["graph"], path))
     shapes = shapes_of(graph, content["n_pairs"])
     stored = _tensors(run, step, content, "heads", shapes)
-    wanted = {f.name for f in fields(Record)} - {*_TENSORS, "graph", "resampled", "digest"}
+    left_out = {*_TENSORS, "graph", "resampled", "digest", "experts"}
+    wanted = {f.name for f in fields(Record)} - left_out
     values: dict[str, Any] = {name: content.get(name) for name in wanted}
     values |= {name: math.nan for name in _NUMBERS if values[name] is None}
-    values |= {"graph": graph, "digest": content["tensors"]["heads"]}
+    values |= {"graph": graph, "digest": content["tensors"]["heads"], "experts": None}
+    if "experts" in content:
+        values["experts"] = _experts(run, step, content, path)
+        values["digest"] += " " + content["tensors"]["experts"]
     if "n_distinct" not in content:
         values["n_distinct"] = _distinct_in_file(run, values["settings"].get("metric", ""))
     return StoredRecord.open(values, stored)
+
+
+def _experts(run: str | Path, step: int, content: dict[str, Any], path: Path) -> Experts:
+    layers = layers_of(content, path)
+    shapes = shapes_of_experts(layers, content["n_pairs"], content["experts"]["tokens"])
+    stored = _tensors(run, step, content, "experts", shapes)
+    found = Experts(layers, stored)
+    if not found.about.items() <= content["experts"].items() or stored["experts"].tolist() != [
+        about.experts for about in layers.values()
+    ]:
+        raise ValueError(f"{path} says otherwise of its experts than their file; track it again")
+    return found
 
 
 def _distinct_in_file(run: str | Path, metric: str) -> int | None:

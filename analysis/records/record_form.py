@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from analysis.files import as_form, check_schema, read_json
+from analysis.heads.experts import Layer, name_of
 from analysis.heads.resampling import SWEEP
 from analysis.models.graph import Graph
 from analysis.models.graph_form import GraphForm
@@ -43,6 +45,14 @@ class _Origin:
 
 
 @dataclass(frozen=True)
+class _Experts:
+    """How many experts each layer with experts has and chooses; tokens: of all clean prompts."""
+
+    tokens: int
+    layers: dict[str, Layer]
+
+
+@dataclass(frozen=True)
 class _File:
     """The form of record.json, as far as it is read again; null stands for what is no number."""
 
@@ -59,6 +69,7 @@ class _File:
     seconds: float
     tensors: dict[str, str]
     n_distinct: int | None = None
+    experts: _Experts | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,8 @@ def read_content(path: Path, step: int) -> dict[str, Any] | None:
         found.graph.graph(path)
         if min(found.n_pairs, found.settings.resamples) < 1:
             raise ValueError(f"{path}: it has no pairs or no resamples")
-        if missing := {"heads", "scores"} - set(found.tensors):
+        needed = {"heads", "scores"} | ({"experts"} if found.experts else set())
+        if missing := needed - set(found.tensors):
             raise ValueError(f"{path} names no tensors of {min(missing)}; track this step again")
     return content
 
@@ -110,3 +122,23 @@ def shapes_of(graph: Graph, n_pairs: int) -> Shapes:
         "threshold": (torch.float32, (None,)),
         "sweep": (torch.float32, (None, len(SWEEP))),
     }
+
+
+def layers_of(content: dict[str, Any], path: Path) -> dict[int, Layer]:
+    """The layers with experts of a record.json that has any, by their numbers."""
+    layers = {}
+    for name, about in content["experts"]["layers"].items():
+        layer = as_form(about, Layer, path)
+        if not name.isdecimal() or not 0 < layer.chosen <= layer.experts:
+            raise ValueError(f"{path}: there is no layer {name!r} with {about}")
+        layers[int(name)] = layer
+    return layers
+
+
+def shapes_of_experts(layers: Mapping[int, Layer], n_pairs: int, tokens: int) -> Shapes:
+    """The tensors of what the tokens are given to (analysis/heads/experts.py)."""
+    of_pairs: Shapes = dict.fromkeys(("lengths", "same"), (torch.int32, (n_pairs,)))
+    of_layers = {
+        name_of(layer): (torch.int16, (tokens, about.chosen)) for layer, about in layers.items()
+    }
+    return {**of_pairs, "experts": (torch.int32, (len(layers),)), **of_layers}

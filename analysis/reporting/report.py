@@ -57,7 +57,8 @@ class Section:
 
     charts: by their titles. associations: of the signal with the curves. roles: what the roles in
     the table of heads rest on. sources, shared: what was measured with what, by checkpoint and for
-    all of them. reference: the second model, in words.
+    all of them. reference: the second model, in words. routing: of a mixture of experts, with how
+    the attribution chose.
     """
 
     label: str
@@ -75,6 +76,8 @@ class Section:
     shared: dict[str, str]
     config: str | None
     reference: str | None
+    routing: Table | None
+    routing_note: str
 
 
 def summary(run: Run) -> Summary | None:
@@ -237,9 +240,18 @@ def reference_note(run: Run) -> str | None:
     return f"{said}; two samples of one model would have {ceiling:.2f}."
 
 
+def routing_table(run: Run) -> Table | None:
+    """The layers of a mixture of experts; None for other models."""
+    from analysis.reporting.routing import TITLES, routing_rows
+
+    rows = routing_rows(run.points) if run.points else []
+    return Table(TITLES, rows) if rows else None
+
+
 def charts(run: Run, name: str) -> dict[str, Markup]:
     """The charts of a run by their titles."""
     from analysis.reporting.figures.head_map import head_map_content
+    from analysis.reporting.figures.routing import routing_content, routings
     from analysis.reporting.figures.sensitivity import sensitivity_content
     from analysis.reporting.figures.trajectory import (
         cohort_content,
@@ -256,6 +268,8 @@ def charts(run: Run, name: str) -> dict[str, Markup]:
             final: chart(sensitivity_content(run), f"{name}-sensitivity"),
             "Faithfulness": chart(faithfulness_content(run), f"{name}-faithfulness"),
         }
+    if routings(run):
+        found["Routing to experts"] = chart(routing_content(run), f"{name}-routing")
     return found
 
 
@@ -268,9 +282,10 @@ def head_table(run: Run, name: str) -> Table:
 
 def section(run: Run, name: str) -> Section:
     """Everything about one run; `name` begins the ids of its figures and tables."""
+    from analysis.reporting.routing import routing_note
     from analysis.reporting.tables import legend
 
-    there = bool(run.points)
+    there, routing = bool(run.points), routing_table(run)
     return Section(
         label=run.label,
         summary=summary(run),
@@ -287,6 +302,8 @@ def section(run: Run, name: str) -> Section:
         shared=shared_sources(run) if there else {},
         config=run.config_text and redact_yaml(run.config_text),
         reference=reference_note(run),
+        routing=routing,
+        routing_note="" if routing is None else routing_note(run.points[-1].record),
     )
 
 

@@ -56,7 +56,10 @@ def curve_name(graph: Graph, head: int) -> str:
 
 
 def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[str, float]:
-    """What the last of some points logs: `circuit/*`, `heads/*` (`/lo`, `/hi`), `head/L00H00`."""
+    """What the last of some points logs: `circuit/*`, `heads/*` (`/lo`, `/hi`), `head/L00H00`.
+
+    And `routing/*` of a mixture of experts.
+    """
     point = points[-1]
     record, change, turn = point.record, point.change, point.turn
     values: dict[str, float] = {
@@ -82,10 +85,26 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
         values |= _with_ends("heads/turnover", turn.turnover)
         values |= _with_ends("heads/overlap_previous", turn.overlap)
         values |= _with_ends("heads/excess_turnover", turn.excess_turnover)
+    values |= routing_values(point)
     shown, importance = curve_heads(points, most), record.importance.tolist()
     values |= {"head/curves": len(shown), "head/curves_cap": most}
     for index in shown:
         values[curve_name(record.graph, index)] = importance[index]
+    return values
+
+
+def routing_values(point: Point) -> dict[str, float]:
+    """`routing/*` of one point, by layers; nothing without experts."""
+    values: dict[str, float] = {}
+    if (routing := point.routing) is None:
+        return values
+    if routing.overall is not None:
+        values |= _with_ends("routing/changed", routing.overall)
+    for layer, share in routing.changed.items():
+        values |= _with_ends(f"routing/changed/L{layer:02}", share)
+    for layer in routing.load:
+        values |= _with_ends(f"routing/busiest/L{layer:02}", routing.busiest(layer)[1])
+        values[f"routing/unused/L{layer:02}"] = routing.unused(layer)
     return values
 
 

@@ -24,6 +24,7 @@ FIGURES = {
     "cohorts": "since when the heads of a circuit are in it",
     "faithfulness": "of the circuit at each checkpoint",
     "sensitivity": "of the counts to the size of the circuit and to the pairs",
+    "routing": "of a mixture of experts: tokens whose experts changed, and the experts' loads",
 }
 
 
@@ -40,6 +41,7 @@ class RunView:
             ValueError: there is no such figure, or nothing yet that it could show.
         """
         from analysis.reporting.figures.head_map import head_map
+        from analysis.reporting.figures.routing import routing_chart, routings
         from analysis.reporting.figures.sensitivity import sensitivity_chart
         from analysis.reporting.figures.trajectory import (
             cohort_chart,
@@ -53,6 +55,7 @@ class RunView:
             "cohorts": cohort_chart,
             "faithfulness": faithfulness_chart,
             "sensitivity": sensitivity_chart,
+            "routing": routing_chart,
         }
         if name not in draw:
             near = get_close_matches(name, draw, 1)
@@ -61,6 +64,8 @@ class RunView:
         checkpoint_rows(self.run)
         if name != "curves" and not self.run.points:
             raise ValueError(f"no head of {self.run.path} was tracked yet, so there is no {name}")
+        if name == "routing" and not routings(self.run):
+            raise ValueError(f"no checkpoint of {self.run.path} is known to have experts")
         return draw[name](self.run)
 
     def table(self) -> str:

@@ -19,6 +19,8 @@ from typing import Any
 from analysis.cli import key
 from analysis.ranges import COUNT, PART, POSITIVE, SEED, SHARE, Range
 
+FREE = "free"  # a routing of analysis/models/routing.py
+
 
 def free(help: str, default: object, range: Range | None = None) -> Any:
     """A `key` that shapes no record."""
@@ -53,6 +55,14 @@ class CircuitKeys:
         "grouped: one edge into a key or value head that query heads share; ungrouped: one for "
         "each query head, as in the EAP-IG package",
         "grouped",
+    )
+    # both agree alike with exact patching of the model itself; frozen closes the completeness gap,
+    # free leaves 1 to 10 % of it at any number of steps (docs/LOG.md)
+    routing: str = key(
+        "of a mixture of experts: free, every run of the attribution chooses, and what jumps where "
+        "the choice changes is missed; frozen, all choose as the clean prompt does, and scores add "
+        "up (circuits are always evaluated free)",
+        FREE,
     )
     batch_size: int = free("pairs in one pass; changes memory and speed, not the result", 8, COUNT)
     check_dtype: bool = free(
@@ -99,7 +109,8 @@ class TrackingSettings(CircuitKeys):
 
         try:
             check_settings(
-                self.method, self.metric, self.ig_steps, self.quadrature, self.kv, self.batch_size
+                *(self.method, self.metric, self.ig_steps, self.quadrature, self.kv),
+                *(self.batch_size, self.routing),
             )
         except ValueError as error:
             raise ValueError(f"tracking: {error}") from error
@@ -121,9 +132,15 @@ class TrackingSettings(CircuitKeys):
             )
 
     def of_record(self) -> dict[str, str | int | float | None]:
-        """Those that shape a record, and must be equal for two records to be comparable."""
+        """Those that shape a record, and must be equal for two records to be comparable.
+
+        Without `routing` where that is free, as in records that are older than the key.
+        """
         kept = [entry.name for entry in fields(self) if not entry.metadata.get("free")]
-        return {name: getattr(self, name) for name in kept}
+        found = {name: getattr(self, name) for name in kept}
+        if found["routing"] == FREE:
+            del found["routing"]
+        return found
 
 
 @dataclass

@@ -27,6 +27,7 @@ from analysis.detection.detect import anatomy
 from analysis.files import atomic_write, write_json
 from analysis.heads.attention import PATTERN_SCORES, pattern_scores
 from analysis.heads.copying import copying
+from analysis.heads.experts import Experts, as_experts, layers_with_experts, measure_experts
 from analysis.heads.resampling import Selection, resample_heads, select
 from analysis.heads.roles import summarise, write_roles
 from analysis.models.anatomy import base_model, wide
@@ -143,7 +144,7 @@ class HeadTracker:
 
         None, with a warning and a record marked invalid, if the model's weights or its scores are
         not finite. Where memory runs out, the batch is halved, which does not change the result.
-        What the roles of heads raise is raised after the record is written.
+        What the roles of heads or the routing raise is raised after the record is written.
 
         Raises:
             ValueError: the run was started with other pairs, or anything that `attribute` refuses.
@@ -160,14 +161,20 @@ class HeadTracker:
             return None
         distributed.together(partial(self._check_dtype, model, scores))
         found = self._find_circuit(model, scores)
-        failed: Exception | None = None
+        failed: list[Exception] = []
+        experts = None
         try:  # before the record, which says that the step is done
             self._track_roles(model, step)
         except Exception as error:  # must not cost the record
-            failed = error
-        record = distributed.together(partial(self._write, model, step, scores, found, began))
-        if failed is not None:
-            raise failed
+            failed.append(error)
+        try:
+            experts = self._experts(model)
+        except Exception as error:  # nor must this
+            failed.append(error)
+        write = partial(self._write, model, step, scores, found, experts, began)
+        record = distributed.together(write)
+        if failed:
+            raise failed[0]
         return record
 
     def _attribute(self, model: nn.Module, show_progress: bool) -> EdgeScores:
@@ -236,8 +243,28 @@ class HeadTracker:
         )
         write_roles(self.run, step, self.pairs.hash, roles)
 
+    def _experts(self, model: nn.Module) -> Experts | None:
+        """What the tokens of the clean prompts are given to; None in a model without experts."""
+        layers = distributed.together(partial(layers_with_experts, model, self.pairs))
+        if not layers:
+            return None
+        length = max(len(pair.clean_ids) for pair in self.pairs)
+        width = length * sum(layer.chosen for layer in layers.values())
+
+        def measure(pairs: Pairs, batch_size: int) -> list[torch.Tensor]:
+            return [measure_experts(model, layers, length, pairs, batch_size)]
+
+        [rows] = self._shared.measure(measure, [width])
+        return as_experts(rows, layers, self.pairs)
+
     def _write(
-        self, model: nn.Module, step: int, scores: EdgeScores, found: FoundCircuit, began: float
+        self,
+        model: nn.Module,
+        step: int,
+        scores: EdgeScores,
+        found: FoundCircuit,
+        experts: Experts | None,
+        began: float,
     ) -> Record | None:
         """On rank 0, resample, and write the record of a step whose measuring began at `began`."""
         if distributed.rank() != 0:
@@ -269,6 +296,7 @@ class HeadTracker:
             mean=per_pair.mean(0),
             evaluation=torch.stack([evaluation.circuit, evaluation.full, evaluation.empty]).float(),
             resampled=resample_heads(graph, per_pair, found.selection, s.resamples, s.seed),
+            experts=experts,
             seconds=time.perf_counter() - began,
         )
         write_record(self.run, record, per_pair)
@@ -286,7 +314,7 @@ def _edge_scores(
 ) -> list[torch.Tensor]:
     """Scores of the edges [pairs, E], clean and corrupted metric [pairs]."""
     how = (s.method, s.metric, s.ig_steps, s.quadrature, s.kv, batch_size, show_progress)
-    scores = attribute(model, pairs, *how)
+    scores = attribute(model, pairs, *how, routing=s.routing)
     return [scores.per_edge, scores.metric_clean, scores.metric_corrupted]
 
 

@@ -43,6 +43,7 @@ from analysis.heads.changes import (
     turn,
 )
 from analysis.heads.resampling import sweep_sizes
+from analysis.heads.routing_changes import RoutingChange, compare_routing
 from analysis.intervals import Association, Estimate, association, estimate_of_set
 from analysis.models.allocator import return_freed_memory
 from analysis.models.graph import short_head_name
@@ -74,6 +75,7 @@ class Point:
     masks, settled: raw and settled sets by name, bool [A].  counts: of the raw sets, by STATES.
     first, first_settled: cohort of each head, the step of its first emergence, or -1: [A].
     entered: the step at which each head was in the circuit for the first time, or -1: [A].
+    routing: against the base, of a mixture of experts.
     """
 
     record: Record
@@ -86,6 +88,7 @@ class Point:
     first_settled: torch.Tensor
     entered: torch.Tensor
     sweeps: Sweeps
+    routing: RoutingChange | None = None
 
     @property
     def step(self) -> int:
@@ -148,6 +151,7 @@ class Compared:
     change: Change
     turn: Turn | None
     sweeps: Sweeps
+    routing: RoutingChange | None
 
 
 # (digests of the base, of the record and of the one before it, q) -> what they gave
@@ -237,10 +241,18 @@ def _compare(
         change=compare(base.heads, now.heads, q),
         turn=None if before is None else turn(before.heads, now.heads, q),
         sweeps=Sweeps(base, now.record, q),
+        routing=_routing(base.record, now.record),
     )
     if "" not in key:
         known[key] = found
     return found
+
+
+def _routing(base: Record, now: Record) -> RoutingChange | None:
+    """Of a mixture of experts whose routing was measured."""
+    if now.experts is None:
+        return None
+    return compare_routing(base.experts, now.experts, now.weights)
 
 
 @dataclass(frozen=True)
@@ -306,6 +318,7 @@ class _State:
             first_settled=first_settled,
             entered=entered,
             sweeps=compared.sweeps,
+            routing=compared.routing,
         )
         ever = self.ever | inside
         return _State(self.base, ever, held, first, first_settled, entered), point
@@ -411,5 +424,17 @@ def _json(point: Point) -> dict[str, Any]:
         "called": {name: names(mask) for name, mask in point.change.called.items()},
         "settled": {name: names(mask) for name, mask in point.settled.items()},
         "sensitivity": [asdict(setting) for setting in point.sensitivity],
+        **({} if point.routing is None else {"routing": _routing_json(point.routing)}),
         "origin": point.record.origin,
+    }
+
+
+def _routing_json(routing: RoutingChange) -> dict[str, Any]:
+    """By layers; a load is a share of tokens for each expert."""
+    return {
+        "changed": {str(layer): asdict(share) for layer, share in routing.changed.items()},
+        "load": {
+            str(layer): dict(zip(("value", "low", "high"), load.tolist(), strict=True))
+            for layer, load in routing.load.items()
+        },
     }

@@ -17,7 +17,7 @@ def view(tmp_path_factory):
     return headlab.read_run(make_run(tmp_path_factory.mktemp("view") / "r", FINAL))
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", sorted(FIGURES.keys() - {"routing"}))  # which needs experts
 def test_each_figure_is_drawn(view, name):
     assert view.figure(name).data
 
