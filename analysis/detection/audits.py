@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -107,4 +107,15 @@ def _state(model: nn.Module, parts: Anatomy) -> object:
     weights = [(id(x), x.data_ptr(), x._version) for x in tensors]
     hooks = [(id(m), *m._forward_hooks, *m._forward_pre_hooks) for m in model.modules()]
     config: Any = parts.causal_lm.config
-    return parts.graph, weights, hooks, attention_kind(config)
+    return parts.graph, _content(parts.blocks), weights, hooks, attention_kind(config)
+
+
+def _content(part: Any) -> object:
+    """All that a part of an anatomy says, modules by their identity."""
+    if isinstance(part, tuple):
+        return [_content(one) for one in part]
+    if isinstance(part, torch.Tensor):
+        return part.tolist()
+    if is_dataclass(part):
+        return [_content(getattr(part, one.name)) for one in fields(part)]
+    return id(part) if isinstance(part, nn.Module) else part

@@ -249,4 +249,4 @@ def run_layerwise(
         seen = Layerwise(parts, hooks, alone, freeze)
         with attention_calls(seen.see_attention):
             logits = run(parts, ids, places(ids, rows, [0, short - 1] * ROWS))
-    return seen, logits.unflatten(0, (ROWS, 2))
+        return seen, logits.unflatten(0, (ROWS, 2))

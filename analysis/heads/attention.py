@@ -30,6 +30,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from analysis.detection.audits import prove
 from analysis.detection.detect import anatomy
 from analysis.heads.patterns import see_patterns
 from analysis.models.anatomy import Anatomy, Heads
@@ -117,6 +118,7 @@ def pattern_scores(
         ValueError: the architecture is not supported.
     """
     parts = anatomy(model) if parts is None else parts
+    prove(model, parts)
     found = []
     unseen: list[str] = []
     with preserved(model):

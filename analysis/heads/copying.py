@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from analysis.detection.audits import prove
 from analysis.detection.detect import anatomy
 from analysis.models.anatomy import Anatomy, Block, Heads, linear_map, wide
 from analysis.models.forward import run_decoder
@@ -41,6 +42,7 @@ def copying(model: nn.Module, parts: Anatomy | None = None) -> torch.Tensor:
     each of its heads. parts: the model's anatomy, detected for None.
     """
     parts = anatomy(model) if parts is None else parts
+    prove(model, parts)
     found = torch.full((parts.graph.n_heads_total,), torch.nan, dtype=torch.float64)
     with preserved(model):
         middle = _embedding_to_unembedding(parts)

@@ -165,6 +165,7 @@ def _reference_z(
     """z of the intervention's heads at every token of the reference: per layer [T, n, e]."""
     import torch
 
+    from analysis.detection.audits import prove
     from analysis.detection.detect import anatomy
     from analysis.models.anatomy import wide
     from analysis.models.forward import run_decoder
@@ -172,6 +173,7 @@ def _reference_z(
     from analysis.models.preserve import preserved
 
     parts = anatomy(model) if parts is None else parts
+    prove(model, parts, only_heads=True)
     seen: dict[int, list[tuple[list[int], torch.Tensor]]] = {
         layer: [] for layer in intervention.by_layer
     }
@@ -231,6 +233,7 @@ def intervened(
     """
     import torch
 
+    from analysis.detection.audits import prove
     from analysis.detection.detect import anatomy
     from analysis.models.hooks import Hooks
 
@@ -240,6 +243,7 @@ def intervened(
     if added is None and intervention.operation in NEED_REFERENCE:
         raise ValueError(f"{intervention.operation} needs the constants of a reference set")
     parts = anatomy(model) if parts is None else parts
+    prove(model, parts, only_heads=True)
     with Hooks() as hooks, _positions(parts, added) as position:
         for layer, some in _parts(parts, intervention):
 
