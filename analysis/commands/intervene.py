@@ -26,9 +26,9 @@ class Options:
 
 def act(options: Options) -> None:
     """Load, bake and save."""
-    from analysis.detection.detect import graph_of
+    from analysis.detection.detect import anatomy
     from analysis.interventions.baking import save_baked
-    from analysis.interventions.head_sets import parse_intervention
+    from analysis.interventions.head_sets import parse_intervention, split_intervention
     from analysis.interventions.operations import constants, read_reference
     from analysis.models.loading import load_config, load_model, load_tokenizer
     from analysis.records.checkpoints import find_model
@@ -38,13 +38,14 @@ def act(options: Options) -> None:
         raise ValueError(f"{out} exists; give another out, or remove it")
     named = find_model(options.model)
     config = load_config(named.path, named.base)
-    intervention = parse_intervention(options.intervention, graph_of(config))
-    if intervention is None:
+    if split_intervention(options.intervention) is None:
         raise ValueError("intervention=none changes nothing; give zero:, scale: or mean:")
     tokenizer, reference = load_tokenizer(named.path, named.base), []
     if options.reference is not None:
         reference = read_reference(Path(options.reference), tokenizer, config)
     model = load_model(named.path, options.dtype or named.dtype, base=named.base)
+    intervention = parse_intervention(options.intervention, anatomy(model).graph)
+    assert intervention is not None, "it is not none"
     added = constants(model, intervention, reference)
     save_baked(out, model, tokenizer, intervention, added)
     print(f"{len(intervention.heads)} heads changed ({intervention}); wrote {out}")

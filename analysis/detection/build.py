@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from analysis.detection.layers import text_config
 from analysis.detection.plan import (
     HeadsPlan,
     Held,
@@ -34,6 +33,7 @@ from analysis.models.anatomy import (
     in_force,
     wide,
 )
+from analysis.models.configuration import position_limit
 from analysis.models.graph import Graph, HeadsShape, LayerShape, NodeShape, SideShape
 
 
@@ -64,7 +64,7 @@ def build(plan: Plan, causal_lm: Any, kv: str = "grouped") -> Anatomy:
         width=plan.width,
         gauge=_tensor(gauge),
         final_norm=None if final is None else _norm(causal_lm, final),
-        max_tokens=_learned_positions(causal_lm, plan),
+        max_tokens=position_limit(causal_lm),
     )
 
 
@@ -89,19 +89,6 @@ def _kv_heads(plan: Plan) -> int:
     ]
     heads = [sum(part.count for part in layer.heads) for layer in plan.layers]
     return max(shared, default=0) or max(heads, default=0)
-
-
-def _learned_positions(causal_lm: Any, plan: Plan) -> int | None:
-    """How many positions an embedding has; None where they are computed."""
-    longest = getattr(text_config(causal_lm), "max_position_embeddings", None)
-    tokens = causal_lm.get_input_embeddings()
-    tables = [
-        module.num_embeddings
-        for module in causal_lm.get_submodule(plan.decoder).modules()
-        if isinstance(module, nn.Embedding) and module is not tokens
-    ]
-    found = isinstance(longest, int) and any(0 <= rows - longest < 8 for rows in tables)
-    return longest if found else None
 
 
 class _LayerBuilder:

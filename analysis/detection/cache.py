@@ -29,6 +29,12 @@ _PLANS: dict[str, Plan] = {}
 _ASIDE = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
 
 
+def kept(causal_lm: Any) -> Plan | None:
+    """The plan that was found before of a model like this one, whose weights need no values."""
+    key = key_of(causal_lm)
+    return _PLANS.get(key) or _read(key)
+
+
 def plan_of(causal_lm: Any, again: bool = False) -> Plan:
     """The plan of a causal language model, found now or before; `again` finds it anew.
 

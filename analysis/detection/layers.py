@@ -85,6 +85,7 @@ def find_layers(causal_lm: Any, ids: torch.Tensor) -> Stack:
 
     Raises:
         Unsupported: no list of modules hands one tensor on, or one does it more than once.
+        ValueError: what a layer gives is not finite.
     """
     decoder = text_decoder(causal_lm)
     names = {module: name for name, module in causal_lm.named_modules()}
@@ -95,6 +96,7 @@ def find_layers(causal_lm: Any, ids: torch.Tensor) -> Stack:
     seen = _Seen()
     with seen.hooks([*members_of_all, *outside]):
         _first_run(causal_lm, ids)
+    seen.check_finite(members_of_all, names)
     found = [members for members in lists if seen.handed_on(members)]
     if not found:
         raise Unsupported(
@@ -148,6 +150,15 @@ class _Seen:
             finally:
                 for handle in handles:
                     handle.remove()
+
+    def check_finite(self, layers: list[nn.Module], names: dict[nn.Module, str]) -> None:
+        """Raise ValueError, naming the first, if a layer gives what is no number."""
+        for layer in layers:
+            if not all(bool(y.isfinite().all()) for _, y in self.calls.get(layer, [])):
+                raise ValueError(
+                    f"{names[layer]}: what it gives is not finite. The model's weights or "
+                    "activations hold NaN or infinity; check the checkpoint, or use a wider dtype"
+                )
 
     def handed_on(self, members: nn.ModuleList) -> bool:
         """Whether each member got what the one before it gave."""

@@ -68,12 +68,12 @@ def check(options: Options) -> None:
 
 
 def prepare(options: Options) -> Evaluation:
-    """Everything that can be wrong with the options, before any weight is loaded.
+    """Everything that can be wrong with the options, before the models are loaded.
 
     Raises:
         ValueError: with the offending value and the mend.
     """
-    from analysis.detection.detect import graph_of
+    from analysis.detection.shape import graph_of
     from analysis.evaluation.parts import Change, Drawing, Evaluation, Output, Questions
     from analysis.evaluation.sampling import Sampling
     from analysis.evaluation.vllm_engine import check_bakes
@@ -86,20 +86,12 @@ def prepare(options: Options) -> Evaluation:
 
     o = options
     check(o)
-    # what is there: the reference, the model, and its shape if heads are changed
+    # what is there: the reference and the model
     reference = None if o.reference is None else Path(o.reference)
     if reference is not None and not reference.is_file():
         raise ValueError(f"there is no pairs file {reference}")
     model, think = find_model(o.model), on_off("think", o.think)
     config = load_config(model.path, model.base)
-    graph = graph_of(config) if o.intervention != "none" else None
-    intervention = parse_intervention(o.intervention, graph) if graph is not None else None
-    # the control: the same heads in a base of the same shape
-    base = base_of(model, o.base) if graph is not None else None
-    if base is not None and graph is not None:
-        _check_same_shape(graph_of(load_config(base.path, base.base)), graph)
-    if intervention is not None and o.backend == "vllm":
-        check_bakes(intervention.operation, config.model_type)
     # what is asked and how: thinking is part of a task's name, since it is another measurement
     task = slug(o.task) + (f"-think-{think}" if think else "")
     asked = prompting_for(model, o.system_prompt, o.suffix, think, o.task, default_suffix(o.task))
@@ -107,13 +99,23 @@ def prepare(options: Options) -> Evaluation:
         o.problem_column, o.answer_column, pattern=o.answer_pattern, system=asked.system_prompt
     )
     sampling = Sampling(o.n, o.temperature, o.top_p, o.max_new_tokens, o.batch_size)
+    problems = load_task(o.task, o.size, o.seed, dict(o.options or {}), columns)
+    # what is changed, for which the model's shape is looked for
+    graph = graph_of(model.path, model.base) if o.intervention != "none" else None
+    intervention = parse_intervention(o.intervention, graph) if graph is not None else None
+    # the control: the same heads in a base of the same shape
+    base = base_of(model, o.base) if graph is not None else None
+    if base is not None and graph is not None:
+        _check_same_shape(graph_of(base.path, base.base), graph)
+    if intervention is not None and o.backend == "vllm":
+        check_bakes(intervention.operation, config.model_type)
     return Evaluation(
         model,
         base,
         Questions(
             o.task,
             task,
-            load_task(o.task, o.size, o.seed, dict(o.options or {}), columns),
+            problems,
             replace(asked, prefix=o.prefix),
         ),
         Drawing(sampling, o.seed, o.backend, o.dtype or model.dtype, dict(o.engine or {})),

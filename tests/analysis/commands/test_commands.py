@@ -173,15 +173,15 @@ def test_what_is_missing_is_named(run, model_dir, pairs_file, tmp_path):
 
 
 def test_nan_weights_and_unsupported_architectures_are_named(run, pairs_file, tmp_path):
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from transformers import T5Config, T5ForConditionalGeneration
 
     broken = tiny_model("llama", torch.float32)
     with torch.no_grad():
         broken.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
     broken.save_pretrained(tmp_path / "nan")
-    config = GPTNeoXConfig(num_hidden_layers=1, num_attention_heads=2, hidden_size=8, vocab_size=9)
-    GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "neox")
-    for name, message in (("nan", "not finite"), ("neox", "'gpt_neox'; supported: gemma2")):
+    config = T5Config(num_layers=1, num_heads=2, d_model=8, d_kv=4, d_ff=8, vocab_size=9)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    for name, message in (("nan", "not finite"), ("t5", "'t5' is no type of language model")):
         out = tmp_path / f"{name}-out"
         status, _, error = run("attribute", *arguments(tmp_path / name, pairs_file, out))
         assert status == 1 and message in error

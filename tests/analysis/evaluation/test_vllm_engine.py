@@ -132,7 +132,7 @@ def test_a_setting_of_the_engine_is_checked_by_name(given, backend, message):
 
 def test_all_conditions_of_a_mean_have_one_architecture(tmp_path):
     """So that one engine can hold them: a bias of 0 where there is nothing to add."""
-    from analysis.detection.detect import graph_of
+    from analysis.detection.detect import anatomy
     from analysis.evaluation.vllm_engine import _likeness
     from analysis.interventions.baking import bake
     from analysis.interventions.head_sets import parse_intervention
@@ -143,7 +143,7 @@ def test_all_conditions_of_a_mean_have_one_architecture(tmp_path):
     wanted = tiny_model("qwen2")(input_ids=ids).logits
     plain = bake(tiny_model("qwen2"), None, biased=True)
     assert torch.allclose(plain(input_ids=ids).logits, wanted)
-    change = parse_intervention("mean:L0H1", graph_of(tiny_model("qwen2").config))
+    change = parse_intervention("mean:L0H1", anatomy(tiny_model("qwen2")).graph)
     added = constants(tiny_model("qwen2"), change, [[3, 4, 5]])
     changed = bake(tiny_model("qwen2"), change, added)
     assert not torch.allclose(changed(input_ids=ids).logits, wanted)
