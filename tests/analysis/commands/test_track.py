@@ -264,11 +264,12 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path, monkeypatch, caplo
 
     original, sizes = module.attribute, []
 
-    def small_machine(model, pairs, method, metric, steps, quadrature, kv, batch_size, progress):
+    def small_machine(model, pairs, *how, **routing):
+        batch_size = how[5]
         sizes.append(batch_size)
         if batch_size > 2:
             raise error
-        return original(model, pairs, method, metric, steps, quadrature, kv, batch_size, progress)
+        return original(model, pairs, *how, **routing)
 
     settings = TrackingSettings(resamples=5, ig_steps=2, batch_size=8)
     model = tiny_model("qwen2", torch.float32)
@@ -282,7 +283,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path, monkeypatch, caplo
     a, b = (read_scores(tmp_path / name, 0) for name in "ab")
     assert (a - b).abs().max() <= 1e-6 * a.abs().max()
 
-    def hopeless(*args):
+    def hopeless(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(module, "attribute", hopeless)
