@@ -58,7 +58,8 @@ def key_of(causal_lm: Any) -> str:
     config = {key: x for key, x in causal_lm.config.to_dict().items() if key not in _ASIDE}
     modules = [f"{name} {type(m).__qualname__}" for name, m in causal_lm.named_modules()]
     kind = f"{type(causal_lm).__module__}.{type(causal_lm).__qualname__}"
-    parts = (kind, json.dumps(config, sort_keys=True, default=str), *modules, _code())
+    dtype = str(next(causal_lm.parameters()).dtype)  # some norms have its smallest step for eps
+    parts = (kind, dtype, json.dumps(config, sort_keys=True, default=str), *modules, _code())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -40,6 +40,10 @@ class LinearHeads(RowFinder):
         self._numbers = set(_integers(config))
         self._counts: dict[tuple[type, int], int] = {}  # by kind and width; 0 for no heads
 
+    def _constant(self, output: torch.Tensor) -> torch.Tensor:
+        """Times and decays are what the model makes of them; a projection may begin at 0."""
+        return output if bool(output.any()) else super()._constant(output)
+
     def _sides(self, seen: Seen, where: str) -> list[SidePlan]:
         for count in self._tried(seen):
             seen.attention.n_heads = count

@@ -11,6 +11,8 @@ from torch import nn
 
 from analysis.models.anatomy import Norm, Unsupported, in_force, wide
 
+_USUAL = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)  # where a norm has no attribute for eps
+
 
 @dataclass(frozen=True)
 class NormForm:
@@ -87,7 +89,7 @@ def _candidates(module: Any, x: torch.Tensor, y: torch.Tensor) -> Iterator[list[
     named_eps = [name for name in floats if "eps" in name]
     yield [replace(form, eps=name) for form in plain for name in named_eps]
     yield [replace(form, eps=name) for form in plain for name in floats]
-    yield plain
+    yield [replace(form, eps=eps) for form in plain for eps in _USUAL]
     solved = [(form, _solved_eps(form, module, x, y)) for form in plain]
     yield [replace(form, eps=eps) for form, eps in solved if eps is not None]
 

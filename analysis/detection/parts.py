@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from analysis.detection.norms import NormForm, closed_form, require_norm
+from analysis.detection.norms import NormForm, closed_form, require_norm, tolerance
 from analysis.detection.plan import NodePlan, NormPlan, TapPlan, Update
 from analysis.detection.points import Numbers, multiple, solve
 from analysis.detection.trace import Call, Face, LayerTrace, is_linear, same
@@ -154,9 +154,11 @@ class _Walk:
     def _visit(self, call: Call) -> None:
         if call.x is None or call.y is None:
             return
+        read = self._known(call.x)
+        if read is not None and self._is_norm(call, read):
+            return  # before what follows: a norm may give back what was normed already
         if same(call.y, call.x) and not any(True for _ in call.module.parameters()):
             return  # dropout, identity
-        read = self._known(call.x)
         faces = self._faces_in(call)
         new = read is None and not self._follows(call) and self._streamlike(call.x)
         if new and self._advance(call.x):
@@ -169,7 +171,7 @@ class _Walk:
         elif read.norm is None and self._added(call, self.streams[read.point]) is not None:
             for kid in call.kids:  # a block of its own, with its own norm and sum
                 self._visit(kid)
-        elif not self._is_norm(call, read):
+        elif not (new and self._is_norm(call, read)):
             self._branch(call, read)
 
     def _faces_in(self, call: Call) -> list[list[Face]]:
@@ -183,12 +185,12 @@ class _Walk:
         """What x is of the stream, if it is a point of it or (a multiple of) a norm of one."""
         if x is None or not self._streamlike(x):
             return None
-        for point in reversed(range(len(self.streams))):
-            if same(x, self.streams[point]):
-                return Read(None, 1.0, point)
         for norm in reversed(self.norms):
             if same(x, norm.call.y):
                 return Read(norm, 1.0, norm.point)
+        for point in reversed(range(len(self.streams))):
+            if same(x, self.streams[point]):
+                return Read(None, 1.0, point)
         for norm in reversed(self.norms):
             assert norm.call.y is not None
             scale = multiple(x, norm.call.y, self.numbers)
@@ -464,4 +466,5 @@ def _additive(module: Any, x: torch.Tensor) -> bool:
     if not isinstance(zero, torch.Tensor):
         return False
     off = ((both - zero) - (a - zero) - (b - zero)).abs().max()
-    return bool(off <= 1e-4 * both.abs().max())
+    limit = max(1e-4, 2 * tolerance(x.dtype))
+    return bool(off <= limit * both.abs().max())

@@ -12,6 +12,7 @@ from analysis.detection.plan import Held
 from analysis.models.anatomy import wide
 
 Factor = float | torch.Tensor  # a number, or one for each channel [d]
+_NOTHING = 1e-9  # a misfit, of the size of what is added up
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +40,19 @@ class Numbers:
         flat = {name: wide(part.detach()).reshape(-1) for name, part in held.items()}
         self.held = {name: part for name, part in flat.items() if part.numel() in (1, d)}
 
-    def snap(self, factor: Factor, limit: float) -> Factor:
-        """The number that a coefficient is, if it is within a share `limit` of one."""
-        held = self.held.values()
+    def nearest(self, factor: Factor) -> Factor:
+        """The number, or what the layer holds, that a factor is nearest to."""
+        held = [part + shift for part in self.held.values() for shift in (0.0, 1.0)]
         if not isinstance(factor, torch.Tensor):
             known = [*self.known, *(float(part) for part in held if part.numel() == 1)]
-            near = min(known, key=lambda number: abs(number - factor))
-            return near if abs(near - factor) <= limit * abs(near) else factor
-        for part in (*(torch.tensor(number) for number in self.known), *held):
-            for shift in (0.0, 1.0):
-                value = (part.to(factor.device) + shift).expand_as(factor)
-                if bool(((factor - value).abs() <= 10 * limit * value.abs().clamp_min(0.01)).all()):
-                    one = value[0] if bool((value == value[0]).all()) else None
-                    return float(one) if one is not None else value.to(factor.dtype)
-        return factor
+            return min(known, key=lambda number: abs(number - factor))
+        every = [factor.new_full((), number) for number in self.known] + [
+            part.to(factor) for part in held
+        ]
+        value = min(every, key=lambda part: float((factor - part).square().mean()))
+        if value.numel() == 1:
+            return float(value)
+        return value
 
     def name(self, factor: Factor) -> float | Held | None:
         """A factor as the layer holds it, or the configuration's number; None if it is neither.
@@ -60,7 +60,7 @@ class Numbers:
         None too where it is such a number now, and something that the layer holds is as well.
         """
         known = isinstance(factor, float) and factor in (0.0, *self.known)
-        value = torch.as_tensor(factor)
+        value = torch.as_tensor(factor, dtype=torch.float64)
         found = [
             Held(name, shift)
             for name, part in self.held.items()
@@ -81,29 +81,36 @@ def solve(
 ) -> Sum | None:
     """target as a sum of the stream and terms, all [B, T, d]; None if it is none.
 
-    likely: the terms that are tried first, with 1 for every coefficient.
+    likely: the terms that are tried first.
     """
-    equation = _Equation(target, stream, terms, numbers)
-    ones = Sum(1.0, [1.0 if index in likely else 0.0 for index in range(len(terms))])
-    if equation.holds(ones):
-        return ones
-    return equation.one_number_each() or equation.one_each_channel()
+    first, everything = [0, *(index + 1 for index in likely)], list(range(len(terms) + 1))
+    for constant in (False, True):
+        equation = _Equation(target, stream, terms, numbers, constant)
+        ones: list[Factor] = [1.0 if index in first else 0.0 for index in everything]
+        # where values have many digits, nothing but 1 can be so near
+        found = ones if equation.limit < 1e-4 and equation.holds(ones) else None
+        found = found or equation.one_number_each(first) or equation.one_number_each(everything)
+        found = found or equation.one_each_channel()
+        if found is not None:
+            return Sum(found[0], found[1:])
+    return None
 
 
 def multiple(target: torch.Tensor, of: torch.Tensor, numbers: Numbers) -> float | None:
     """c where target = c * of; None where it isn't, or c is about 0."""
-    a, b = wide(target).reshape(-1, target.shape[-1]), wide(of).reshape(-1, of.shape[-1])
-    if a.shape != b.shape:
+    if target.shape != of.shape:
         return None
-    c, limit = float((a * b).sum() / b.square().sum().clamp_min(1e-30)), tolerance(target.dtype)
-    c = float(numbers.snap(c, limit))
-    return (
-        c if abs(c) > 1e-3 and bool(((a - c * b).abs() <= limit * a.abs() + 1e-12).all()) else None
-    )
+    found = _Equation(target, of, [], numbers, constant=False).one_number_each([0])
+    if found is None or isinstance(found[0], torch.Tensor) or abs(found[0]) < 1e-3:
+        return None
+    return found[0]
 
 
 class _Equation:
-    """target = kept * stream + sum of share_i * term_i, each value with its own rounding."""
+    """target = the sum of factor_i * part_i, each value with its own rounding.
+
+    The first part is the stream. With `constant`, it holds up to one constant a channel.
+    """
 
     def __init__(
         self,
@@ -111,74 +118,91 @@ class _Equation:
         stream: torch.Tensor,
         terms: Sequence[torch.Tensor],
         numbers: Numbers,
+        constant: bool,
     ) -> None:
         d = target.shape[-1]
-        self.limit = tolerance(target.dtype)
-        self.target = wide(target).reshape(-1, d)
-        self.parts = torch.stack([wide(part).reshape(-1, d) for part in (stream, *terms)])
+        self.limit, self.numbers = tolerance(target.dtype), numbers
+        whole = _exact(target).reshape(-1, d)
+        parts = torch.stack([_exact(part).reshape(-1, d) for part in (stream, *terms)])
         # what a value may be off by is a share of what was added up to it
-        self.size = self.parts.abs().sum(0).clamp_min(1e-30)
-        self.numbers = numbers
+        self.size = torch.maximum(parts.abs().sum(0), whole.abs()).clamp_min(1e-30)
+        if constant:
+            whole, parts = whole - whole.mean(0), parts - parts.mean(1, keepdim=True)
+        self.target, self.parts = whole / self.size, parts / self.size
 
-    def holds(self, found: Sum, constant: bool = False) -> bool:
-        """Whether it holds, value by value; with `constant`, up to one constant a channel."""
+    def _off(self, factors: Sequence[Factor]) -> torch.Tensor:
         off = self.target.clone()
-        for factor, part in zip((found.kept, *found.shares), self.parts, strict=True):
+        for factor, part in zip(factors, self.parts, strict=True):
             if isinstance(factor, torch.Tensor) or factor != 0.0:
                 off -= factor * part
-        if constant:
-            off = off - off.mean(0)
-        allowed = torch.maximum(self.size, self.target.abs())
-        return bool((off.abs() <= self.limit * allowed).all())
+        return off
 
-    def one_number_each(self) -> Sum | None:
-        """One number for the stream and for each term, by least squares."""
-        for constant in (False, True):
-            parts, target, size = self.parts, self.target, self.size
-            if constant:
-                parts, target = parts - parts.mean(1, keepdim=True), target - target.mean(0)
-            A, y = (parts / size).flatten(1), (target / size).flatten()
-            keep = list(range(len(A)))
-            while True:
-                b = _least_squares(A[keep] @ A[keep].T, A[keep] @ y)
-                weights = b.abs() * A[keep].square().mean(1).sqrt()
-                least = int(weights.argmin())
-                if float(weights[least]) > max(1e-2 * self.limit, 1e-6) or len(keep) == 1:
-                    break
-                del keep[least]
-            factors: list[Factor] = [0.0] * len(A)
-            for place, value in zip(keep, b.tolist(), strict=True):
-                factors[place] = self.numbers.snap(value, self.limit)
-            found = Sum(factors[0], factors[1:])
-            if self.holds(found, constant):
-                return found
-        return None
+    def _misfit(self, factors: Sequence[Factor]) -> float:
+        return float(self._off(factors).square().mean().sqrt())
 
-    def one_each_channel(self) -> Sum | None:
-        """One number a channel for the stream and each term."""
+    def holds(self, factors: Sequence[Factor]) -> bool:
+        """Whether it holds, value by value."""
+        return bool((self._off(factors).abs() <= self.limit).all())
+
+    def one_number_each(self, among: Sequence[int]) -> list[Factor] | None:
+        """One number for each of some parts, by least squares; 0 for those that add nothing."""
+        found = self._numbers(among)
+        if not self.holds(found):
+            return None
+        least = self._misfit(found)
+        for index in sorted(among, key=lambda index: self._weight(found[index], index))[:-1]:
+            fewer = self._numbers([i for i in among if i != index and found[i] != 0.0])
+            if self._misfit(fewer) <= 1.02 * least + _NOTHING:
+                found = fewer
+        return self._known(found, self._misfit(found))
+
+    def _numbers(self, among: Sequence[int]) -> list[Factor]:
+        A, y = self.parts[list(among)].flatten(1), self.target.flatten()
+        factors: list[Factor] = [0.0] * len(self.parts)
+        for index, value in zip(among, _least_squares(A @ A.T, A @ y).tolist(), strict=True):
+            factors[index] = value
+        return factors
+
+    def _weight(self, factor: Factor, index: int) -> float:
+        return _size(factor) * float(self.parts[index].square().mean().sqrt())
+
+    def one_each_channel(self) -> list[Factor] | None:
+        """One number a channel for every part; 0 for those that add nothing."""
         n, rows, _ = self.parts.shape
         if rows <= 2 * n:
             return None
-        for constant in (False, True):
-            parts, target = self.parts, self.target
-            if constant:
-                parts, target = parts - parts.mean(1, keepdim=True), target - target.mean(0)
-            A = parts.permute(2, 0, 1)
-            b = _least_squares(A @ A.mT, (A @ target.T[..., None])[..., 0])
-            factors = [self.numbers.snap(factor, self.limit) for factor in b.unbind(-1)]
-            found = Sum(factors[0], [f if _size(f) > 1e-7 else 0.0 for f in factors[1:]])
-            if self.holds(found, constant):
-                return found
-        return None
+        A = self.parts.permute(2, 0, 1)
+        b = _least_squares(A @ A.mT, (A @ self.target.T[..., None])[..., 0])
+        found: list[Factor] = [f if _size(f) > 1e-7 else 0.0 for f in b.unbind(-1)]
+        if not self.holds(found):
+            return None
+        # so many numbers fit rounding too
+        return self._known(found, self._misfit(found) / (1 - n / rows) ** 0.5)
+
+    def _known(self, found: list[Factor], misfit: float) -> list[Factor]:
+        """Factors with numbers that are known in their place, where these fit as well."""
+        allowed = 1.05 * misfit + _NOTHING
+        nearest = [f if _size(f) == 0.0 else self.numbers.nearest(f) for f in found]
+        if self._misfit(nearest) <= allowed:
+            return nearest
+        for index, number in enumerate(nearest):
+            tried = [*found[:index], number, *found[index + 1 :]]
+            if self._misfit(tried) <= allowed:
+                found = tried
+        return found
+
+
+def _exact(x: torch.Tensor) -> torch.Tensor:
+    """In float64, where there is such a thing."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def _least_squares(gram: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """The smallest solution of the normal equations: [..., n, n], [..., n] -> [..., n]."""
-    scale = gram.diagonal(dim1=-2, dim2=-1).double().sqrt().clamp_min(1e-30)
-    scaled = gram.double() / (scale[..., None] * scale[..., None, :])
+    scale = gram.diagonal(dim1=-2, dim2=-1).sqrt().clamp_min(1e-30)
+    scaled = gram / (scale[..., None] * scale[..., None, :])
     inverse = torch.linalg.pinv(scaled, hermitian=True, rtol=1e-10)
-    solution = (inverse @ (right.double() / scale)[..., None])[..., 0] / scale
-    return solution.to(right.dtype)
+    return (inverse @ (right / scale)[..., None])[..., 0] / scale
 
 
 def _size(factor: Factor) -> float:

@@ -30,6 +30,7 @@ from analysis.models.hooks import not_compiled
 
 Item = tuple[str, int]  # q, k, v, g or z, and which head's
 _ORDER = "qkvgz"
+_SMALL = 0.3  # what is put in the place of projections' outputs
 REACHES = 1e-9  # the least share of a row's strongest gradient (squared) that is one
 
 
@@ -82,13 +83,18 @@ class RowFinder:
 
     def _leaf(self, seen: Seen, name: str) -> Callable[..., torch.Tensor]:
         def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-            leaf = output.detach()
-            if not bool(leaf.any()):  # a projection that begins at 0 would pass nothing on
-                leaf = leaf + torch.randn(leaf.shape, generator=self._random).to(leaf)
+            leaf = self._constant(output.detach())
             seen.leaves[name] = leaf.requires_grad_()
             return leaf + 0  # not the leaf itself, on which nothing may work in place
 
         return hook
+
+    def _constant(self, output: torch.Tensor) -> torch.Tensor:
+        """What is put in the place of a linear's output.
+
+        It is small, so that no softmax is so sure that gradients vanish in it.
+        """
+        return (_SMALL * torch.randn(output.shape, generator=self._random)).to(output)
 
     def _keep(self, seen: Seen) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[torch.Tensor]) -> None:
@@ -239,10 +245,15 @@ class Probe:
         """Without the interface: q, k, v or g for each row, by the tokens that it reaches."""
         z = next(iter(self.ends.values()))
         everything = torch.ones(len(self.items), dtype=torch.bool)
-        limit = {torch.bfloat16: 1e-3, torch.float16: 1e-4}.get(z.dtype, 1e-7)
-        whole = self._gradients(everything)
-        first = self._gradients(everything, tokens=slice(0, 1))
-        before = self._gradients(everything, tokens=slice(-1, None), at=slice(0, -1))
+        limit = {torch.bfloat16: 1e-4, torch.float16: 1e-5}.get(z.dtype, 1e-7)
+
+        def repeated(**where: slice) -> dict[str, torch.Tensor]:
+            """Over a few rounds, in which a gradient is not small by chance each time."""
+            rounds = [self._gradients(everything, **where) for _ in range(4)]
+            return {name: torch.stack([one[name] for one in rounds]).sum(0) for name in self.leaves}
+
+        whole, first = repeated(), repeated(tokens=slice(0, 1))
+        before = repeated(tokens=slice(-1, None), at=slice(0, -1))
         names = {(False, False): "q", (False, True): "k", (True, True): "v", (True, False): "g"}
         return {
             name: [

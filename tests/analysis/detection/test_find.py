@@ -142,7 +142,19 @@ def test_projections_that_begin_at_zero_are_found(kind):
     assert flat(find(model)) == flat(found)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma2", "qwen3_5_text", "deepseek_v3", "granite"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "llama",
+        "nanochat",
+        "qwen3_5_text",
+        "deepseek_v3",
+        "minicpm3",
+        "doge",
+        "gptj",
+        "longcat_flash",
+    ],
+)
 def test_low_precision_finds_the_same(kind):
     found, low = (
         find(families.build(k, dtype=t)) for k, t in ((kind, F64), (kind, torch.bfloat16))
