@@ -6,7 +6,7 @@ Names of modules are those inside the layer; `` is the layer itself.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -125,6 +125,12 @@ class Held:
     shift: float
 
 
+if TYPE_CHECKING:
+    Share = Any  # in a plan that is not fixed a tensor too
+else:
+    Share = float | Held  # what a plan's file is read as
+
+
 @dataclass(frozen=True, eq=False)
 class Update:
     """The stream at the next point: kept * the old one + the sum of share * a module's output.
@@ -132,8 +138,8 @@ class Update:
     In a plan that is not fixed a factor may be what was solved for, a number or a tensor [d].
     """
 
-    kept: Any  # float | Held
-    shares: dict[str, Any]
+    kept: Share
+    shares: dict[str, Share]
 
 
 @dataclass(frozen=True, eq=False)

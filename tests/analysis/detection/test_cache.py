@@ -7,7 +7,9 @@ import pytest
 
 from analysis.detection import cache
 from analysis.detection.cache import file_of, key_of, plan_of
+from analysis.detection.detect import anatomy
 from tests.support.families.build import build
+from tests.support.families.float64 import Float64
 from tests.support.models import tiny_model
 
 
@@ -32,6 +34,20 @@ def test_a_plan_is_found_once(searches):
     another_process()
     read = plan_of(tiny_model("llama"))
     assert msgspec.to_builtins(read) == msgspec.to_builtins(first)
+    assert len(searches) == 1
+
+
+@pytest.mark.parametrize("kind", ["gemma4_unified_text", "doge", "falcon_h1"])
+def test_a_plan_of_a_file_builds_the_same_anatomy(searches, kind):
+    """Also where it names what a layer multiplies the stream with."""
+    model = build(kind)
+    with Float64():
+        first = anatomy(model)
+        another_process()
+        again = anatomy(model)
+    assert again.graph == first.graph
+    for one, other in zip(first.nodes, again.nodes, strict=True):
+        assert [str(scale) for _, scale in one[2].writes] == [str(s) for _, s in other[2].writes]
     assert len(searches) == 1
 
 
