@@ -188,7 +188,7 @@ class _Patch:
     def _write_heads(self, index: int, source: int, heads: Heads, attention: torch.Tensor) -> None:
         zr = wide(self._z)
         if heads.after is not None:
-            zr = zr * heads.after.rstd(attention).reshape(*self._shape[:2], 1)
+            zr = heads.extended(zr) * heads.after.rstd(attention).reshape(*self._shape[:2], 1)
         ablated = self.ablated.zr[index].expand_as(zr)
         self.delta[source : source + heads.n_heads] = heads.written(ablated - zr)
 

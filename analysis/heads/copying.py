@@ -58,7 +58,8 @@ def copying(model: nn.Module, parts: Anatomy | None = None) -> torch.Tensor:
 def _scores(values: torch.Tensor, middle: torch.Tensor | None, heads: Heads) -> torch.Tensor:
     """Of the maps [H, e, d] from the stream to the heads' values: float64 [H]."""
     assert middle is not None
-    ov = torch.einsum("hed,dc,hfc->hef", values, middle.to(values), heads.W_O.to(values))
+    W_O = heads.W_O[:, : values.shape[1]].to(values)  # without a bias
+    ov = torch.einsum("hed,dc,hfc->hef", values, middle.to(values), W_O)
     e = torch.linalg.eigvals(ov.double().cpu())
     return e.real.sum(1) / e.abs().sum(1)
 
@@ -67,7 +68,7 @@ def _values(block: Block, heads: Heads, shape: LayerShape) -> torch.Tensor | Non
     """The linear map from the stream to each head's values, [H, e, d], if there is one."""
     if heads.kind != "softmax" or heads.linear_after is not None:
         return None
-    width = heads.W_O.shape[1]
+    width = linear_map(heads.o_proj).shape[1] // heads.n_heads
     found: dict[int, torch.Tensor] = {}
     sides = [(reading, side) for reading in block.readings for side in reading.sides]
     for (reading, side), of in zip(sides, shape.sides, strict=True):

@@ -65,7 +65,9 @@ def bake(
     with intervened(whole, intervention, added, parts):
         live = probe(whole)
     if biased or added is not None:
-        whole = with_output_bias(whole, parts, () if added is None else sorted(added.by_layer))
+        changed = {} if intervention is None or added is None else intervention.by_layer
+        of = [some.part for at in changed.items() for some in parts.heads_of(*at)]
+        whole = with_output_bias(whole, parts, of)
         parts = find(whole)
     if intervention is None:
         return whole

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from analysis.models.anatomy import Anatomy, wide
+from analysis.models.anatomy import Anatomy, Heads, wide
 from analysis.models.compat import model_of
 
 _PROBE = 16  # tokens on which two models are compared
@@ -50,33 +50,34 @@ def tolerance(logits: torch.Tensor) -> float:
     return 1e-3 if wide(logits).dtype == logits.dtype else 0.1
 
 
-def with_output_bias(model: Any, parts: Anatomy, layers: Sequence[int] = ()) -> Any:
+def with_output_bias(model: Any, parts: Anatomy, of: Sequence[Heads] = ()) -> Any:
     """The same function with biases, 0 where there was none, wherever its configuration has them.
 
-    layers: whose output projections must have one. A model in which all have is returned as it is.
+    of: the heads whose output projections must have one. A model in which all have is returned as
+    it is.
 
     Raises:
         ValueError: no architecture was found that holds the model and such biases.
     """
     names = {module: name for name, module in model.named_modules()}
-    places = [(block.layer, names[heads.o_proj]) for block, heads in parts.heads]
-    bare = [name for _, name in places if _bias(model, name) is None]
+    bare = {names[h.o_proj] for _, h in parts.heads if _bias(model, names[h.o_proj]) is None}
     if not bare:
         return model
-    needed = {name for layer, name in places if layer in layers} & set(bare)
-    best: tuple[int, Any, Any] | None = None
-    for kind, config in _candidates(model):
-        given = _given(kind, config, model, bare)
-        if given > (0 if best is None else best[0]):
-            best = given, kind, config
-    if best is not None:
-        new = _rebuilt(model, best[1], best[2])
-        if all(_bias(new, name) is not None for name in needed) and _computes_the_same(model, new):
+    needed = {names[heads.o_proj] for heads in of} & bare
+    found = [
+        (kind, config, _given(kind, config, model, bare)) for kind, config in _candidates(model)
+    ]
+    fit = [entry for entry in found if entry[2] and needed <= entry[2]]
+    if fit:
+        kind, config, _ = max(fit, key=lambda entry: len(entry[2]))
+        new = _rebuilt(model, kind, config)
+        if _computes_the_same(model, new):
             return new
     kind = str(model.config.model_type)
     slides = " with a sliding window" if _sees_less(model.config, "sliding") else ""
+    name = sorted(needed or bare)[0].rpartition(".")[2]
     raise ValueError(
-        f"a mean can't be baked into {kind}{slides}: its o_proj has no bias; bake zero or scale, "
+        f"a mean can't be baked into {kind}{slides}: its {name} has no bias; bake zero or scale, "
         "or intervene on the live model"
     )
 
@@ -112,18 +113,18 @@ def _sees_less(config: Any, how: str = "") -> bool:
     return any(size is not None for size in found)
 
 
-def _given(kind: Any, config: Any, model: Any, bare: list[str]) -> int:
-    """How many of the output projections get a bias; 0 if it can't hold the model's tensors."""
+def _given(kind: Any, config: Any, model: Any, bare: set[str]) -> set[str]:
+    """Which of the output projections get a bias; none if it can't hold the model's tensors."""
     try:
         with torch.device("meta"):
             empty = model_of(kind, config, model.dtype)
     except (TypeError, ValueError, AttributeError, KeyError, AssertionError, RuntimeError):
-        return 0  # it is no configuration of such a model
+        return set()  # it is no configuration of such a model
     here, there = model.state_dict(), empty.state_dict()
     same = all(name in there and there[name].shape == tensor.shape for name, tensor in here.items())
     if not same or any(not name.endswith("bias") for name in set(there) - set(here)):
-        return 0
-    return sum(f"{name}.bias" in there for name in bare)
+        return set()
+    return {name for name in bare if f"{name}.bias" in there}
 
 
 def _rebuilt(model: Any, kind: Any, config: Any) -> Any:

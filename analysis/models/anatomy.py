@@ -231,6 +231,9 @@ class Heads:
     linear_after: a linear module in its place, which may mix tokens. scale: what the output is
     multiplied with, over the gauge: a number or [d]. point: of the layer, where it has arrived.
     kind: `softmax` or `linear`.
+
+    The bias of a projection is nobody's, unless a norm comes after it: that scales it by the token,
+    and each head has an equal share of it, as one more number of its z that is always 1.
     """
 
     attention: Any
@@ -254,15 +257,31 @@ class Heads:
     def _matrix(self) -> torch.Tensor:
         return linear_map(self.o_proj)
 
+    @cached_property
+    def _scaled_bias(self) -> torch.Tensor | None:
+        """The projection's bias where a norm comes after it, and it is not 0: [d]."""
+        bias = None if self.after is None else linear_bias(self.o_proj)
+        return None if bias is None or not bool(bias.any()) else bias
+
+    def extended(self, z: torch.Tensor) -> torch.Tensor:
+        """z with what stands for a bias that is scaled: [..., H * e] -> [..., H * (e + 1)]."""
+        if self._scaled_bias is None:
+            return z
+        by_head = z.unflatten(-1, (self.n_heads, -1))
+        return torch.nn.functional.pad(by_head, (0, 1), value=1.0).flatten(-2)
+
     @property
     def W_O(self) -> torch.Tensor:
-        """What each head's z r is multiplied with: [H, e, d]."""
+        """What each head's z r is multiplied with: [H, e, d]; e + 1 where a bias is scaled."""
         W = wide(self._matrix)
+        if self._scaled_bias is not None:
+            share = wide(self._scaled_bias) / self.n_heads
+            by_head = W.view(W.shape[0], self.n_heads, -1)
+            shares = share[:, None, None].expand(-1, self.n_heads, 1)
+            W = torch.cat([by_head, shares], -1).flatten(1)
         if self.after is not None:
-            W = W * self.after.gain.to(W.device)[..., None]
-            if self.after.centred:  # the mean over d that the norm takes off
-                plain = wide(self._matrix)
-                W = (plain - plain.mean(0)) * self.after.gain.to(W.device)[..., None]
+            plain = W - W.mean(0) if self.after.centred else W  # the mean that the norm takes off
+            W = plain * self.after.gain.to(W.device)[..., None]
         if not isinstance(self.scale, float) or self.scale != 1.0:
             scale = torch.as_tensor(self.scale, dtype=W.dtype, device=W.device)
             W = W * scale[..., None]

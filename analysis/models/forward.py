@@ -76,7 +76,7 @@ def _keep_z(seen: Sources, index: int, z: torch.Tensor) -> None:
 def _scale_z(seen: Sources, index: int, heads: Heads, attention: torch.Tensor) -> None:
     assert heads.after is not None
     rstd = heads.after.rstd(attention.detach()).view(*seen.embedding.shape[:2], 1)
-    seen.zr[index] = wide(seen.zr[index]) * rstd
+    seen.zr[index] = wide(heads.extended(seen.zr[index])) * rstd
 
 
 def _keep_node(seen: Sources, index: int, output: torch.Tensor) -> None:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from analysis import attribute, evaluate_circuit, select_circuit
-from analysis.detection.build import build as anatomy_of
-from analysis.detection.find import find
+from analysis.detection.detect import anatomy
 from analysis.heads.attention import pattern_scores
 from analysis.heads.copying import copying
 from analysis.interventions.baking import bake
@@ -81,7 +80,7 @@ def by_hand(model: Any) -> Anatomy:
 
 def test_a_hand_written_anatomy_is_measured_as_a_detected_one():
     model, pairs = build("gpt_neox"), random_pairs(2, (6, 5))
-    parts, found = by_hand(model), anatomy_of(find(model), model)
+    parts, found = by_hand(model), anatomy(model)
     assert parts.graph == found.graph
     scores = attribute(model, pairs, ig_steps=2, parts=parts)
     wanted = attribute(model, pairs, ig_steps=2, parts=found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from typing import Any
 
@@ -12,8 +11,7 @@ import torch
 from analysis import attribute
 from analysis.attribution.metrics import metric_named
 from analysis.attribution.patching import exact_scores, patched_logits
-from analysis.detection.build import build as anatomy_of
-from analysis.detection.find import find
+from analysis.detection.detect import anatomy
 from analysis.models.anatomy import Unsupported
 from analysis.models.copies import ungrouped
 from analysis.models.forward import Sources, run, source_run
@@ -28,31 +26,32 @@ KINDS = {
     "phi3": "q, k and v are rows of one projection",
     "minimax_m2": "a norm over all key heads, after the projection",
     "laguna": "a gate's projection runs after the attention; layers of other numbers of heads",
-    "qwen3_5_text": "queries and gates head by head; layers without keys",
+    "qwen3_5_text": "queries and gates head by head; layers of linear attention",
     "mimo_v2_flash": "layers of other numbers of key heads",
 }
 
 
 @cache
-def model_of(kind: str) -> tuple[Any, Any]:
-    with Float64():
-        model = build(kind)
-        return model, find(model)
+def model_of(kind: str) -> Any:
+    return build(kind)
 
 
 def members(grouped: Graph, each: Graph) -> list[list[int]]:
     """For each destination of the grouped graph, those of the ungrouped one that it is made of."""
+    names = each.destination_names
 
-    def of(name: str) -> tuple[str, str]:
-        return name.split(".")[0], "".join(re.findall("<.*>", name))
-
-    return [
-        [
+    def copies(column: int, name: str) -> list[int]:
+        head, _, letter = name.partition("<")
+        found = [i for i, other in enumerate(names) if other.endswith(f"<{letter}")]
+        return [
             index
-            for index, other in enumerate(each.destination_names)
-            if (other == name if "<in>" in name else of(other) == of(name))
+            for index in found
+            if names[index].split(".")[0] == head.split(".")[0]
             and not bool((each.readers[index] & ~grouped.readers[column]).any())
         ]
+
+    return [
+        [names.index(name)] if name in names else copies(column, name)
         for column, name in enumerate(grouped.destination_names)
     ]
 
@@ -60,9 +59,9 @@ def members(grouped: Graph, each: Graph) -> list[list[int]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_shared_head_is_the_sum_of_its_copies(kind):
     """Edges into the copies add up to the shared one's; cut in a circuit, they are it."""
-    (model, plan), pairs = model_of(kind), random_pairs(2, (6, 5))
+    model, pairs = model_of(kind), random_pairs(2, (6, 5))
     with Float64():
-        grouped, each = (anatomy_of(plan, model, kv) for kv in ("grouped", "ungrouped"))
+        grouped, each = (anatomy(model, kv) for kv in ("grouped", "ungrouped"))
         scores = attribute(model, pairs, "EAP", "logit_diff", parts=grouped).per_pair
         of_copies = attribute(
             model, pairs, "EAP", "logit_diff", kv="ungrouped", parts=each
@@ -95,10 +94,10 @@ def test_a_shared_head_is_the_sum_of_its_copies(kind):
 @pytest.mark.parametrize("kind", ["phi3", "minimax_m2"])
 def test_patched_copies_follow_their_gradients(kind):
     """The metric with one edge a little towards its corrupted value, for every edge."""
-    (model, plan), pairs = model_of(kind), random_pairs(1, (5,))
+    model, pairs = model_of(kind), random_pairs(1, (5,))
     batch, metric, step = collate(list(pairs)), metric_named("logit_diff"), 1e-6
     with Float64():
-        each = anatomy_of(plan, model, "ungrouped")
+        each = anatomy(model, "ungrouped")
         scores = attribute(model, pairs, "EAP", "logit_diff", kv="ungrouped", parts=each).per_pair
         with preserved(model), torch.no_grad(), ungrouped(each):
             clean, logits = source_run(each, batch.clean, batch)
@@ -122,15 +121,15 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_where_there_are_no_copies_the_ungrouped_graph_is_refused(kind):
-    model, plan = model_of(kind)
+    model = model_of(kind)
     with pytest.raises(Unsupported, match=REFUSED[kind]):
-        anatomy_of(plan, model, "ungrouped")
+        anatomy(model, "ungrouped")
 
 
 def test_keys_that_are_shared_elsewhere_than_at_the_interface_are_refused():
     """Copies that an attention does not hand to the interface are nobody's."""
-    model, plan = model_of("phi3")
-    parts = anatomy_of(plan, model, "ungrouped")
+    model = model_of("phi3")
+    parts = anatomy(model, "ungrouped")
     attention = parts.blocks[0].heads[0].attention
     plain = type(attention).forward
     try:
