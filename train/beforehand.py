@@ -43,6 +43,17 @@ def check_model(path: str, options: Mapping[str, Any] | None, tracked: bool) -> 
         raise ValueError(f"{error}, or train with tracking=none") from error
 
 
+def check_tracked(model: Any, kv: str) -> None:
+    """Raise ValueError if the heads of a loaded model can't be found, before a step is trained.
+
+    Weights that are divided over the processes, or not there yet, are looked at at step 0.
+    """
+    from analysis.detection.detect import anatomy
+
+    if not any(p.is_meta or hasattr(p, "ds_id") for p in model.parameters()):
+        anatomy(model, kv)
+
+
 def check_adapter(peft: PeftConfig, path: str) -> None:
     """Raise ValueError if PEFT can't put an adapter on a model; no weights are made for it."""
     import copy

@@ -34,6 +34,7 @@ from analysis.reporting.mirror import open_mirrors
 from analysis.reporting.publish import Publisher
 from analysis.tracking import distributed
 from train.asking import prompting_of
+from train.beforehand import check_tracked
 from train.checkpoints import is_finished, step_of
 from train.compat import without_hub
 from train.config import load_resolved, plain
@@ -192,6 +193,8 @@ def _standing(plan: Plan, setup: Setup) -> SFTTrainer | GRPOTrainer:
     try:
         with in_one_line():
             trainer = build_trainer(plan, setup)
+            if plan.tracking is not None and trainer.model is not None:
+                check_tracked(trainer.model, plan.tracking.kv)
     except TypeError as error:  # of a model that has no such option
         for name in plan.args.model_init_kwargs or ():
             if f"unexpected keyword argument '{name}'" in str(error):
