@@ -1,5 +1,5 @@
-# make demo | demo-real | test | test-distributed | test-slow | test-real | browser | picture | lint
-# make clean
+# make demo | demo-real | test | test-distributed | test-slow | test-models | test-real | lint
+# make browser | picture | models-table | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,8 @@ READY := $(VENV)/.ready
 REAL := slurm-wlm munge libnuma1 g++
 VLLM_READY := .venv-vllm/.ready
 
-.PHONY: demo demo-real test test-distributed test-slow test-real browser picture lint clean
+.PHONY: demo demo-real test test-distributed test-slow test-models test-real lint
+.PHONY: browser picture models-table clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +38,10 @@ test-distributed: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
+# Tiny models of all families of transformers: the anatomy found and proved at every edge.
+test-models: $(READY)
+	$(BIN)/python -m pytest -m models -n 2 --dist worksteal tests/families
+
 # Against a real Slurm, W&B and hub servers on loopback, and a real vLLM for CPUs (4 GB, in an
 # environment of its own). Debian, as root. Three workers, as they wait most of the time.
 test-real: $(READY) $(if $(HEADLAB_VLLM_PYTHON),,$(VLLM_READY))
@@ -57,6 +62,10 @@ browser:
 # The README's picture, from the report of the demo.
 picture: demo browser
 	$(BIN)/python -m docs.picture runs/report-tiny-sft-seed0-tiny-grpo-seed0.html docs/report.png
+
+# The table of docs/models.md and of `headlab models`, from the same proofs as `make test-models`.
+models-table: $(READY)
+	$(BIN)/python -m tests.support.families.table
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ Experts = Mapping[int, tuple[int, int]]  # layer -> experts of a token, and of h
 Told = list[tuple[list[int], tuple[tuple[str, str], ...]]]  # layers, and their parts: name, words
 
 _LETTERS = {"q": "queries", "k": "keys", "v": "values", "g": "gates"}
+_TOGETHER = "inputs"  # rows of one head that no one can tell apart
 
 
 def alike(parts: Anatomy, experts: Experts) -> Told:
@@ -167,7 +168,9 @@ def _destinations(sides: Sequence[SideShape]) -> str:
         else:
             size = sizes.pop()
             owner = "each head" if size == 1 else f"each {size} heads"
-        groups.setdefault(owner, []).append(letters_in_words(side.letter))
+        words = groups.setdefault(owner, [])
+        if (word := letters_in_words(side.letter)) not in words:
+            words.append(word)
     return ", ".join(f"{_all_of(words)} for {owner}" for owner, words in groups.items())
 
 
@@ -181,7 +184,7 @@ def letters_in_words(letter: str) -> str:
         return _LETTERS[letter]
     if set(letter) <= set(_LETTERS):
         return f"rows of {_all_of([_LETTERS[one] for one in letter])}"
-    return "rows of queries, keys and values"
+    return _TOGETHER
 
 
 def norm_in_words(norm: Norm | None) -> str:
@@ -213,12 +216,18 @@ def graph_in_words(graph: Graph) -> str:
     """Sources, destinations by kind, and edges."""
     heads = Counter(graph.head_kinds)
     of_linear = f" ({heads['linear']} of linear attention)" if heads["linear"] else ""
-    into = ", ".join(f"{count} {kind}" for kind, count in destination_kinds(graph).items())
+    into = destinations_in_words(destination_kinds(graph))
     return (
         f"{graph.n_sources} sources: the input, {graph.n_heads_total} heads{of_linear} and "
-        f"{graph.n_sources - 1 - graph.n_heads_total} nodes; {graph.n_destinations} destinations: "
-        f"{into}; {graph.n_edges} edges"
+        f"{graph.n_sources - 1 - graph.n_heads_total} nodes. {graph.n_destinations} destinations: "
+        f"{into}. {graph.n_edges} edges."
     )
+
+
+def destinations_in_words(kinds: Mapping[str, int]) -> str:
+    """`8 <q>, 4 <k>, 4 <v>, 2 m and the logits`."""
+    counted = [f"{count} {kind}" for kind, count in kinds.items() if kind != "logits"]
+    return _all_of([*counted, "the logits"])
 
 
 def destination_kinds(graph: Graph) -> dict[str, int]:

@@ -10,6 +10,7 @@ from analysis.reporting.anatomy_features import special
 from analysis.reporting.anatomy_words import (
     alike,
     destination_kinds,
+    graph_in_words,
     layers_in_words,
     letters_in_words,
     numbers,
@@ -66,7 +67,7 @@ def test_numbers_of_layers(found, words):
         ("g", "gates"),
         ("qg", "rows of queries and gates"),
         ("qkv", "rows of queries, keys and values"),
-        ("in", "rows of queries, keys and values"),
+        ("in", "inputs"),
     ],
 )
 def test_letters(letter, words):
@@ -80,3 +81,7 @@ def test_destinations_are_counted_by_kind():
     second = LayerShape(2, (), (), (NodeShape("x", (0,), 1), NodeShape("m", (1,), 2)))
     graph = Graph.of((first, second), 0)
     assert destination_kinds(graph) == {"<q>": 2, "<*kv>": 1, "m": 2, "x": 1, "logits": 1}
+    assert graph_in_words(graph) == (
+        "6 sources: the input, 2 heads and 3 nodes. 7 destinations: 2 <q>, 1 <*kv>, 2 m, 1 x and "
+        f"the logits. {graph.n_edges} edges."
+    )
