@@ -33,6 +33,8 @@ _ORDER = "qkvgz"
 _SMALL = 0.3  # what is put in the place of projections' outputs
 REACHES = 1e-9  # the least share of a row's strongest gradient (squared) that is one
 
+_NO_GAIN = 1e-2  # a factor smaller than this share of the mean passes for none
+
 
 @dataclass(eq=False)
 class Seen:
@@ -279,17 +281,24 @@ def elementwise(module: Any) -> bool:
 
 
 def frozen(module: nn.Module, args: Any, output: Any) -> Any:
-    """x times what it was multiplied with: a norm over all heads ties no heads together."""
+    """The same output, as if x had been multiplied by constants.
+
+    So a norm over all heads ties no heads together. Where a gain is 0, as trained ones may be, a
+    row of x is still read: by the norm's scale.
+    """
     x = first_floats(args)
     if not isinstance(output, torch.Tensor) or x is None or x.shape != output.shape:
         return None
     if not x.requires_grad:
         return None
-    frozen = x * (output / torch.where(x == 0, torch.ones_like(x), x)).detach()
+    factor = (output / torch.where(x == 0, torch.ones_like(x), x)).detach()
+    size = factor.abs().mean()
+    factor = torch.where(factor.abs() < _NO_GAIN * size, size, factor)
+    held = output.detach() + (x - x.detach()) * factor
     if len(args) > 1:  # a gate that the norm multiplies with stays a gate
         alive = module.forward(x.detach(), *args[1:])
-        frozen = frozen + alive - alive.detach()
-    return frozen
+        held = held + alive - alive.detach()
+    return held
 
 
 def _sides(probe: Probe, where: str) -> list[SidePlan]:

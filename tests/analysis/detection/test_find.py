@@ -200,3 +200,14 @@ def test_what_is_not_known_is_refused_in_one_line(kind, reason):
     with pytest.raises(Unsupported, match=reason) as error:
         find(families.build(kind))
     assert "\n" not in str(error.value)
+
+
+def test_a_channel_that_a_norm_of_the_queries_silences_is_still_read():
+    """By the norm's scale; trained weights have such channels."""
+    model = families.build("qwen3")
+    found = find(model)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
+                norm.weight[:2] = 0
+    assert flat(find(model)) == flat(found)
