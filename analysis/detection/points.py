@@ -12,7 +12,7 @@ from analysis.detection.plan import Held
 from analysis.models.anatomy import wide
 
 Factor = float | torch.Tensor  # a number, or one for each channel [d]
-_NOTHING = 1e-9  # a misfit, of the size of what is added up
+_NOTHING = 1e-7  # a misfit of the size of float32 rounding, as a share of what is added up
 
 
 @dataclass(frozen=True, eq=False)
