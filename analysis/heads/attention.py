@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import nn
@@ -129,13 +130,18 @@ def pattern_scores(
             scores, unseen = _scores(parts, ids, *weights)
             found.append(scores)
     if unseen:
-        log.warning(
-            "no attention pattern is seen of %d of %d heads (%s%s): what they attend to is "
-            "undefined",
-            *(len(unseen), parts.graph.n_heads_total),
-            *(", ".join(unseen[:4]), ", ..." if len(unseen) > 4 else ""),
-        )
+        _say_unseen(parts.graph.n_heads_total, *unseen)
     return torch.cat(found)
+
+
+@cache
+def _say_unseen(n_heads: int, *unseen: str) -> None:
+    """Once, not at each checkpoint that is tracked: it is the same heads each time."""
+    log.warning(
+        "no attention pattern is seen of %d of %d heads (%s%s): what they attend to is undefined",
+        *(len(unseen), n_heads),
+        *(", ".join(unseen[:4]), ", ..." if len(unseen) > 4 else ""),
+    )
 
 
 def _scores(
