@@ -1,5 +1,5 @@
-# make demo | demo-real | test | test-distributed | test-slow | test-models | test-real | lint
-# make browser | picture | models-table | clean
+# make demo | demo-real | demo-families | test | test-distributed | test-slow | test-models | test-real
+# make lint | browser | picture | models-table | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,8 +9,8 @@ READY := $(VENV)/.ready
 REAL := slurm-wlm munge libnuma1 g++
 VLLM_READY := .venv-vllm/.ready
 
-.PHONY: demo demo-real test test-distributed test-slow test-models test-real lint
-.PHONY: browser picture models-table clean
+.PHONY: demo demo-real demo-families test test-distributed test-slow test-models test-real
+.PHONY: lint browser picture models-table clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,12 @@ demo: $(READY)
 # The same on SmolLM2-135M-Instruct and problems from reasoning-gym.
 demo-real: $(READY)
 	$(BIN)/headlab demo experiment=smollm2
+
+# Other families from random weights, a minute each: a mixture of experts, a hybrid of linear and
+# gated attention, a GPT-NeoX. A second call goes on, or trains nothing.
+demo-families: $(READY)
+	set -e; for model in tiny_moe tiny_hybrid tiny_neox; do \
+	  $(BIN)/headlab sft experiment=tiny_families model=$$model resume=auto; done
 
 # Two workers of one thread each; a test by hand needs none: python -m pytest tests/...
 test: $(READY)
