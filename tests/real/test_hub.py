@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from analysis.records.record import read_records
 from tests.real.hub_server import Hub
 from tests.support.places import ROOT
-from tests.support.runs import small
+from tests.support.runs import assert_equal_records, small
+from train.recipes.registry import copy_model
 
 pytestmark = pytest.mark.real
 
@@ -142,6 +143,31 @@ def test_an_adapter_of_a_run_names_its_base_and_commit(hub: Hub, tmp_path: Path)
     commit = hub.commit("org/tiny", "step1000")
     assert (config["base_model_name_or_path"], config["revision"]) == ("org/tiny", commit)
     assert str(tmp_path / "cache") not in (file.parent / "README.md").read_text()
+
+
+def test_a_neox_is_tracked_over_its_revisions_as_pythia_is(hub: Hub, tmp_path: Path) -> None:
+    """Trained here, and each checkpoint a branch `stepN`: the records are those of the run."""
+    kept = ["pairs.size=4", "evaluation=none", "logger=none", *QUICK]
+    steps = ["train.args.max_steps=6", "train.args.save_steps=2", "train.args.warmup_steps=0"]
+    words = ["experiment=tiny_families", "model=tiny_neox", f"run_dir={tmp_path}/r", *kept, *steps]
+    done = run(hub, tmp_path, "train.sft", *words)
+    assert done.returncode == 0, done.stderr
+    base = Path(json.loads((tmp_path / "r/base.json").read_text())["path"])
+    for step in (0, 2, 4, 6):
+        branch = hub.root / f"org/neox/step{step}"
+        branch.mkdir(parents=True)
+        copy_model(tmp_path / f"r/checkpoint-{step}" if step else base, branch)
+    shutil.copytree(branch, hub.root / "org/neox/main")
+    revisions = ["checkpoints=hub:org/neox@step*", f"pairs={tmp_path}/r/pairs.jsonl"]
+    tracking = ["tracking.fraction=0.05", "tracking.batch_size=16", *QUICK]
+    done = run(hub, tmp_path, "analysis", "track", f"run={tmp_path}/t", *revisions, *tracking)
+    assert done.returncode == 0, done.stderr
+    assert [record.step for record in read_records(tmp_path / "t")] == [0, 2, 4, 6]
+    assert_equal_records(tmp_path / "t", tmp_path / "r")
+    first, *_, last = read_records(tmp_path / "t")
+    assert last.origin["model"]["commit"] == hub.commit("org/neox", "step6")
+    assert not torch.equal(first.circuit, last.circuit)
+    assert (tmp_path / "t/report.html").is_file()
 
 
 @pytest.mark.parametrize("harm", ["delay", "broken"])
