@@ -16,6 +16,7 @@ _NOT_WHOLE = "share more than whole keys and values"
 # part of the reason that is given
 REFUSED: dict[str, str] = {
     "axk2": _NO_NORM,
+    # with no tokens of its own (prompt_length=0) the causal audit refuses it: every token sees all
     "cpmant": "tokens of its own",
     "deepseek_v4": _STREAMS,
     "gemma3n_text": _STREAMS,
