@@ -21,6 +21,7 @@ COMMANDS = {
     "publish": "give W&B what it has not got yet",
     "paper": "the tables of the paper with our numbers beside them",
     "pairs": "write a file of prompt pairs for a model",
+    "models": "which models are supported, or what is found in one",
     "bench": "time and memory of attribution and bootstrap on this machine",
 }
 

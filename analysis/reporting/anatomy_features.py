@@ -121,8 +121,8 @@ def known_table() -> list[str]:
     models = known_models()
     refused = [model for model in models if model.outcome == "refused"]
     rows = [["type", "heads and edges", "special"]]
-    wide = max(len(model.type) for model in models)
-    room = WIDTH - wide - len("proved by rows") - 4
+    wide = max(len(model.type) + model.wrapper for model in models)
+    room = WIDTH - wide - len(rows[0][1]) - 4
     for model in models:
         if model.outcome != "refused":
             first, *more = _lines(", ".join(model.special), room)

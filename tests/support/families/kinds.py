@@ -39,8 +39,8 @@ TEXT = tuple(sorted(kind for kind in CAUSAL if kind not in _OTHER))
 
 # `X`ForConditionalGeneration: text models with a tower for pictures beside them
 _WRAPPERS = """
-    aya_vision gemma3 gemma4 glm4v idefics3 internvl lfm2_vl llama4 llava llava_onevision mistral3
-    paligemma qwen2_5_vl qwen2_vl qwen3_5 qwen3_vl qwen3_vl_moe smolvlm
+    aya_vision gemma3 gemma4 glm4v idefics3 internvl lfm2_vl llama4 llava llava_next llava_onevision
+    mistral3 paligemma qwen2_5_vl qwen2_vl qwen3_5 qwen3_vl qwen3_vl_moe smolvlm
 """
 WRAPPERS = tuple(_WRAPPERS.split())
 

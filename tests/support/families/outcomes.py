@@ -27,6 +27,7 @@ REFUSED: dict[str, str] = {
     "jetmoe": "no output projection",
     "minimax": _NO_SUM,
     "openai-gpt": _NO_SUM,
+    "paligemma": "a token sees those behind it",  # its whole prompt is a prefix
     "qwen4_exp_text": _NO_SUM,
     "reformer": "no list of layers",
     "rwkv": _NO_SUM,
