@@ -26,8 +26,8 @@ from dataclasses import dataclass
 
 import torch
 
-from analysis.attribution.gradients import GradientSums, ReadingSums
-from analysis.models.anatomy import Anatomy, wide
+from analysis.attribution.gradients import GradientSums, MapSums, ReadingSums
+from analysis.models.anatomy import Anatomy, Norm, wide
 from analysis.models.forward import Sources
 
 
@@ -146,6 +146,9 @@ def attention_gradients(sums: ReadingSums, block: slice, out: torch.Tensor) -> N
     `gain * W^T (r g)`, one product for all destinations of a side, plus the sum over steps of
     `c xc`.
     """
+    if isinstance(sums, MapSums):
+        _map_gradients(sums, block, out)
+        return
     if sums.g is None:  # no gradient reached this attention in any step
         out.zero_()
         return
@@ -156,6 +159,7 @@ def attention_gradients(sums: ReadingSums, block: slice, out: torch.Tensor) -> N
         torch.bmm(by_head, side.weight, out=heads[side.columns])
     norm = reading.norm
     if norm is not None:
+        assert isinstance(norm, Norm)
         x = torch.stack([norm.centre(wide(x[:, block])).flatten(0, 1) for x in sums.x], 1)
         c = torch.stack([c[:, block].flatten(0, 1) for c in sums.c], 2)
         torch.addcmul(torch.bmm(c, x).transpose(0, 1), heads, norm.gain.to(heads), out=heads)
@@ -163,6 +167,16 @@ def attention_gradients(sums: ReadingSums, block: slice, out: torch.Tensor) -> N
             heads -= heads.mean(-1, keepdim=True)
     if reading.gauge is not None:
         heads *= reading.gauge.to(heads)
+
+
+def _map_gradients(sums: MapSums, block: slice, out: torch.Tensor) -> None:
+    """The same where no norm's form is known: the sums are at the stream already."""
+    if sums.at is None:
+        out.zero_()
+        return
+    out.copy_(sums.at[:, :, block])
+    if sums.reading.gauge is not None:
+        out *= sums.reading.gauge.to(out)
 
 
 def _front(buffer: torch.Tensor, *shape: int) -> torch.Tensor:

@@ -13,7 +13,8 @@ so that over the steps only r g is summed, head width instead of residual width,
 head, token and step, c = -(r^2 / d) <y - b, g>, goes with that step's x. W^T is applied once, after
 the last step.
 A reading's sides stand side by side, each with its destinations' rows: W destinations, R rows in
-all. Without a norm r is 1 and there is no c.
+all. Without a norm r is 1 and there is no c. What stands in a norm's place and has no such form (a
+`Map`) is pulled back in each step, and the gradients at the stream are summed.
 
 Shape legend: B pairs, T positions, d residual width, W destinations and R rows of one reading.
 """
@@ -28,6 +29,7 @@ import torch
 
 from analysis.models.anatomy import Anatomy, Node, Reading, Tap, wide
 from analysis.models.hooks import Hooks
+from analysis.models.maps import Map
 
 
 class ReadingSums:
@@ -58,6 +60,7 @@ class ReadingSums:
         norm = self.reading.norm
         if norm is None:
             return
+        assert not isinstance(norm, Map)
         x = x.detach().reshape(*shape, -1)
         self.x.append(x)
         self.r = norm.rstd(x)
@@ -98,6 +101,27 @@ class ReadingSums:
             y = y - offset
         dots = (y * gradient).sum(-1)
         self.c[-1][..., side.columns] = dots.mul_(self.r.square() * (-w / self.x[-1].shape[-1]))
+
+
+class MapSums(ReadingSums):
+    """The sums of a reading through a `Map`: `at`, the gradient at the stream, [W, B, T, d]."""
+
+    def clear(self) -> None:
+        """Forget what was summed."""
+        super().clear()
+        self.at: torch.Tensor | None = None
+
+    def start(self, shape: tuple[int, int], x: torch.Tensor) -> None:
+        """Begin a step, in which the stream is x [B, T, d]."""
+        self.x = [x.detach().reshape(*shape, -1)]
+
+    def _add(self, index: int, y: torch.Tensor, gradient: torch.Tensor, w: float) -> None:
+        side, through, (x,) = self.reading.sides[index], self.reading.norm, self.x
+        assert isinstance(through, Map)
+        at = torch.einsum("btwr,wrd->wbtd", gradient, side.weight)
+        if self.at is None:
+            self.at = at.new_zeros(self.width, *at.shape[1:])
+        self.at[side.columns].add_(through.pull_back(x.expand_as(at), at), alpha=w)
 
 
 class NodeSums:
@@ -146,7 +170,7 @@ class GradientSums:
 
     def __init__(self, parts: Anatomy) -> None:
         self.parts = parts
-        self.readings = [[ReadingSums(r) for r in block.readings] for block in parts.blocks]
+        self.readings = [[_sums(r) for r in block.readings] for block in parts.blocks]
         self.nodes = [[NodeSums(node) for node in block.nodes] for block in parts.blocks]
         self.logits: torch.Tensor | None = None
         self.n_steps = 0  # whose stream is kept
@@ -197,6 +221,10 @@ class GradientSums:
         gauge = self.parts.gauge
         gradient = gradient if gauge is None else wide(gradient) * gauge
         self.logits = _add(self.logits, gradient, weight)
+
+
+def _sums(reading: Reading) -> ReadingSums:
+    return MapSums(reading) if isinstance(reading.norm, Map) else ReadingSums(reading)
 
 
 def _alias(x: torch.Tensor, see: Callable[[torch.Tensor], None]) -> torch.Tensor:

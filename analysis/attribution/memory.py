@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from analysis.attribution.contraction import block_bytes
 from analysis.models.anatomy import Anatomy, linear_map
+from analysis.models.maps import Map
 
 BLOCK_SHARE = 160  # a block of tokens gets this part of the budget, 26 MiB: it stays in the caches
 MOST_STEPS = 8  # that are kept before they are contracted
@@ -49,7 +50,11 @@ def predicted(parts: Anatomy, n_pairs: int, length: int, budget: int) -> dict[st
     made, each = plan(parts, n_pairs, length, budget), n_pairs * length * parts.dtype.itemsize
     heads = sum(linear_map(part.o_proj).shape[1] for _, part in parts.heads)
     readings = [reading for block in parts.blocks for reading in block.readings]
-    rows = sum(side.width * side.n_rows for reading in readings for side in reading.sides)
+    rows = sum(
+        side.width * (parts.width if isinstance(reading.norm, Map) else side.n_rows)
+        for reading in readings
+        for side in reading.sides
+    )
     taps = sum(len(node.taps) for _, _, node in parts.nodes)
     return {
         "weights": sum(p.numel() * p.element_size() for p in parts.causal_lm.parameters()),

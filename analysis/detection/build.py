@@ -35,6 +35,7 @@ from analysis.models.anatomy import (
 )
 from analysis.models.configuration import position_limit
 from analysis.models.graph import Graph, HeadsShape, LayerShape, NodeShape, SideShape
+from analysis.models.maps import Map
 
 
 def build(plan: Plan, causal_lm: Any, kv: str = "grouped") -> Anatomy:
@@ -69,7 +70,17 @@ def build(plan: Plan, causal_lm: Any, kv: str = "grouped") -> Anatomy:
 
 
 def _norm(parent: nn.Module, plan: NormPlan) -> Norm:
+    assert plan.form is not None
     return plan.form.norm(parent.get_submodule(plan.module))
+
+
+def _before(parent: nn.Module, plan: NormPlan | None) -> Norm | Map | None:
+    """What stands between the stream and a reader."""
+    if plan is None:
+        return None
+    if plan.form is None:
+        return Map(in_force(parent.get_submodule(plan.module)))
+    return _norm(parent, plan)
 
 
 def _tensor(gauge: Factor) -> torch.Tensor | None:
@@ -181,7 +192,7 @@ class _LayerBuilder:
                 self._copies(side),
             )
             sides.append(projection)
-        norm = None if plan.norm is None else _norm(self.layer, plan.norm)
+        norm = _before(self.layer, plan.norm)
         place = self._module(plan.place)
         gauge = _tensor(self.gauges[plan.point])
         return Reading(norm, place, tuple(sides), column, plan.point, gauge)
@@ -211,6 +222,6 @@ class _LayerBuilder:
         return Node(plan.letter, tuple(map(self._tap, plan.taps)), writes, plan.point)
 
     def _tap(self, plan: TapPlan) -> Tap:
-        norm = None if plan.norm is None else _norm(self.layer, plan.norm)
+        norm = _before(self.layer, plan.norm)
         gauge = _tensor(self.gauges[plan.point])
         return Tap(self._module(plan.module), plan.point, norm, plan.scale, gauge)

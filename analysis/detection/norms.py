@@ -1,4 +1,7 @@
-"""Whether a module is an RMSNorm or a LayerNorm: its closed form, held against what it computes."""
+"""Whether a module is an RMSNorm or a LayerNorm: its closed form, held against what it computes.
+
+Or at least a map of each token by itself.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch
 from torch import nn
 
 from analysis.models.anatomy import Norm, Unsupported, in_force, wide
+from analysis.models.maps import Map
 
 _USUAL = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)  # where a norm has no attribute for eps
 
@@ -60,6 +64,23 @@ def closed_form(module: Any, x: torch.Tensor) -> NormForm | None:
         if error <= limit:
             return forms[index]
     return None
+
+
+def is_map(module: Any, x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Whether a module, which gave y for x [..., d], makes of each token what it makes of it alone.
+
+    Such a one may stand in a norm's place, as a `Map`.
+    """
+    if x.shape != y.shape:
+        return False
+    one, limit = Map(in_force(module)), tolerance(_narrowest(module, x))
+    x, y = x.flatten(0, -2), wide(y).flatten(0, -2)
+    try:
+        with torch.no_grad():
+            found = [one.apply(x), torch.cat([one.apply(token[None]) for token in x])]
+    except (TypeError, RuntimeError, ValueError, IndexError, AttributeError):
+        return False
+    return all(bool((each - y).abs().max() <= limit * y.abs().max()) for each in found)
 
 
 def require_norm(form: NormForm | None, module: Any, where: str) -> NormForm:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from analysis.detection.norms import NormForm, closed_form, require_norm, tolerance
+from analysis.detection.norms import NormForm, closed_form, is_map, require_norm, tolerance
 from analysis.detection.plan import NodePlan, NormPlan, TapPlan, Update
 from analysis.detection.points import Numbers, multiple, solve
 from analysis.detection.trace import Call, Face, LayerTrace, is_linear, same
@@ -31,10 +31,10 @@ class Read:
 
 @dataclass(eq=False)
 class NormRead:
-    """A norm of the stream at a point, and the taps that read it."""
+    """A norm of the stream at a point, without a form a map of it, and the taps that read it."""
 
     call: Call
-    form: NormForm
+    form: NormForm | None
     point: int
     attended: bool = False
     taps: list[Tap] = field(default_factory=list)
@@ -436,10 +436,29 @@ class _Walk:
         found = []
         for call in inside:
             if _outermost_linear(call, face.call) and call.order < o_proj.order:
-                read = self._known(call.x)
+                read = self._known(call.x) or self._mapped(call.x)
                 if read is not None:
                     found.append((call, read))
         return found
+
+    def _mapped(self, x: torch.Tensor | None) -> Read | None:
+        """What x is of the stream, if a part of its own was taken for one and is a map to it.
+
+        A gated norm is no norm that is known, and only who reads it tells that it is no MLP.
+        """
+        for term in self.terms:
+            tap = term.taps[0] if term.taps is not None and len(term.taps) == 1 else None
+            if tap is None or tap.call is not term.call or not same(x, term.y):
+                continue
+            call, read = tap.call, tap.read
+            free = read.norm is None and not (term.used or term.superseded) and tap in self.taps
+            if not free or not is_map(call.module, call.x, call.y):  # type: ignore[arg-type]
+                continue
+            self.terms.remove(term)
+            self.taps.remove(tap)
+            self.norms.append(NormRead(call, None, read.point))
+            return Read(self.norms[-1], 1.0, read.point)
+        return None
 
 
 def _outermost_linear(call: Call, below: Call) -> bool:

@@ -46,10 +46,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class NormPlan:
-    """A norm of the stream, or of what a branch gives."""
+    """A norm of the stream, or of what a branch gives; without a form, a `Map` of the stream."""
 
     module: str
-    form: NormForm
+    form: NormForm | None
 
 
 @dataclass(frozen=True)

@@ -176,8 +176,10 @@ def _share(
 def _culprit(parts: Anatomy, layer: int, rerun: Rerun) -> str:
     """` (self_attn.gate_proj)`, or nothing where no module does it."""
     block = parts.blocks[layer]
-    norms = {reading.place for reading in block.readings if reading.norm is not None}
-    norms |= {tap.place for node in block.nodes for tap in node.taps if tap.norm is not None}
+    taps = [tap for node in block.nodes for tap in node.taps]
+    readers: list[Reading | Tap] = [*block.readings, *taps]
+    places = [reader.place for reader in readers if reader.norm is not None]
+    norms = {part for place in places for part in place.modules()}
     given: dict[str, torch.Tensor] = {}
     with Hooks() as hooks:
         for name, module in block.module.named_modules():

@@ -26,6 +26,7 @@ from analysis.models.anatomy import Anatomy, Block, Heads, linear_map, wide
 from analysis.models.forward import run_decoder
 from analysis.models.graph import LayerShape
 from analysis.models.hooks import Hooks
+from analysis.models.maps import Map
 from analysis.models.preserve import preserved
 
 ROWS = 16384  # of the vocabulary at a time
@@ -75,6 +76,8 @@ def _values(block: Block, heads: Heads, shape: LayerShape) -> torch.Tensor | Non
         if "v" not in side.letter:
             continue
         if of.of not in ("h", "kv") or side.n_rows != width or set(side.letter) - {"k", "v"}:
+            return None
+        if isinstance(reading.norm, Map):
             return None
         W = side.weight
         if reading.norm is not None:

@@ -32,6 +32,7 @@ from torch import nn
 
 from analysis.models.compat import Conv1D, unwrapped
 from analysis.models.graph import Graph
+from analysis.models.maps import Map
 from analysis.models.onload import home, onloaded
 
 _DENSE = (torch.Tensor, nn.Parameter)  # other classes of tensors hold packed numbers
@@ -180,7 +181,7 @@ class Projection:
         W = W if self.scale == 1.0 else W * self.scale
         return W if self.repeats == 1 else W.repeat_interleave(self.repeats, 0)
 
-    def offset(self, norm: Norm | None) -> torch.Tensor | None:
+    def offset(self, norm: Norm | Map | None) -> torch.Tensor | None:
         """Output where the normalised input is 0 (the biases of module and norm): [width, w]."""
         bias, beta = linear_bias(self.module), None if norm is None else norm.bias
         out = None if bias is None else wide(self.rows(bias)).repeat_interleave(self.repeats, 0)
@@ -198,7 +199,7 @@ class Reading:
     column: the first destination, among the layer's. point: of the layer.
     """
 
-    norm: Norm | None
+    norm: Norm | Map | None
     place: nn.Module
     sides: tuple[Projection, ...]
     column: int = 0
@@ -311,7 +312,7 @@ class Tap:
 
     module: Any
     point: int
-    norm: Norm | None = None
+    norm: Norm | Map | None = None
     scale: float = 1.0
     gauge: torch.Tensor | None = None
 

@@ -77,11 +77,16 @@ def _is_fused(reading: Reading) -> bool:
 
 
 def _of_stream(parts: Anatomy) -> Iterator[str]:
+    from analysis.models.maps import Map
+
     readings = [reading for block in parts.blocks for reading in block.readings]
-    norms = [reading.norm for reading in readings if reading.norm is not None]
+    before = [reading.norm for reading in readings if reading.norm is not None]
+    norms = [norm for norm in before if not isinstance(norm, Map)]
     heads = [heads for _, heads in parts.heads]
     if any(reading.norm is None for reading in readings):
         yield "no norm before the attention"
+    if len(norms) < len(before):
+        yield "norm without a closed form"
     if any(norm.centred for norm in norms):
         yield "LayerNorm"
     if any(norm.weight is None for norm in norms):

@@ -18,6 +18,7 @@ from analysis.reporting.text import WIDTH
 if TYPE_CHECKING:
     from analysis.models.anatomy import Anatomy, Block, Heads, Node, Norm, Tap
     from analysis.models.graph import Graph, LayerShape, SideShape
+    from analysis.models.maps import Map
 
 Experts = Mapping[int, tuple[int, int]]  # layer -> experts of a token, and of how many
 Told = list[tuple[list[int], tuple[tuple[str, str], ...]]]  # layers, and their parts: name, words
@@ -126,7 +127,7 @@ class _Layer:
             return f"{_its_norm(tap.module)} of {self.stream(tap.point)}"
         return self.behind(tap.norm, tap.point)
 
-    def behind(self, norm: Norm | None, point: int) -> str:
+    def behind(self, norm: Norm | Map | None, point: int) -> str:
         """`an RMSNorm of what enters the layer`."""
         return (f"{norm_in_words(norm)} of " if norm is not None else "") + self.stream(point)
 
@@ -187,10 +188,14 @@ def letters_in_words(letter: str) -> str:
     return _TOGETHER
 
 
-def norm_in_words(norm: Norm | None) -> str:
+def norm_in_words(norm: Norm | Map | None) -> str:
     """`an RMSNorm`, `a LayerNorm without a weight`; nothing for None."""
+    from analysis.models.maps import Map
+
     if norm is None:
         return ""
+    if isinstance(norm, Map):
+        return f"a map of each token ({type(norm.module).__name__})"
     kind = "a LayerNorm" if norm.centred else "an RMSNorm"
     return kind + (" without a weight" if norm.weight is None else "")
 

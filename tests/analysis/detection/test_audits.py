@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import peft
@@ -17,6 +18,7 @@ from analysis.detection.detect import anatomy
 from analysis.detection.reaches import codes
 from analysis.models.anatomy import Anatomy, Tap, Unsupported
 from tests.support.families.build import build
+from tests.support.gated_norm import Gated
 from tests.support.layouts import LAYOUTS, Layout, by_names
 from tests.support.models import ARCHITECTURES, random_pairs, tiny_model
 
@@ -251,3 +253,16 @@ def test_no_code_holds_all_bits_of_another(count):
     common = bits @ bits.T
     held = common == bits.sum(1)[:, None]
     assert torch.equal(held, torch.eye(count, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("share", [1.0, 1e-3])
+def test_a_map_that_comes_to_mix_tokens_is_proved_no_more(share):
+    model = tiny_model("llama")
+    layer = model.model.layers[1]
+    layer.input_layernorm = norm = Gated(layer.input_layernorm, lambda x: x)
+    parts = anatomy(model)
+    whole = deepcopy(model)
+    assert prove(whole, anatomy(whole)) == []
+    norm.mixes = lambda x: x + share * x.roll(1, 1)
+    with pytest.raises(Unsupported, match="layer 1: "):
+        prove(model, parts)

@@ -12,8 +12,10 @@ from analysis.detection import rows
 from analysis.detection.build import build
 from analysis.detection.find import find
 from analysis.detection.plan import Held, TapPlan
-from analysis.models.anatomy import Unsupported
+from analysis.models.anatomy import Norm, Unsupported
+from analysis.models.maps import Map
 from tests.support.families import build as families
+from tests.support.gated_norm import Gated
 from tests.support.layouts import by_names
 from tests.support.models import ARCHITECTURES, tiny_model
 
@@ -68,6 +70,7 @@ GATES = [f"a.h{h}<g>" for h in range(4)]
         ("lfm2", 0, ["x", "m"]),
         ("qwen3_5_text", 1, [*Q, *KV, *GATES, "m"]),  # gates between the rows of queries
         ("deepseek_v3", 0, ["a.*<q>", "a.*<k>", "a.*<kv>", "m"]),
+        ("axk2", 0, ["a.*<k>", "a.*<kv>", "a.*<qg>", "m"]),  # behind a norm with a gate
         ("jamba", 0, ["x", "m"]),
         ("bamba", 1, [*Q, *KV, "m"]),
         ("nemotron_h", 1, ["m"]),
@@ -191,7 +194,6 @@ def test_a_model_is_left_as_it_was():
             "layer 0: beside the residual stream it is given argument 1, which depends",
         ),
         ("zamba2", "layer 1: beside the residual stream it is given argument 1, which depends on"),
-        ("axk2", r"layer 0: the attention reads neither .* norm of it \(AXK2GatedRMSNorm gives it"),
         ("cpmant", r"shape \[2, 10, 32\] for ids of \[2, 8\]: the model puts tokens of its own"),
         ("reformer", "has no list of layers that hand one residual stream on"),
     ],
@@ -200,6 +202,27 @@ def test_what_is_not_known_is_refused_in_one_line(kind, reason):
     with pytest.raises(Unsupported, match=reason) as error:
         find(families.build(kind))
     assert "\n" not in str(error.value)
+
+
+MIXES = {
+    "its own": lambda x: x,
+    "the one before": lambda x: x.roll(1, 1),
+    "all before": lambda x: x.cumsum(1),
+    "all of the batch": lambda x: x + x.mean((0, 1)),
+}
+
+
+@pytest.mark.parametrize("mixes", MIXES)
+def test_a_gated_norm_is_a_map_where_a_token_makes_its_own_gate(mixes):
+    model = tiny_model("llama")
+    layer = model.model.layers[1]
+    layer.input_layernorm = Gated(layer.input_layernorm, MIXES[mixes])
+    if mixes == "its own":
+        first, second = (block.readings[0].norm for block in build(find(model), model).blocks)
+        assert (type(first), second) == (Norm, Map(layer.input_layernorm))
+        return
+    with pytest.raises(Unsupported, match=r"^layer 1: .* norm of it \(Gated gives it\)"):
+        find(model)
 
 
 def test_a_channel_that_a_norm_of_the_queries_silences_is_still_read():

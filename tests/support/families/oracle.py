@@ -26,6 +26,7 @@ import torch
 from analysis.attribution.metrics import Metric
 from analysis.models.anatomy import Anatomy, Node, Norm
 from analysis.models.hooks import Hooks
+from analysis.models.maps import Map
 from analysis.prompts.pairs import Batch
 from tests.support.families.interface import Face, at_interface
 from tests.support.families.second_run import Rows, SecondRun, Stream, changed, gauged
@@ -189,6 +190,6 @@ def _add(added: torch.Tensor, scale: float, x: torch.Tensor) -> torch.Tensor:
 
 
 def _instead(
-    stream: Stream, norm: Norm, added: torch.Tensor, scale: float, x: torch.Tensor
+    stream: Stream, norm: Norm | Map, added: torch.Tensor, scale: float, x: torch.Tensor
 ) -> torch.Tensor:
     return (changed(stream.x, norm, added) * scale).reshape(x.shape)

@@ -9,13 +9,11 @@ from tests.support.families.proof import Proof
 
 _STREAMS = "several residual streams"
 _NO_SUM = "not the residual stream plus the outputs of its parts"
-_NO_NORM = "neither the residual stream nor a norm of it"
 _BESIDE = "beside the residual stream it is given"
 _NOT_WHOLE = "share more than whole keys and values"
 
 # part of the reason that is given
 REFUSED: dict[str, str] = {
-    "axk2": _NO_NORM,
     # with no tokens of its own (prompt_length=0) the causal audit refuses it: every token sees all
     "cpmant": "tokens of its own",
     "deepseek_v4": _STREAMS,
@@ -49,6 +47,7 @@ NO_HEADS = {"falcon_mamba", "mamba"}
 NOT_OFFERED: dict[str, dict[str, str]] = {
     "ungrouped": {
         "axk1": _NOT_WHOLE,
+        "axk2": _NOT_WHOLE,
         "bailing_hybrid": _NOT_WHOLE,
         "deepseek_v2": _NOT_WHOLE,
         "deepseek_v3": _NOT_WHOLE,

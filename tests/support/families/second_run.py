@@ -11,6 +11,7 @@ import torch
 
 from analysis.models.anatomy import Heads, Norm, Projection, Reading
 from analysis.models.hooks import Hooks
+from analysis.models.maps import Map
 from tests.support.families.interface import Face, at_interface
 
 
@@ -31,7 +32,7 @@ def gauged(changes: torch.Tensor, gauge: torch.Tensor | None) -> torch.Tensor:
     return (changes if gauge is None else changes * gauge).flatten(0, 1)
 
 
-def changed(x: torch.Tensor, norm: Norm | None, added: torch.Tensor) -> torch.Tensor:
+def changed(x: torch.Tensor, norm: Norm | Map | None, added: torch.Tensor) -> torch.Tensor:
     """What reads the stream x, or its norm, with something added to x."""
     x = x + added.reshape(x.shape)
     return x if norm is None else norm.module.forward(x)
