@@ -20,7 +20,7 @@ from torch import nn
 from analysis.attribution.eap import attribute
 from analysis.attribution.edge_scores import EdgeScores
 from analysis.models.anatomy import base_model
-from analysis.models.compat import unwrapped
+from analysis.models.compat import own_tensors, unwrapped
 from analysis.models.quantised import packed_weight
 from analysis.prompts.pairs import Pairs
 
@@ -128,8 +128,7 @@ def in_float32(model: nn.Module) -> Iterator[None]:
 
     try:
         for module in model.modules():
-            own: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-            for held in own:
+            for held in own_tensors(module):
                 for name, tensor in held.items():
                     if tensor is not None and tensor.dtype in _NARROW:
                         before.append((held, name, tensor))

@@ -32,7 +32,7 @@ from analysis.detection.reaches import check_heads
 from analysis.detection.readers import check_readers
 from analysis.detection.streams import check_logits, check_streams
 from analysis.models.anatomy import Anatomy, wide
-from analysis.models.compat import attention_kind
+from analysis.models.compat import attention_kind, changes_in_place, hooks_on
 from analysis.models.copies import ungrouped
 from analysis.models.forward import logits_of
 from analysis.models.hooks import not_compiled
@@ -104,8 +104,8 @@ def _state(model: nn.Module, parts: Anatomy) -> object:
     a model add up, or not, in every run (`analysis.models.audit`).
     """
     tensors = chain(model.parameters(), model.buffers())
-    weights = [(id(x), x.data_ptr(), x._version) for x in tensors]
-    hooks = [(id(m), *m._forward_hooks, *m._forward_pre_hooks) for m in model.modules()]
+    weights = [(id(x), x.data_ptr(), changes_in_place(x)) for x in tensors]
+    hooks = [(id(m), *hooks_on(m)) for m in model.modules()]
     config: Any = parts.causal_lm.config
     return parts.graph, _content(parts.blocks), weights, hooks, attention_kind(config)
 

@@ -1,7 +1,7 @@
-"""Everything of transformers that `analysis` uses and that its documentation does not promise.
+"""Everything of transformers and torch that `analysis` uses and no documentation promises.
 
 Any release may change it, so pyproject.toml keeps transformers below the next minor version that
-was not tested. All of it was checked in transformers 5.23.0.
+was not tested. What is of transformers was checked in 5.23.0.
 """
 
 from __future__ import annotations
@@ -111,3 +111,26 @@ def attention_calls(see: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         interface.get_interface = plain
+
+
+def own_tensors(module: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A module's own parameters and buffers by name: to change these changes the module.
+
+    `setattr` would refuse a parameter of another type, or drop the hooks of the old one. Checked in
+    torch 2.13.0.
+    """
+    return module._parameters, module._buffers
+
+
+def changes_in_place(tensor: Any) -> int:
+    """How often a tensor has been changed in place, but for changes through `.data`.
+
+    Checked in torch 2.13.0.
+    """
+    count: int = tensor._version
+    return count
+
+
+def hooks_on(module: Any) -> tuple[int, ...]:
+    """The numbers of the hooks on a module's forward. Checked in torch 2.13.0."""
+    return *module._forward_hooks, *module._forward_pre_hooks

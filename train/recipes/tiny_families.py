@@ -63,6 +63,6 @@ def build_family(name: str, directory: Path, seed: int) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
