@@ -43,7 +43,7 @@ from analysis.attribution.memory import Plan, plan
 from analysis.attribution.metrics import Metric, metric_named
 from analysis.attribution.patching import exact_scores
 from analysis.attribution.quadrature import path_points
-from analysis.detection.audits import prove
+from analysis.detection.audits import proved
 from analysis.detection.detect import anatomy
 from analysis.models.allocator import keep_freed_memory
 from analysis.models.anatomy import Anatomy, given, wide
@@ -111,7 +111,7 @@ def attribute(
     """
     check_settings(method, metric, ig_steps, quadrature, kv, batch_size, routing)
     points = path_points(quadrature, ig_steps)
-    parts = given(parts, kv) or anatomy(model, kv)
+    parts = proved(model, given(parts, kv) or anatomy(model, kv))
     pairs.check_vocabulary(parts.vocabulary)
     pairs.check_length(parts.max_tokens)
     device = parts.device
@@ -121,7 +121,6 @@ def attribute(
     results: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     n_batches = -(-len(pairs) // batch_size)
     silent = None if show_progress else True  # None: silent unless this is a terminal
-    prove(model, parts)
     with preserved(model), ungrouped(parts):
         todo = pairs.batches(batch_size)
         for batch in tqdm(todo, "attribution", n_batches, leave=False, disable=silent):

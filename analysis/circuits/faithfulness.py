@@ -11,7 +11,7 @@ from torch import nn
 from analysis.attribution.metrics import faithfulness, metric_named
 from analysis.attribution.patching import RUN_BYTES, patched_logits
 from analysis.circuits.circuit import Circuit
-from analysis.detection.audits import prove
+from analysis.detection.audits import proved
 from analysis.detection.detect import anatomy
 from analysis.models.anatomy import Anatomy, given, wide
 from analysis.models.audit import check_model
@@ -81,7 +81,7 @@ def evaluate_circuits(
         raise ValueError(f"unknown ablation {ablation!r}; known: {', '.join(ABLATIONS)}")
     measure = metric_named(metric)
     kv = circuits[0].graph.kv
-    parts = given(parts, kv) or anatomy(model, kv)
+    parts = proved(model, given(parts, kv) or anatomy(model, kv))
     for circuit in circuits:
         if not same_edges(circuit.graph, parts.graph):
             raise ValueError(f"the circuit is of {circuit.graph}, the model has {parts.graph}")
@@ -91,7 +91,6 @@ def evaluate_circuits(
     keeps.append(torch.zeros_like(keeps[0]))  # the empty circuit
     device = parts.device
     rows = []
-    prove(model, parts)
     with preserved(model), torch.no_grad(), ungrouped(parts):
         check_model(parts, pairs)
         means = _mean_sources(parts, pairs, batch_size, device) if ablation == "mean" else None

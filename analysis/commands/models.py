@@ -54,12 +54,12 @@ def describe(model: nn.Module, options: Options) -> dict[str, Any]:
     """
     from analysis.attribution.eap import MEMORY_BUDGET
     from analysis.attribution.memory import predicted
-    from analysis.detection.audits import prove
+    from analysis.detection.audits import prove, proved
     from analysis.detection.detect import anatomy
     from analysis.reporting.anatomy_features import special
     from analysis.reporting.anatomy_words import alike, destination_kinds, graph_in_words
 
-    parts = anatomy(model, options.kv)
+    parts = proved(model, anatomy(model, options.kv))
     notes = prove(model, parts)
     graph, experts = parts.graph, experts_of(parts)
     return {

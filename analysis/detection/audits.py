@@ -27,11 +27,12 @@ import torch
 from torch import nn
 
 from analysis.detection.closeness import Closeness
+from analysis.detection.detect import anatomy
 from analysis.detection.probe import SHORT, prompts, run_alone, run_layerwise
 from analysis.detection.reaches import check_heads
 from analysis.detection.readers import check_readers
 from analysis.detection.streams import check_logits, check_streams
-from analysis.models.anatomy import Anatomy, wide
+from analysis.models.anatomy import Anatomy, Unsupported, wide
 from analysis.models.compat import attention_kind, changes_in_place, hooks_on
 from analysis.models.copies import ungrouped
 from analysis.models.forward import logits_of
@@ -51,6 +52,21 @@ class _Proof:
 
 
 _proved: weakref.WeakKeyDictionary[nn.Module, _Proof] = weakref.WeakKeyDictionary()
+
+
+def proved(model: nn.Module, parts: Anatomy, only_heads: bool = False) -> Anatomy:
+    """The anatomy, once it is proved (`prove`).
+
+    One that was kept may be of a model whose weights hid something, and is then found anew.
+    """
+    try:
+        prove(model, parts, only_heads)
+    except Unsupported:
+        if not parts.kept:
+            raise
+        parts = anatomy(model, parts.graph.kv, anew=True)
+        prove(model, parts, only_heads)
+    return parts
 
 
 def prove(model: nn.Module, parts: Anatomy, only_heads: bool = False) -> list[str]:

@@ -35,14 +35,15 @@ def kept(causal_lm: Any) -> Plan | None:
     return _PLANS.get(key) or _read(key)
 
 
-def plan_of(causal_lm: Any, again: bool = False) -> Plan:
-    """The plan of a causal language model, found now or before; `again` finds it anew.
+def plan_of(causal_lm: Any, anew: bool = False) -> tuple[Plan, bool]:
+    """The plan of a causal language model, and whether it was kept; `anew` finds it now.
 
     Raises:
         Unsupported: its anatomy can't be found.
     """
     key = key_of(causal_lm)
-    plan = None if again else _PLANS.get(key) or _read(key)
+    plan = None if anew else _PLANS.get(key) or _read(key)
+    kept = plan is not None
     if plan is None:
         start = monotonic()
         plan = find(causal_lm)
@@ -50,7 +51,7 @@ def plan_of(causal_lm: Any, again: bool = False) -> Plan:
             _write(key, plan)
     if plan.fixed:
         _PLANS[key] = plan
-    return plan
+    return plan, kept
 
 
 def key_of(causal_lm: Any) -> str:

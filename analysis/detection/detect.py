@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -14,11 +15,12 @@ from analysis.models.onload import check_there
 from analysis.models.quantised import check_dense, check_quantised
 
 
-def anatomy(model: nn.Module, kv: str = "grouped") -> Anatomy:
+def anatomy(model: nn.Module, kv: str = "grouped", anew: bool = False) -> Anatomy:
     """Find the parts of a model.
 
-    Nothing is known of any architecture: the model is run on a few tokens and left as it was, or
-    what was found of one like it is taken (analysis/detection/cache.py).
+    Nothing is known of any architecture: the model is run on a few tokens and left as it was, or,
+    unless they are to be found `anew`, what was found of one like it is taken
+    (analysis/detection/cache.py). They are not proved yet (`analysis.detection.audits.proved`).
 
     Raises:
         Unsupported: its parts are of a kind that is not known here; the layer and why.
@@ -31,8 +33,10 @@ def anatomy(model: nn.Module, kv: str = "grouped") -> Anatomy:
     kind = type(causal_lm).__name__
     check_quantised(causal_lm.config, kind)
     check_dense(causal_lm, kind)
-    plan = plan_of(causal_lm)
+    plan, kept = plan_of(causal_lm, anew)
     try:
-        return build(plan, causal_lm, kv)
+        return replace(build(plan, causal_lm, kv), kept=kept)
     except AttributeError:  # a module that the plan names is not there
-        return build(plan_of(causal_lm, again=True), causal_lm, kv)
+        if not kept:
+            raise
+        return anatomy(model, kv, anew=True)

@@ -31,7 +31,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from analysis.detection.audits import prove
+from analysis.detection.audits import proved
 from analysis.detection.detect import anatomy
 from analysis.heads.patterns import see_patterns
 from analysis.models.anatomy import Anatomy, Heads
@@ -118,8 +118,7 @@ def pattern_scores(
     Raises:
         ValueError: the architecture is not supported.
     """
-    parts = anatomy(model) if parts is None else parts
-    prove(model, parts)
+    parts = proved(model, anatomy(model) if parts is None else parts)
     found = []
     unseen: list[str] = []
     with preserved(model):

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from analysis.detection.audits import prove
+from analysis.detection.audits import proved
 from analysis.detection.detect import anatomy
 from analysis.models.anatomy import Anatomy, Block, Heads, linear_map, wide
 from analysis.models.forward import run_decoder
@@ -42,8 +42,7 @@ def copying(model: nn.Module, parts: Anatomy | None = None) -> torch.Tensor:
     the final one, and P and P' the centring of a LayerNorm (else 1). A shared value head counts for
     each of its heads. parts: the model's anatomy, detected for None.
     """
-    parts = anatomy(model) if parts is None else parts
-    prove(model, parts)
+    parts = proved(model, anatomy(model) if parts is None else parts)
     found = torch.full((parts.graph.n_heads_total,), torch.nan, dtype=torch.float64)
     with preserved(model):
         middle = _embedding_to_unembedding(parts)

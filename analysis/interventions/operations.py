@@ -165,15 +165,14 @@ def _reference_z(
     """z of the intervention's heads at every token of the reference: per layer [T, n, e]."""
     import torch
 
-    from analysis.detection.audits import prove
+    from analysis.detection.audits import proved
     from analysis.detection.detect import anatomy
     from analysis.models.anatomy import wide
     from analysis.models.forward import run_decoder
     from analysis.models.hooks import Hooks
     from analysis.models.preserve import preserved
 
-    parts = anatomy(model) if parts is None else parts
-    prove(model, parts, only_heads=True)
+    parts = proved(model, anatomy(model) if parts is None else parts, only_heads=True)
     seen: dict[int, list[tuple[list[int], torch.Tensor]]] = {
         layer: [] for layer in intervention.by_layer
     }
@@ -233,7 +232,7 @@ def intervened(
     """
     import torch
 
-    from analysis.detection.audits import prove
+    from analysis.detection.audits import proved
     from analysis.detection.detect import anatomy
     from analysis.models.hooks import Hooks
 
@@ -242,8 +241,7 @@ def intervened(
         return
     if added is None and intervention.operation in NEED_REFERENCE:
         raise ValueError(f"{intervention.operation} needs the constants of a reference set")
-    parts = anatomy(model) if parts is None else parts
-    prove(model, parts, only_heads=True)
+    parts = proved(model, anatomy(model) if parts is None else parts, only_heads=True)
     with Hooks() as hooks, _positions(parts, added) as position:
         for layer, some in _parts(parts, intervention):
 

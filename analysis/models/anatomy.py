@@ -363,7 +363,7 @@ class Anatomy:
 
     decoder: ids -> hidden states, which the model makes into logits. width: of the stream, d.
     gauge: of what leaves the last layer. final_norm: what reads that, where it is a norm.
-    max_tokens: where positions are learned.
+    max_tokens: where positions are learned. kept: it was found of a model like this one before.
     """
 
     causal_lm: Any
@@ -376,6 +376,7 @@ class Anatomy:
     gauge: torch.Tensor | None = None
     final_norm: Norm | None = None
     max_tokens: int | None = None
+    kept: bool = False
 
     @property
     def vocabulary(self) -> int:

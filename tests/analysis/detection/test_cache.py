@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
+import torch
 
+from analysis.attribution.eap import attribute
 from analysis.detection import cache
+from analysis.detection.build import build as build_anatomy
 from analysis.detection.cache import file_of, key_of, plan_of
 from analysis.detection.detect import anatomy
+from analysis.models.anatomy import Unsupported
 from tests.support.families.build import build
 from tests.support.families.float64 import Float64
-from tests.support.models import tiny_model
+from tests.support.models import random_pairs, tiny_model
 
 
 @pytest.fixture
@@ -29,10 +35,13 @@ def another_process():
 
 
 def test_a_plan_is_found_once(searches):
-    first, again = plan_of(tiny_model("llama")), plan_of(tiny_model("llama", seed=1))
+    (first, kept), (again, kept_again) = (
+        plan_of(tiny_model("llama", seed=seed)) for seed in (0, 1)
+    )
     assert first is again
+    assert (kept, kept_again) == (False, True)
     another_process()
-    read = plan_of(tiny_model("llama"))
+    read, _ = plan_of(tiny_model("llama"))
     assert msgspec.to_builtins(read) == msgspec.to_builtins(first)
     assert len(searches) == 1
 
@@ -49,6 +58,25 @@ def test_a_plan_of_a_file_builds_the_same_anatomy(searches, kind):
     for one, other in zip(first.nodes, again.nodes, strict=True):
         assert [str(scale) for _, scale in one[2].writes] == [str(s) for _, s in other[2].writes]
     assert len(searches) == 1
+
+
+def test_a_kept_plan_whose_proof_fails_is_found_anew(searches):
+    """It may be of a model whose weights hid something, such as a value that was 0."""
+    model, pairs = tiny_model("llama"), random_pairs(2)
+    right = attribute(model, pairs, "EAP")
+    whole = cache._PLANS[key_of(model)]
+    layer = whole.layers[0]
+    reading = replace(layer.readings[0], sides=layer.readings[0].sides[:2])
+    layers = replace(layer, readings=(reading,)), *whole.layers[1:]
+    cache._PLANS[key_of(model)] = replace(whole, layers=layers)
+    other = tiny_model("llama")
+    found = attribute(other, pairs, "EAP")
+    assert found.graph == right.graph
+    assert torch.equal(found.per_pair, right.per_pair)
+    with pytest.raises(Unsupported, match="gradient audit: layer 0: .*v_proj"):
+        broken = replace(build_anatomy(replace(whole, layers=layers), other), kept=False)
+        attribute(other, pairs, "EAP", parts=broken)
+    assert len(searches) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\x00"])
