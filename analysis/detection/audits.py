@@ -61,11 +61,14 @@ def proved(model: nn.Module, parts: Anatomy, only_heads: bool = False) -> Anatom
     """
     try:
         prove(model, parts, only_heads)
-    except Unsupported:
+    except Unsupported as error:
         if not parts.kept:
             raise
-        parts = anatomy(model, parts.graph.kv, anew=True)
-        prove(model, parts, only_heads)
+        try:
+            parts = anatomy(model, parts.graph.kv, anew=True)
+            prove(model, parts, only_heads)
+        except Unsupported:
+            raise error from None  # which says more: that of parts that are known
     return parts
 
 
