@@ -16,9 +16,10 @@ from torch import nn
 from analysis.attribution.metrics import Metric, metric_named
 from analysis.attribution.quadrature import path_points
 from analysis.detection.detect import anatomy
-from analysis.models.anatomy import Anatomy, wide
+from analysis.models.anatomy import Anatomy
 from analysis.models.forward import run
 from analysis.models.hooks import Hooks
+from analysis.models.linear import wide
 from analysis.models.preserve import preserved
 from analysis.models.routing import Routing
 from analysis.prompts.pairs import Batch, Pairs

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 import torch
 
 from analysis.attribution.gradients import GradientSums, MapSums, ReadingSums
-from analysis.models.anatomy import Anatomy, Norm, wide
+from analysis.models.anatomy import Anatomy, Norm
 from analysis.models.forward import Sources
+from analysis.models.linear import wide
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,13 @@ from analysis.attribution.quadrature import path_points
 from analysis.detection.audits import proved
 from analysis.detection.detect import anatomy
 from analysis.models.allocator import keep_freed_memory
-from analysis.models.anatomy import Anatomy, given, wide
+from analysis.models.anatomy import Anatomy, given
 from analysis.models.audit import Audit
 from analysis.models.copies import ungrouped
 from analysis.models.forward import Sources, record_sources, run
 from analysis.models.graph import KV
 from analysis.models.hooks import Hooks
+from analysis.models.linear import wide
 from analysis.models.preserve import preserved
 from analysis.models.routing import ROUTINGS, Routing
 from analysis.prompts.pairs import Batch, Pairs

@@ -27,8 +27,9 @@ from functools import partial
 
 import torch
 
-from analysis.models.anatomy import Anatomy, Node, Reading, Tap, wide
+from analysis.models.anatomy import Anatomy, Node, Reading, Tap
 from analysis.models.hooks import Hooks
+from analysis.models.linear import wide
 from analysis.models.maps import Map
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis.attribution.contraction import block_bytes
-from analysis.models.anatomy import Anatomy, linear_map
+from analysis.models.anatomy import Anatomy
+from analysis.models.linear import linear_map
 from analysis.models.maps import Map
 
 BLOCK_SHARE = 160  # a block of tokens gets this part of the budget, 26 MiB: it stays in the caches

@@ -26,9 +26,10 @@ from functools import partial
 import torch
 
 from analysis.attribution.metrics import Metric
-from analysis.models.anatomy import Anatomy, Heads, Node, Reading, Tap, wide
+from analysis.models.anatomy import Anatomy, Heads, Node, Reading, Tap
 from analysis.models.forward import Sources, run, watch_node
 from analysis.models.hooks import Hooks
+from analysis.models.linear import wide
 from analysis.prompts.pairs import Batch
 
 RUN_BYTES = 2**29  # of the sources' differences in one run

@@ -13,10 +13,11 @@ from analysis.attribution.patching import RUN_BYTES, patched_logits
 from analysis.circuits.circuit import Circuit
 from analysis.detection.audits import proved
 from analysis.detection.detect import anatomy
-from analysis.models.anatomy import Anatomy, given, wide
+from analysis.models.anatomy import Anatomy, given
 from analysis.models.audit import check_model
 from analysis.models.copies import ungrouped
 from analysis.models.forward import Sources, run, source_run
+from analysis.models.linear import wide
 from analysis.models.preserve import preserved
 from analysis.models.unlike import same_edges
 from analysis.prompts.pairs import Batch, Pairs

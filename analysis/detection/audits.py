@@ -32,11 +32,12 @@ from analysis.detection.probe import SHORT, prompts, run_alone, run_layerwise
 from analysis.detection.reaches import check_heads
 from analysis.detection.readers import check_readers
 from analysis.detection.streams import check_logits, check_streams
-from analysis.models.anatomy import Anatomy, Unsupported, wide
+from analysis.models.anatomy import Anatomy, Unsupported
 from analysis.models.compat import attention_kind, changes_in_place, hooks_on
 from analysis.models.copies import ungrouped
 from analysis.models.forward import logits_of
 from analysis.models.hooks import not_compiled
+from analysis.models.linear import wide
 from analysis.models.preserve import preserved
 
 log = logging.getLogger(__name__)

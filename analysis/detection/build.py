@@ -31,10 +31,10 @@ from analysis.models.anatomy import (
     Tap,
     Unsupported,
     in_force,
-    wide,
 )
 from analysis.models.configuration import position_limit
 from analysis.models.graph import Graph, HeadsShape, LayerShape, NodeShape, SideShape
+from analysis.models.linear import wide
 from analysis.models.maps import Map
 
 

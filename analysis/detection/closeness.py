@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from analysis.models.anatomy import Anatomy, wide
+from analysis.models.anatomy import Anatomy
+from analysis.models.linear import wide
 
 
 @dataclass(frozen=True)

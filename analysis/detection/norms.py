@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from analysis.models.anatomy import Norm, Unsupported, in_force, wide
+from analysis.models.anatomy import Norm, Unsupported, in_force
+from analysis.models.linear import wide
 from analysis.models.maps import Map
 
 _USUAL = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)  # where a norm has no attribute for eps

@@ -9,7 +9,7 @@ import torch
 
 from analysis.detection.norms import tolerance
 from analysis.detection.plan import Held
-from analysis.models.anatomy import wide
+from analysis.models.linear import wide
 
 Factor = float | torch.Tensor  # a number, or one for each channel [d]
 _NOTHING = 1e-7  # a misfit of the size of float32 rounding, as a share of what is added up

@@ -23,7 +23,8 @@ import torch
 
 from analysis.detection.closeness import Closeness
 from analysis.detection.probe import ROWS, Cut, Layerwise, Read
-from analysis.models.anatomy import Anatomy, Block, Heads, Projection, Reading, Unsupported, wide
+from analysis.models.anatomy import Anatomy, Block, Heads, Projection, Reading, Unsupported
+from analysis.models.linear import wide
 
 _ENOUGH = 4  # rows, to tell a norm's reach from another
 _BETWEEN = (

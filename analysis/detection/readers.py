@@ -16,8 +16,9 @@ import torch
 
 from analysis.detection.closeness import Closeness
 from analysis.detection.probe import ROWS, Layerwise, Read
-from analysis.models.anatomy import Anatomy, Block, Reading, Tap, Unsupported, wide
+from analysis.models.anatomy import Anatomy, Block, Reading, Tap, Unsupported
 from analysis.models.hooks import Hooks
+from analysis.models.linear import wide
 
 _NOTHING = 1e-6  # what a reader without any effect may be of the gradient: a saturated gate
 Rerun = Callable[[], tuple[Layerwise, torch.Tensor]]

@@ -22,10 +22,11 @@ from torch import nn
 
 from analysis.detection.audits import proved
 from analysis.detection.detect import anatomy
-from analysis.models.anatomy import Anatomy, Block, Heads, linear_map, wide
+from analysis.models.anatomy import Anatomy, Block, Heads
 from analysis.models.forward import run_decoder
 from analysis.models.graph import LayerShape
 from analysis.models.hooks import Hooks
+from analysis.models.linear import linear_map, wide
 from analysis.models.maps import Map
 from analysis.models.preserve import preserved
 

@@ -21,10 +21,11 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from analysis.models.anatomy import Anatomy, Block, Heads, wide
+from analysis.models.anatomy import Anatomy, Block, Heads
 from analysis.models.compat import attention_calls, attention_kind, set_attention_kind
 from analysis.models.forward import run_decoder
 from analysis.models.hooks import Hooks
+from analysis.models.linear import wide
 
 See = Callable[[int, Heads, torch.Tensor], None]
 

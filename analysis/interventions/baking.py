@@ -16,9 +16,10 @@ from analysis.files import write_json
 from analysis.interventions.operations import intervened
 from analysis.interventions.output_bias import difference, probe, tolerance, with_output_bias
 from analysis.models.adapters import check_live
-from analysis.models.anatomy import Anatomy, base_model, linear_map
+from analysis.models.anatomy import Anatomy, base_model
 from analysis.models.compat import Conv1D, unwrapped
 from analysis.models.hub import place
+from analysis.models.linear import linear_map
 from analysis.models.processor import copy_processor
 from analysis.models.quantised import packed_weight
 

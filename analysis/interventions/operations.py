@@ -167,9 +167,9 @@ def _reference_z(
 
     from analysis.detection.audits import proved
     from analysis.detection.detect import anatomy
-    from analysis.models.anatomy import wide
     from analysis.models.forward import run_decoder
     from analysis.models.hooks import Hooks
+    from analysis.models.linear import wide
     from analysis.models.preserve import preserved
 
     parts = proved(model, anatomy(model) if parts is None else parts, only_heads=True)

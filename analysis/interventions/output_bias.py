@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from analysis.models.anatomy import Anatomy, Heads, wide
+from analysis.models.anatomy import Anatomy, Heads
 from analysis.models.compat import model_of
+from analysis.models.linear import wide
 
 _PROBE = 16  # tokens on which two models are compared
 _SAME = 1e-5  # of the largest logit, in float32

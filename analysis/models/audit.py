@@ -6,9 +6,10 @@ from functools import partial
 
 import torch
 
-from analysis.models.anatomy import Anatomy, Block, Heads, Reading, Unsupported, linear_bias, wide
+from analysis.models.anatomy import Anatomy, Block, Heads, Reading, Unsupported
 from analysis.models.forward import Sources, source_run
 from analysis.models.hooks import Hooks
+from analysis.models.linear import linear_bias, wide
 from analysis.prompts.pairs import Pair, Pairs, collate
 
 CHECKED_TOKENS = 8

@@ -16,8 +16,9 @@ from functools import partial
 
 import torch
 
-from analysis.models.anatomy import Anatomy, Heads, Node, wide
+from analysis.models.anatomy import Anatomy, Heads, Node
 from analysis.models.hooks import Hooks
+from analysis.models.linear import wide
 from analysis.prompts.pairs import Batch
 
 

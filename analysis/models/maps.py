@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from analysis.models.linear import wide
+
 
 @dataclass(frozen=True)
 class Map:
@@ -21,7 +23,7 @@ class Map:
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """What the module gives for x, in float32 or wider: [..., d]."""
-        return _wide(self._forward(x))
+        return wide(self._forward(x))
 
     def pull_back(self, x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient at x of what has `gradient` at the output: [..., d]."""
@@ -29,7 +31,7 @@ class Map:
             x = x.detach().requires_grad_()
             y = self._forward(x)
             (found,) = torch.autograd.grad(y, [x], gradient.to(y))
-        return _wide(found)
+        return wide(found)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         kinds = {part.dtype for part in self.module.parameters() if part.is_floating_point()}
@@ -37,7 +39,3 @@ class Map:
         # each token as a sequence: what mixes them is found out. forward: no hook is to see this
         y: torch.Tensor = self.module.forward(x.to(narrowest).reshape(-1, 1, x.shape[-1]))
         return y.reshape(x.shape)
-
-
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

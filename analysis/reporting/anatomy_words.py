@@ -85,7 +85,7 @@ class _Layer:
             yield name, self.node(node)
 
     def heads(self, heads: Heads) -> str:
-        from analysis.models.anatomy import linear_map
+        from analysis.models.linear import linear_map
 
         width = linear_map(heads.o_proj).shape[1] // heads.n_heads
         kind = " of linear attention" if heads.kind == "linear" else ""

@@ -30,8 +30,9 @@ from analysis.heads.copying import copying
 from analysis.heads.experts import Experts, as_experts, layers_with_experts, measure_experts
 from analysis.heads.resampling import Selection, resample_heads, select
 from analysis.heads.roles import summarise, write_roles
-from analysis.models.anatomy import base_model, wide
+from analysis.models.anatomy import base_model
 from analysis.models.graph import Graph, short_head_name
+from analysis.models.linear import wide
 from analysis.models.onload import packed, weights_of
 from analysis.models.provenance import describe
 from analysis.prompts.pairs import Pairs

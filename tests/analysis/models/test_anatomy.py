@@ -7,7 +7,8 @@ import torch
 
 from analysis import attribute
 from analysis.detection.detect import anatomy
-from analysis.models.anatomy import Unsupported, linear_map
+from analysis.models.anatomy import Unsupported
+from analysis.models.linear import linear_map
 from tests.support.models import random_pairs, tiny_model
 
 
