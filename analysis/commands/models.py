@@ -40,7 +40,11 @@ _TOKENS = 8  # that are run to see which experts there are
 class Options:
     model: str | None = key("directory, hub name (NAME@REVISION) or RUN@STEP", None)
     dtype: str = key("of the weights", "float32", among=DTYPES)
-    kv: str = key("grouped, or ungrouped: a k and a v for every query head", "grouped")
+    kv: str = key(
+        "grouped, or ungrouped: a k and a v for every query head",
+        "grouped",
+        among=("grouped", "ungrouped"),
+    )
     batch_size: int = key("pairs in one pass, for the memory", 8, COUNT)
     tokens: int = key("tokens of a prompt, for the memory", 128, COUNT)
     json: bool = key("print one JSON object", False)

@@ -52,3 +52,9 @@ def test_a_model_that_is_refused(run, tmp_path):
     assert text.startswith("JetMoeForCausalLM is not supported: layer 0")
     assert max(map(len, text.splitlines())) <= WIDTH
     assert json.loads(run(f"model={tmp_path / 'm'}", "json=true"))["supported"] is False
+
+
+def test_a_mistyped_graph_is_refused_before_a_model_is_looked_for(capsys):
+    with pytest.raises(SystemExit):
+        commands.run("models", ["model=nowhere", "kv=groupd"])
+    assert capsys.readouterr().err == "error: kv is 'groupd'; did you mean grouped?\n"
