@@ -97,11 +97,11 @@ def estimate_of_set(values: torch.Tensor, low: float = 0.0, high: float = np.inf
     return Estimate(plain.value, *(float(np.clip(end, low, high)) for end in ends))
 
 
-def difference_p_values(before: torch.Tensor, after: torch.Tensor, n_pairs: int) -> torch.Tensor:
+def difference_p_values(before: torch.Tensor, after: torch.Tensor, distinct: int) -> torch.Tensor:
     """Two-sided p-values of after - before, paired by resample: [1+R, M] each -> [M].
 
     Row 0 is the estimate; its standard error is that of the resamples, and the ratio is referred to
-    Student's t with n_pairs - 1 degrees of freedom, so that p is not bounded by 1 / R, which no
+    Student's t with distinct - 1 degrees of freedom, so that p is not bounded by 1 / R, which no
     correction for hundreds of heads would survive. A difference without any spread has p 0, none 1.
     Without resamples p is NaN.
     """
@@ -110,7 +110,7 @@ def difference_p_values(before: torch.Tensor, after: torch.Tensor, n_pairs: int)
     change = (after - before).double()
     error = change[1:].std(0)
     ratio = change[0].abs() / error.clamp_min(1e-12)
-    p = torch.from_numpy(2 * special.stdtr(max(1, n_pairs - 1), -ratio.numpy()))
+    p = torch.from_numpy(2 * special.stdtr(max(1, distinct - 1), -ratio.numpy()))
     return torch.where(change[0] == 0, torch.ones_like(p), p)
 
 

@@ -50,12 +50,11 @@ def circuits_of(scores: EdgeScores, greedy: bool, signed: bool) -> list[Circuit]
 def curve(
     circuits: list[Circuit],
     evaluations: list[CircuitEvaluation],
-    seed: int,
-    distinct: int | None = None,
+    weights: torch.Tensor,
 ) -> Curve:
     """Faithfulness with intervals, from the metric of each pair.
 
-    distinct: how many of the pairs differ; None is all of them.
+    weights: of the pairs in each resample, [1+R, P]; no intervals if R is 0.
 
     Raises:
         ValueError: the full model and the empty circuit measure the same, so nothing is to explain.
@@ -63,7 +62,7 @@ def curve(
     import torch
 
     from analysis.attribution.metrics import faithfulness
-    from analysis.intervals import estimate, resamples_of
+    from analysis.intervals import estimate
 
     metric = torch.stack([e.circuit for e in evaluations]).double()  # [circuits, pairs]
     full, empty = evaluations[0].full.double(), evaluations[0].empty.double()
@@ -72,26 +71,19 @@ def curve(
             "the metric is the same for the full model and the empty circuit; the pairs or the "
             "metric show no difference that a circuit could explain"
         )
-    n_pairs = len(full)
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(n_pairs, (RESAMPLES, n_pairs), generator=generator)
+    rows = weights.double()
+    top, bottom = rows @ full, rows @ empty
+    found = faithfulness(rows @ metric.T, top[:, None], bottom[:, None])  # [1+R, circuits]
 
-    def faithful(rows: torch.Tensor) -> torch.Tensor:
-        m, top, bottom = metric[:, rows].mean(-1), full[rows].mean(-1), empty[rows].mean(-1)
-        return faithfulness(m, top, bottom).movedim(0, -1)
-
-    value, samples = faithful(torch.arange(n_pairs)), faithful(draws)
-
-    def with_ends(v: torch.Tensor, resampled: torch.Tensor) -> tuple[float, float, float]:
-        table = torch.cat([v[None], resampled])
-        found = estimate(resamples_of(table, n_pairs if distinct is None else distinct))
-        return found.value, found.low, found.high
+    def with_ends(table: torch.Tensor) -> tuple[float, float, float]:
+        number = estimate(table)
+        return number.value, number.low, number.high
 
     return Curve(
         n_edges=[circuit.n_edges for circuit in circuits],
-        points=[with_ends(value[i], samples[:, i]) for i in range(len(circuits))],
-        cpr=with_ends(area(value), area(samples)),
-        cmd=with_ends(area((1 - value).abs()), area((1 - samples).abs())),
+        points=[with_ends(of_circuit) for of_circuit in found.T],
+        cpr=with_ends(area(found)),
+        cmd=with_ends(area((1 - found).abs())),
     )
 
 

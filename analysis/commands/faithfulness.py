@@ -22,7 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.circuits.faithfulness_curve import FRACTIONS, Curve, circuits_of, curve, random_scores
+from analysis.circuits.faithfulness_curve import (
+    FRACTIONS,
+    RESAMPLES,
+    Curve,
+    circuits_of,
+    curve,
+    random_scores,
+)
 from analysis.cli import key
 from analysis.commands import measuring
 from analysis.ranges import SEED
@@ -59,6 +66,8 @@ def act(options: Options) -> None:
     from analysis.circuits.faithfulness import evaluate_circuits
     from analysis.commands.measuring import checked, load, measure, summary, write
     from analysis.files import write_json
+    from analysis.heads.resampling import resample_weights
+    from analysis.intervals import resamples_of
 
     model, pairs = load(options)
     scores = measure(options, model, pairs)
@@ -67,13 +76,14 @@ def act(options: Options) -> None:
     if options.control:
         rankings["random"] = random_scores(scores, options.seed)
     how, curves = options.attribution, {}
+    weights = resample_weights(pairs.groups, RESAMPLES, options.seed)
+    weights = resamples_of(weights, pairs.n_distinct)
     for name, ranking in rankings.items():
         circuits = circuits_of(ranking, options.circuit.greedy, options.circuit.signed)
         evaluations = evaluate_circuits(
             model, pairs, circuits, how.metric, options.ablation, how.batch_size
         )
-        distinct = pairs.n_distinct(how.metric)
-        curves[name] = curve(circuits, evaluations, options.seed, distinct)
+        curves[name] = curve(circuits, evaluations, weights)
     content: dict[str, Any] = {"ablation": options.ablation, "fractions": FRACTIONS}
     content.update({name: vars(found) for name, found in curves.items()})
     write(options, scores, model.config.get_text_config().hidden_size, precision)

@@ -193,9 +193,9 @@ def _column(
     except ValueError as error:
         raise ValueError(f"in the model of {name}: {error}") from error
     weights = resample_weights(
-        len(pairs), settings.get("resamples", RESAMPLES), settings.get("seed", 0)
+        pairs.groups, settings.get("resamples", RESAMPLES), settings.get("seed", 0)
     )
-    weights = resamples_of(weights, pairs.n_distinct(metric)).double()
+    weights = resamples_of(weights, pairs.n_distinct).double()
     values = [evaluation.resampled(weights) for evaluation in found]
     own = values[[subject.name for subject in subjects].index(name)]
 

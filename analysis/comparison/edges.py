@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from analysis.comparison.definitions import Difference, Subject, bare_difference, sets
-from analysis.heads.resampling import CHUNK, Selection, largest, resample_weights
+from analysis.heads.resampling import CHUNK, Selection, largest
 from analysis.heads.widest_paths import by_destination, edge_strengths
 from analysis.intervals import Estimate, estimate_of_set
 from analysis.records.record import Record
@@ -22,10 +22,9 @@ def edge_memberships(
     In the order of `analysis.heads.widest_paths.by_destination`; the resamples are those of the
     record.
     """
-    graph, settings = record.graph, record.settings
+    graph, weights = record.graph, record.weights
     selection = Selection(**record.selection)
     scores = by_destination(graph, per_pair.float())
-    weights = resample_weights(len(scores), settings["resamples"], settings["seed"])
     bar = tqdm(total=len(weights), desc="edges", disable=None if show_progress else True)
     with bar:
         for rows in weights.split(CHUNK):

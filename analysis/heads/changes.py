@@ -70,14 +70,14 @@ class Heads:
     """The heads of one checkpoint under one selection, with resamples: [1+R, A] each.
 
     strength and threshold ([1+R]) decide; importance is I of the module's docstring. R is 0 where
-    the pairs can't be resampled (analysis/intervals.py). What follows from them is kept, as a
-    checkpoint is compared several times.
+    the pairs can't be resampled (analysis/intervals.py). clusters: how many were resampled. What
+    follows from them is kept, as a checkpoint is compared several times.
     """
 
     strength: torch.Tensor
     threshold: torch.Tensor
     importance: torch.Tensor
-    n_pairs: int
+    clusters: int
 
     @cached_property
     def inside(self) -> torch.Tensor:
@@ -94,7 +94,7 @@ class Heads:
     def bare(self) -> Heads:
         """The same without resamples."""
         rows = (self.strength[:1], self.threshold[:1], self.importance[:1])
-        return Heads(*rows, self.n_pairs)
+        return Heads(*rows, self.clusters)
 
     def margin(self, heads: torch.Tensor) -> torch.Tensor:
         """Log entry strength less log threshold, at least 0 for the heads inside.
@@ -255,8 +255,8 @@ def calls(before: Heads, after: Heads, q: float = FDR) -> tuple[torch.Tensor, to
     if not len(few) or len(after.inside) == 1:
         return called, p
     some = few if len(few) > 1 or len(p) == 1 else torch.cat([few, (few + 1) % len(p)])
-    n_pairs = min(before.n_pairs, after.n_pairs)
-    of_some = difference_p_values(before.margin(some), after.margin(some), n_pairs)
+    clusters = min(before.clusters, after.clusters)
+    of_some = difference_p_values(before.margin(some), after.margin(some), clusters)
     p[few] = of_some[: len(few)]
     held = [inside.index_select(1, few) for inside in (before.inside, after.inside)]
     both = (held[0] == held[0][0]).logical_and_(held[1] == held[1][0])

@@ -1,7 +1,8 @@
 """The bootstrap over pairs: which heads the circuits of resampled pairs hold, and how strongly.
 
 Row 0 of every table comes from the mean scores over the pairs themselves, rows 1 .. R from means
-over pairs drawn with replacement. The draws depend only on the number of pairs and the seed, so all
+over pairs drawn with replacement. Pairs that share a prompt are drawn together: what is drawn is
+clusters (analysis/prompts/clusters.py). The draws depend only on the clusters and the seed, so all
 checkpoints share them, and two checkpoints are compared row by row. Two different rows of one
 checkpoint show how much the numbers move when only the pairs change.
 
@@ -13,6 +14,7 @@ Shape legend: P pairs, E edges, R resamples, A heads in all, K sizes of the swee
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,13 +65,18 @@ class Resampled:
     sweep: torch.Tensor
 
 
-def resample_weights(n_pairs: int, resamples: int, seed: int) -> torch.Tensor:
-    """Share of each pair in each row's mean: float [1+R, P], row 0 uniform."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n_pairs, (resamples, n_pairs), generator=generator)
-    counts = torch.zeros(resamples, n_pairs)
-    counts.scatter_add_(1, drawn, torch.ones(drawn.shape))
-    return torch.cat([torch.ones(1, n_pairs), counts]) / n_pairs
+def resample_weights(groups: Sequence[int], resamples: int, seed: int) -> torch.Tensor:
+    """Share of each pair in each row's mean: float [1+R, P], row 0 uniform.
+
+    groups: for each pair the number of its cluster, from 0; as many clusters as there are are drawn
+    in each row, each with all its pairs.
+    """
+    of_pair, generator = torch.tensor(groups), torch.Generator().manual_seed(seed)
+    n = int(of_pair.max()) + 1
+    drawn = torch.randint(n, (resamples, n), generator=generator)
+    counts = torch.zeros(resamples, n).scatter_add_(1, drawn, torch.ones(drawn.shape))
+    rows = torch.cat([torch.ones(1, n), counts])[:, of_pair]
+    return rows / rows.sum(1, keepdim=True)
 
 
 def sweep_sizes(graph: Graph, top_n: int) -> list[int]:
@@ -94,17 +101,20 @@ def resample_heads(
     resamples: int,
     seed: int,
     show_progress: bool = False,
+    groups: Sequence[int] | None = None,
 ) -> Resampled:
     """The heads of the circuits of the pairs and of R resamples of them.
 
     graph: of the model. per_pair: scores float [P, E], in the order of graph.edges. selection: how
     each circuit is cut. resamples: R. seed: of the draws. show_progress: a bar, on a terminal.
+    groups: the cluster of each pair; None: no two pairs share a prompt.
     """
     scores = by_destination(graph, per_pair.float())
     sizes = scores.abs()
     ranks = [selection.top_n, *sweep_sizes(graph, selection.top_n)]
     found: list[tuple[torch.Tensor, ...]] = []
-    weights = resample_weights(len(scores), resamples, seed)
+    groups = range(len(scores)) if groups is None else groups
+    weights = resample_weights(groups, resamples, seed)
     bar = tqdm(total=len(weights), desc="bootstrap", disable=None if show_progress else True)
     with bar:
         for rows in weights.split(CHUNK):

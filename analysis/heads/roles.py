@@ -65,30 +65,30 @@ def summarise(
     unit: str,
     resamples: int = 1000,
     seed: int = 0,
-    same: Sequence[int] | None = None,
+    groups: Sequence[int] | None = None,
 ) -> Roles:
     """Means over pairs with their intervals: per_pair [pairs, S, A], copying [A].
 
-    A pair that does not define a score has no part in its mean. same: for each pair the index of
-    the first one equal to it (`Pairs.same_prompts`); a mean over copies has no interval.
+    A pair that does not define a score has no part in its mean. groups: the cluster of each pair
+    (`Pairs.groups`), None if no two share a prompt; a mean over one cluster has no interval.
     """
     import torch
 
     from analysis.heads.attention import PATTERN_SCORES
     from analysis.heads.resampling import resample_weights
 
-    weights = resample_weights(len(per_pair), resamples, seed).double()
-    kind = torch.arange(len(per_pair)) if same is None else torch.tensor(same)
+    groups = range(len(per_pair)) if groups is None else groups
+    weights, cluster = resample_weights(groups, resamples, seed).double(), torch.tensor(groups)
     scores = {
-        name: _score(per_pair[:, row], weights, kind) for row, name in enumerate(PATTERN_SCORES)
+        name: _score(per_pair[:, row], weights, cluster) for row, name in enumerate(PATTERN_SCORES)
     }
     nothing = [math.nan] * len(copying)
     scores["copying"] = Score(copying.tolist(), nothing, nothing, 0)
     return Roles(list(heads), scores, unit)
 
 
-def _score(values: torch.Tensor, weights: torch.Tensor, kind: torch.Tensor) -> Score:
-    """values [pairs, A], weights [1+R, pairs], kind [pairs]: equal for equal pairs."""
+def _score(values: torch.Tensor, weights: torch.Tensor, cluster: torch.Tensor) -> Score:
+    """values [pairs, A], weights [1+R, pairs], cluster [pairs]."""
     import numpy as np
     import torch
 
@@ -97,7 +97,7 @@ def _score(values: torch.Tensor, weights: torch.Tensor, kind: torch.Tensor) -> S
     known = ~values.isnan()
     means = (weights @ values.nan_to_num(0.0)) / (weights @ known.double())
     ends = np.full((2, means.shape[1]), np.nan)
-    distinct = torch.stack([known[kind == one].any(0) for one in kind.unique()]).sum(0)  # [A]
+    distinct = torch.stack([known[cluster == one].any(0) for one in cluster.unique()]).sum(0)  # [A]
     if (there := distinct >= FEWEST).any():
         ends[:, there] = percentile(means[:, there], skip_nan=True)
     low, high = ends.tolist()
@@ -133,7 +133,7 @@ def head_roles(
     regions = find_regions(pairs, tokenizer)
     per_pair = pattern_scores(model, pairs, regions.each, batch_size, parts)
     names = [short_head_name(name) for name in parts.graph.head_names]
-    sample = resamples, seed, pairs.same_prompts
+    sample = resamples, seed, pairs.groups
     return summarise(per_pair, copying(model, parts), names, regions.unit, *sample)
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from analysis.files import short_hash
+from analysis.prompts.clusters import Prompt, clusters
 from analysis.prompts.row_files import read_rows
 from analysis.prompts.values import native
 
@@ -140,24 +141,22 @@ class Pairs(Sequence[Pair]):
         return short_hash(text)
 
     @property
-    def same_prompts(self) -> list[int]:
-        """For each pair the index of the first one that reads the same clean prompt alike."""
-        first: dict[object, int] = {}
-        keys = [(pair.clean_ids, pair.read_at) for pair in self]
-        return [first.setdefault(key, index) for index, key in enumerate(keys)]
+    def groups(self) -> list[int]:
+        """For each pair the number of its cluster (analysis/prompts/clusters.py).
 
-    def n_distinct(self, metric: str) -> int:
-        """How many pairs differ in what a metric reads of them: copies can't be resampled.
-
-        The target counts for logit_diff and nll, the foil for logit_diff.
+        Prompts are alike if they are the same, or the same up to the last token that is read.
         """
 
-        def read(pair: Pair) -> object:
-            target = None if metric == "kl" else pair.target_id
-            foil = pair.foil_id if metric == "logit_diff" else None
-            return pair.clean_ids, pair.corrupted_ids, pair.read_at, target, foil
+        def known_by(pair: Pair, ids: tuple[int, ...]) -> Prompt:
+            return frozenset((ids, ids[: max(pair.read_at) + 1]))
 
-        return len(set(map(read, self)))
+        clean = [known_by(pair, pair.clean_ids) for pair in self]
+        return clusters(clean, [known_by(pair, pair.corrupted_ids) for pair in self])
+
+    @property
+    def n_distinct(self) -> int:
+        """How many clusters of pairs there are: the size of the sample."""
+        return len(set(self.groups))
 
     def save(self, path: Path) -> None:
         """Write as JSONL of token ids."""

@@ -47,7 +47,7 @@ from analysis.records.stored import Shapes, StoredTensors
 
 log = logging.getLogger(__name__)
 
-COMPARABLE = ("pairs_hash", "settings", "graph")  # what two records must share
+COMPARABLE = ("pairs_hash", "groups", "settings", "graph")  # what two records must share
 _TENSORS = ("circuit", "mean", "evaluation")
 _NUMBERS = ("completeness_gap", "metric_clean", "metric_corrupted")  # null: not a number
 
@@ -61,9 +61,10 @@ class Record:
     circuit: bool [E];  mean: mean scores float [E];  evaluation: the metric of the circuit, of the
     full model and of the empty circuit, float [3, pairs];  resampled: analysis/heads/resampling.py.
     (A heads in all, in the order of graph.heads.)
-    n_distinct: pairs that differ from each other; None: all of them.  experts: what the tokens were
-    given to, None in a model without experts.  digest: of circuit, resamples and experts, as read
-    from a file; empty for a record just made.
+    n_distinct: clusters of pairs that share a prompt; None: all are distinct.  groups: the cluster
+    of each pair, None where all are distinct, and in older records, whose draws were of pairs.
+    experts: what the tokens were given to, None in a model without experts.  digest: of circuit,
+    resamples and experts, as read from a file; empty for a record just made.
     """
 
     step: int
@@ -82,12 +83,15 @@ class Record:
     evaluation: torch.Tensor
     resampled: Resampled
     n_distinct: int | None = None
+    groups: list[int] | None = None
     experts: Experts | None = None
     digest: str = ""
 
     @property
     def distinct(self) -> int:
-        """Pairs that differ from each other."""
+        """Clusters of pairs that share a prompt (analysis/prompts/clusters.py)."""
+        if self.groups is not None:
+            return len(set(self.groups))
         return self.n_pairs if self.n_distinct is None else self.n_distinct
 
     @property
@@ -101,12 +105,13 @@ class Record:
         """The heads of the circuit, with their resamples."""
         r = self.resamples
         strength = r.strength if self.selection["tau"] is None else r.signed
-        return Heads(strength, r.threshold, r.importance, self.n_pairs)
+        return Heads(strength, r.threshold, r.importance, self.distinct)
 
     @property
     def weights(self) -> torch.Tensor:
         """Of the pairs in each resample: [1+R, pairs]."""
-        return resample_weights(self.n_pairs, self.settings["resamples"], self.settings["seed"])
+        groups = range(self.n_pairs) if self.groups is None else self.groups
+        return resample_weights(groups, self.settings["resamples"], self.settings["seed"])
 
     @property
     def in_circuit(self) -> torch.Tensor:
@@ -159,7 +164,7 @@ def write_record(run: str | Path, record: Record, per_pair: torch.Tensor) -> Pat
         with atomic_write(directory / files[kind]) as draft:
             draft.write_bytes(blob)
     left_out = [*_TENSORS, "resampled", "digest", "experts"]
-    left_out += ["n_distinct"] if record.n_distinct is None else []
+    left_out += [name for name in ("n_distinct", "groups") if getattr(record, name) is None]
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in left_out}
     content = {
         **values,
@@ -290,7 +295,7 @@ def _open(run: str | Path, content: dict[str, Any]) -> Record:
         values["experts"] = _experts(run, step, content, path)
         values["digest"] += " " + content["tensors"]["experts"]
     if "n_distinct" not in content:
-        values["n_distinct"] = _distinct_in_file(run, values["settings"].get("metric", ""))
+        values["n_distinct"] = _distinct_in_file(run)
     return StoredRecord.open(values, stored)
 
 
@@ -306,13 +311,13 @@ def _experts(run: str | Path, step: int, content: dict[str, Any], path: Path) ->
     return found
 
 
-def _distinct_in_file(run: str | Path, metric: str) -> int | None:
-    """How many of a run's pairs differ, for records of versions that did not say it."""
+def _distinct_in_file(run: str | Path) -> int | None:
+    """How many clusters a run's pairs are, for records of versions that did not say it."""
     path = Path(run) / "pairs.jsonl"
     if not path.exists():
         return None
     try:
-        return Pairs.load(path).n_distinct(metric)
+        return Pairs.load(path).n_distinct
     except (ValueError, OSError) as error:
         log.warning("%s can't be read, so all its pairs are taken as different: %s", path, error)
         return None
@@ -384,6 +389,12 @@ def check_comparable(a: Record, b: Record) -> None:
     """Raise ValueError, naming the difference, unless two records measure the same thing."""
     for what in COMPARABLE:
         if getattr(a, what) != getattr(b, what):
+            if what == "groups":
+                raise ValueError(
+                    f"the records of steps {a.step} and {b.step} were resampled otherwise: one by "
+                    "clusters of pairs that share a prompt, one, by an older version, by pairs; "
+                    "track the checkpoints of the older ones again"
+                )
             raise ValueError(
                 f"the records of steps {a.step} and {b.step} differ in {what} "
                 f"({getattr(a, what)} and {getattr(b, what)}), so their heads can't be compared; "

@@ -69,6 +69,7 @@ class _File:
     seconds: float
     tensors: dict[str, str]
     n_distinct: int | None = None
+    groups: list[int] | None = None
     experts: _Experts | None = None
 
 
@@ -104,10 +105,16 @@ def read_content(path: Path, step: int) -> dict[str, Any] | None:
         found.graph.graph(path)
         if min(found.n_pairs, found.settings.resamples) < 1:
             raise ValueError(f"{path}: it has no pairs or no resamples")
+        if found.groups is not None and not _are_groups(found.groups, found.n_pairs):
+            raise ValueError(f"{path}: groups must give each of the pairs a cluster, from 0 on")
         needed = {"heads", "scores"} | ({"experts"} if found.experts else set())
         if missing := needed - set(found.tensors):
             raise ValueError(f"{path} names no tensors of {min(missing)}; track this step again")
     return content
+
+
+def _are_groups(groups: list[int], n_pairs: int) -> bool:
+    return len(groups) == n_pairs and set(groups) == set(range(max(groups) + 1))
 
 
 def shapes_of(graph: Graph, n_pairs: int) -> Shapes:

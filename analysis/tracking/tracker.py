@@ -239,9 +239,7 @@ class HeadTracker:
             return
         per_pair = scores.unflatten(1, (len(PATTERN_SCORES), -1))
         sample = self.settings.resamples, self.settings.seed
-        roles = summarise(
-            per_pair, copying(model), names, unit, *sample, same=self.pairs.same_prompts
-        )
+        roles = summarise(per_pair, copying(model), names, unit, *sample, groups=self.pairs.groups)
         write_roles(self.run, step, self.pairs.hash, roles)
 
     def _experts(self, model: nn.Module) -> Experts | None:
@@ -292,11 +290,14 @@ class HeadTracker:
             metric_clean=float(scores.metric_clean.mean()),
             metric_corrupted=float(scores.metric_corrupted.mean()),
             n_pairs=len(self.pairs),
-            n_distinct=self.pairs.n_distinct(s.metric),
+            n_distinct=self.pairs.n_distinct,
+            groups=self.pairs.groups if self.pairs.n_distinct < len(self.pairs) else None,
             circuit=found.edges,
             mean=per_pair.mean(0),
             evaluation=torch.stack([evaluation.circuit, evaluation.full, evaluation.empty]).float(),
-            resampled=resample_heads(graph, per_pair, found.selection, s.resamples, s.seed),
+            resampled=resample_heads(
+                *(graph, per_pair, found.selection, s.resamples, s.seed), groups=self.pairs.groups
+            ),
             experts=experts,
             seconds=time.perf_counter() - began,
         )

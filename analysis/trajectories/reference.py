@@ -65,6 +65,7 @@ def _unlike(reference: Record, record: Record) -> str | None:
     differ = [what for what in COMPARABLE if getattr(reference, what) != getattr(record, what)]
     words = {
         "pairs_hash": "it was measured on other pairs",
+        "groups": "its pairs were resampled one by one, those of the run by shared prompts",
         "settings": "it was measured with other settings",
         "graph": "its key and value heads are shared otherwise",
     }

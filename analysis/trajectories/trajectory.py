@@ -44,7 +44,7 @@ from analysis.heads.changes import (
 )
 from analysis.heads.resampling import sweep_sizes
 from analysis.heads.routing_changes import RoutingChange, compare_routing
-from analysis.intervals import Association, Estimate, association, estimate_of_set
+from analysis.intervals import Association, Estimate, association, estimate_of_set, resamples_of
 from analysis.models.allocator import return_freed_memory
 from analysis.models.graph import short_head_name
 from analysis.records.record import Record
@@ -252,7 +252,7 @@ def _routing(base: Record, now: Record) -> RoutingChange | None:
     """Of a mixture of experts whose routing was measured."""
     if now.experts is None:
         return None
-    return compare_routing(base.experts, now.experts, now.weights)
+    return compare_routing(base.experts, now.experts, resamples_of(now.weights, now.distinct))
 
 
 @dataclass(frozen=True)
@@ -343,12 +343,12 @@ def _sensitivity(base: _Opened, now: _Opened, q: float) -> list[Setting]:
 
 def _sweeps(record: Record, gap: float) -> Iterator[tuple[str, float, Heads]]:
     """What is swept, its value, and the heads under it."""
-    r, n_pairs = record.resamples, record.n_pairs
+    r, distinct = record.resamples, record.distinct
     for column, size in enumerate(sweep_sizes(record.graph, record.selection["top_n"])):
-        yield "top_n", size, Heads(r.strength, r.sweep[:, column], r.importance, n_pairs)
+        yield "top_n", size, Heads(r.strength, r.sweep[:, column], r.importance, distinct)
     for share in TAU_SHARES:
         tau = torch.full_like(r.threshold, share * gap)
-        yield "tau", share * gap, Heads(r.signed, tau, r.importance, n_pairs)
+        yield "tau", share * gap, Heads(r.signed, tau, r.importance, distinct)
 
 
 def _setting(by: str, value: float, before: Heads, after: Heads, q: float) -> Setting:

@@ -106,17 +106,8 @@ def test_a_record_that_does_not_say_how_many_pairs_differ(tmp_path: Path) -> Non
     pair = Pair((1, 2), (1, 3), 4, 5)
     Pairs([pair] * COPIES).save(tmp_path / "pairs.jsonl")
     assert read_record(tmp_path, 0).distinct == 1
-    Pairs([pair] * (COPIES - 1) + [Pair((1, 2), (1, 4), 4, 5)]).save(tmp_path / "pairs.jsonl")
+    Pairs([pair] * (COPIES - 1) + [Pair((1, 5), (1, 4), 4, 5)]).save(tmp_path / "pairs.jsonl")
     assert read_record(tmp_path, 0).distinct == 2
-
-
-def test_pairs_are_the_same_by_what_is_read_of_them() -> None:
-    a, foil, target = (Pair((1, 2), (1, 3), *ids) for ids in ((4, 5), (4, 6), (5, 5)))
-    corrupted, position = Pair((1, 2), (1, 4), 4, 5), Pair((1, 2), (1, 3), 4, 5, (0,))
-    pairs = Pairs([a, foil, a, target, Pair((1, 2), (1, 3), 4, 5, (1,)), corrupted, position])
-    distinct = {metric: pairs.n_distinct(metric) for metric in ("kl", "nll", "logit_diff")}
-    assert distinct == {"kl": 3, "nll": 4, "logit_diff": 5}
-    assert pairs.same_prompts == [0, 0, 0, 0, 0, 0, 6]
 
 
 def test_resamples_of_one_side_say_nothing() -> None:
@@ -133,7 +124,7 @@ def test_a_role_that_one_pair_defines_has_no_interval() -> None:
     per_pair[1:, 0] = math.nan  # the first score is defined by one pair only
     per_pair[:, 1] = per_pair[:1, 1]  # and of the second, three are copies of one
     per_pair[3, 1] = math.nan
-    roles = summarise(per_pair, torch.zeros(2), ["L0H0", "L0H1"], "tokens", 50, same=[0, 0, 0, 3])
+    roles = summarise(per_pair, torch.zeros(2), ["L0H0", "L0H1"], "tokens", 50, groups=[0, 0, 0, 1])
     first, second, third, *_ = roles.scores.values()
     assert np.isnan(first.low).all() and not np.isnan(first.value).any()
     assert np.isnan(second.low).all() and not np.isnan(second.value).any()

@@ -29,6 +29,7 @@ from analysis.circuits.faithfulness_curve import (
     random_scores,
 )
 from analysis.detection.detect import anatomy
+from analysis.heads.resampling import resample_weights
 from analysis.models.graph import Graph
 from analysis.prompts.pairs import collate
 from tests.support.golden import golden
@@ -186,7 +187,8 @@ def test_faithfulness_curve_and_areas():
     circuits = circuits_of(scores, greedy=False, signed=False)
     assert [circuit.n_edges for circuit in circuits] == sorted(c.n_edges for c in circuits)
     evaluations = evaluate_circuits(model, pairs, circuits)
-    found = curve(circuits, evaluations, seed=0)
+    weights = resample_weights(range(6), 100, 0)
+    found = curve(circuits, evaluations, weights)
     values = [point[0] for point in found.points]
     assert values[-1] == pytest.approx(1, abs=1e-4)
     assert values[0] == pytest.approx(evaluations[0].faithfulness)
@@ -202,7 +204,7 @@ def test_faithfulness_curve_and_areas():
     assert torch.equal(control.per_edge.sort(1).values, scores.per_edge.sort(1).values)
     same = [evaluations[-1]] * len(circuits)
     with pytest.raises(ValueError, match="no difference that a circuit could explain"):
-        curve(circuits, [type(e)(e.full, e.full, e.full) for e in same], seed=0)
+        curve(circuits, [type(e)(e.full, e.full, e.full) for e in same], weights)
 
 
 @settings(max_examples=20, deadline=None)

@@ -96,7 +96,7 @@ def test_resampling_equals_selecting_each_resample_anew():
     graph = Graph(2, 4, 2)
     scores = torch.randn(7, graph.n_edges, generator=torch.Generator().manual_seed(0))
     r = resample_heads(graph, scores, Selection(12), 50, seed=3)
-    weights = resample_weights(7, 50, seed=3)
+    weights = resample_weights(range(7), 50, seed=3)
     assert torch.equal(weights[0], torch.full((7,), 1 / 7))
     circuits = select_edges(graph, weights @ scores, 12)
     heads = (r.strength >= r.threshold[:, None]) & (r.strength > 0)

@@ -32,7 +32,7 @@ def test_intervals_are_a_bootstrap_over_the_pairs_that_define_a_score() -> None:
     per_pair[0, 2], per_pair[:, 3] = torch.nan, torch.nan
     names = ["L0H0", "L0H1"]
     roles = summarise(per_pair, torch.tensor([0.5, -1.0]), names, "tokens", 200, seed=4)
-    counts = resample_weights(6, 200, 4)[1:].double().numpy() * 6
+    counts = resample_weights(range(6), 200, 4)[1:].double().numpy() * 6
     values = per_pair[1:, 2, 1].numpy()
     means = (counts[:, 1:] * values).sum(1) / counts[:, 1:].sum(1)
     operands = roles.scores["operands"]

@@ -129,7 +129,7 @@ def test_bare_prompts_have_two_styles_of_answer(tokenizer):
     clean, corrupted = texts(tokenizer, pairs)[0]
     assert "assistant\n<think>Okay" in clean
     assert "assistant\nTo determine" in corrupted
-    assert pairs.n_distinct("kl") == len(pairs) == 32
+    assert pairs.n_distinct == len(pairs) == 32
 
 
 def test_a_conversation_without_labels_is_cut_before_its_last_answer(tokenizer):

@@ -21,7 +21,7 @@ from tests.support.experts import tiny_mixture
 from tests.support.models import random_pairs, tiny_model
 from tests.support.planted_runs import BASE, PAIRS, configure, plant
 
-WEIGHTS = resample_weights(4, 200, 0)
+WEIGHTS = resample_weights(range(4), 200, 0)
 
 
 def experts(lengths: list[int], chosen: list[list[int]], n: int = 4) -> Experts:
@@ -64,7 +64,7 @@ def test_a_changed_router_is_found_in_its_layer_and_nothing_else_is(kind):
     base = find_experts(model, pairs, 2)
     again = find_experts(model, pairs, 4)
     assert list(base.layers) == ([1] if kind == "a dense layer" else [0, 1])
-    weights = resample_weights(4, 50, 0)
+    weights = resample_weights(range(4), 50, 0)
     assert compare_routing(base, again, weights).overall.value == 0
     with torch.no_grad():  # the last layer's router has its experts in another order
         router = model.model.layers[1].mlp.gate.weight
