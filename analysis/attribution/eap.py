@@ -14,10 +14,13 @@ gradient is taken:
     EAP-IG-activations   in clean runs in which one block of nodes (the embedding, the heads of one
                          layer, or one MLP) writes a mixture of its two outputs; all blocks in turn
     clean-corrupted      the mean of the clean and the corrupted prompt
+    CEAP                 as EAP-IG-inputs, each point's gradient with the sources' change over its
+                         part of the path                       Wu et al. 2026, arXiv 2606.16920
     exact                no gradient: M with the one edge patched, less M on the clean prompt
 
     for how the gradients are summed see analysis/attribution/gradients.py, for how they meet the
-    D_u analysis/attribution/contraction.py, for `exact` analysis/attribution/patching.py
+    D_u analysis/attribution/contraction.py, for `CEAP` analysis/attribution/ceap.py, for `exact`
+    analysis/attribution/patching.py
 
 Grouped-query attention is exact: the gradient at a shared key or value head is that of the head
 itself (grouped), or of each query head's own copy (ungrouped).
@@ -36,6 +39,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from analysis.attribution.ceap import conductance
 from analysis.attribution.contraction import Contraction
 from analysis.attribution.edge_scores import EdgeScores
 from analysis.attribution.gradients import GradientSums
@@ -59,7 +63,7 @@ from analysis.prompts.pairs import Batch, Pairs
 
 log = logging.getLogger(__name__)
 
-METHODS = ("EAP", "EAP-IG-inputs", "EAP-IG-activations", "clean-corrupted", "exact")
+METHODS = ("EAP", "EAP-IG-inputs", "EAP-IG-activations", "clean-corrupted", "CEAP", "exact")
 MEMORY_BUDGET = 2**32
 
 
@@ -88,9 +92,9 @@ def attribute(
         method: one of METHODS.
         metric: one of `analysis.attribution.metrics.METRICS`.
         ig_steps, quadrature: number and kind of the points on the path
-            (`analysis.attribution.quadrature`), for the two EAP-IG methods. `left` is the package's
-            sum: for EAP-IG-activations, whose path runs from the clean activations to the corrupted
-            ones, it starts at the clean end.
+            (`analysis.attribution.quadrature`), for the EAP-IG methods and CEAP. `left` is the
+            package's sum: for EAP-IG-activations, whose path runs from the clean activations to the
+            corrupted ones, it starts at the clean end.
         kv: `grouped`, one edge into a shared key or value head, or `ungrouped`, one for every
             query head that reads it (the EAP-IG package's graph).
         batch_size: pairs in one pass; the result does not depend on it.
@@ -183,6 +187,8 @@ class _Job:
             corrupted, logits = self._ends(sums, batch.corrupted, path.pop(0.0, None), clean_logits)
             if method == "exact":
                 scores = exact_scores(self.parts, batch, metric, corrupted, clean_logits)
+            elif method == "CEAP":
+                scores = self._conductance(points, (corrupted, clean), clean_logits)
             else:
                 if method == "EAP-IG-activations":
                     steps = _activation_steps(self.parts, points, self.batch)
@@ -255,6 +261,18 @@ class _Job:
                 *(made.tokens, made.block / 2**30, self.memory_budget / 2**30),
             )
         return made
+
+    def _conductance(
+        self,
+        points: list[tuple[float, float]],
+        ends: tuple[Sources, Sources],
+        clean_logits: torch.Tensor,
+    ) -> torch.Tensor:
+        def backward(hooks: Hooks, embedding: torch.Tensor) -> None:
+            self._backward(hooks, self.batch.clean, embedding, clean_logits)
+
+        tokens = self._plan().tokens
+        return conductance(self.parts, self.batch, points, ends, backward, tokens)
 
     def _by_gradient(
         self,

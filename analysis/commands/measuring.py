@@ -30,7 +30,7 @@ class PairsOptions:
 @dataclass
 class AttributionOptions:
     method: str = key(
-        "EAP, EAP-IG-inputs, EAP-IG-activations, clean-corrupted, exact", "EAP-IG-inputs"
+        "EAP, EAP-IG-inputs, EAP-IG-activations, clean-corrupted, CEAP or exact", "EAP-IG-inputs"
     )
     metric: str = key("kl, logit_diff or nll", "kl")
     ig_steps: int = key("points on the path", 5, COUNT)
@@ -132,7 +132,7 @@ def experts_of(options: Options, model: Model, pairs: Pairs, scores: EdgeScores)
     layers = list(layers_with_experts(model, pairs))
     if not layers:
         return {}
-    if own.method != "EAP-IG-inputs":
+    if own.method not in ("EAP-IG-inputs", "CEAP"):  # of both the input's scores are the same
         return {"routing": own.routing, "layers": layers}
     settings = (own.metric, own.ig_steps, own.quadrature, own.batch_size)
     found = {

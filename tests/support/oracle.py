@@ -88,12 +88,13 @@ class Oracle:
         """Logits at the pairs' positions, and what every source writes.
 
         `perturb` maps a destination's name (grouped or ungrouped) to what is added to its input
-        before the norm: [B, T, d].
+        before the norm, and `input` to what is added to the embedding: [B, T, d].
         """
         if self.gpt2:
             x = self.decoder.wte(ids) + self.decoder.wpe(torch.arange(ids.shape[1]))
         else:
             x = self.decoder.embed_tokens(ids)
+        x = x + perturb.get("input", 0)
         outputs = {"input": x}
         for index, layer in enumerate(self.layers):
             at = self.modules(layer)
