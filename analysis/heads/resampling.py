@@ -102,26 +102,29 @@ def resample_heads(
     seed: int,
     show_progress: bool = False,
     groups: Sequence[int] | None = None,
+    sizes: torch.Tensor | None = None,
 ) -> Resampled:
     """The heads of the circuits of the pairs and of R resamples of them.
 
     graph: of the model. per_pair: scores float [P, E], in the order of graph.edges. selection: how
     each circuit is cut. resamples: R. seed: of the draws. show_progress: a bar, on a terminal.
     groups: the cluster of each pair; None: no two pairs share a prompt.
+    sizes: edges of the circuit of each row, int64 [1+R]; selection.top_n in all rows for None.
     """
     scores = by_destination(graph, per_pair.float())
-    sizes = scores.abs()
-    ranks = [selection.top_n, *sweep_sizes(graph, selection.top_n)]
+    absolute = scores.abs()
     found: list[tuple[torch.Tensor, ...]] = []
     groups = range(len(scores)) if groups is None else groups
     weights = resample_weights(groups, resamples, seed)
+    if sizes is None:
+        sizes = torch.full((len(weights),), selection.top_n)
     bar = tqdm(total=len(weights), desc="bootstrap", disable=None if show_progress else True)
     with bar:
-        for rows in weights.split(CHUNK):
+        for rows, edges in zip(weights.split(CHUNK), sizes.split(CHUNK), strict=True):
             mean = rows @ scores
             size, kept = mean.abs(), mean.clamp_min(0)
-            cuts = largest(size, ranks)
-            paths = _paths(graph, size, kept, rows @ sizes, cuts[:, 0], selection.tau)
+            cuts = _cuts(graph, size, edges)
+            paths = _paths(graph, size, kept, rows @ absolute, cuts[:, 0], selection.tau)
             strength = paths.strength if selection.tau is None else head_strengths(graph, size)
             signed = paths.strength if selection.tau is not None else head_strengths(graph, kept)
             threshold = cuts[:, 0].clamp_min(selection.tau or 0.0)
@@ -129,6 +132,18 @@ def resample_heads(
             found.append((strength, signed, paths.importance, *degrees, threshold, cuts[:, 1:]))
             bar.update(len(rows))
     return Resampled(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+
+def _cuts(graph: Graph, size: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    """From which |score| on an edge is in the circuit of each row, and in those of its sweep.
+
+    size: |score| [rows, E]. edges: of the circuit of each row [rows]. -> [rows, 1+K].
+    """
+    found = size.new_empty(len(size), 1 + len(SWEEP))
+    for top_n in edges.unique().tolist():
+        rows = edges == top_n
+        found[rows] = largest(size[rows], [top_n, *sweep_sizes(graph, top_n)])
+    return found
 
 
 def _paths(

@@ -76,7 +76,7 @@ class CircuitKeys:
     fraction: float | None = key("size of the circuit: a share of all edges", 0.05, PART)
     faithful: float | None = key(
         "size of the circuit: the faithfulness that the smallest one has to reach, found anew at "
-        "each checkpoint; fraction is then null",
+        "each checkpoint and in each resample of the pairs; fraction is then null",
         None,
         SHARE,
     )
@@ -96,7 +96,8 @@ class TrackingSettings(CircuitKeys):
     """How circuits are found, checked.
 
     One of three sizes is given: `top_n` edges, a `fraction` of all edges, or `faithful`, the
-    faithfulness that the smallest circuit has to reach (by bisection, anew at each checkpoint).
+    faithfulness that the smallest circuit has to reach (sizes are scanned from below, anew at each
+    checkpoint and in each resample of the pairs).
     `tau` keeps of these edges those whose signed score is at least that, in units of the metric.
 
     Raises:

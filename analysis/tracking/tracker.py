@@ -7,9 +7,8 @@ model loaded from a checkpoint and gets the same record.
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,13 +21,14 @@ from analysis.attribution.eap import attribute
 from analysis.attribution.edge_scores import EdgeScores
 from analysis.attribution.precision import Precision, check_dtype
 from analysis.circuits.circuit import Circuit, edge_budget
-from analysis.circuits.faithfulness import CircuitEvaluation, evaluate_circuit
+from analysis.circuits.faithfulness import CircuitEvaluation, evaluate_distinct
+from analysis.circuits.smallest import scan_sizes
 from analysis.detection.detect import anatomy
 from analysis.files import atomic_write, write_json
 from analysis.heads.attention import PATTERN_SCORES, pattern_scores
 from analysis.heads.copying import copying
 from analysis.heads.experts import Experts, as_experts, layers_with_experts, measure_experts
-from analysis.heads.resampling import Selection, resample_heads, select
+from analysis.heads.resampling import Selection, resample_heads, resample_weights, select
 from analysis.heads.roles import summarise, write_roles
 from analysis.models.anatomy import base_model
 from analysis.models.graph import Graph, short_head_name
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-
-RESOLUTION = 1.05  # the smallest faithful circuit is found up to this factor in edges
 
 
 def freeze_pairs(run: str | Path, pairs: Pairs) -> Pairs:
@@ -92,11 +90,16 @@ def graph_of_heads(model: nn.Module, kv: str = "grouped") -> Graph:
 
 @dataclass(frozen=True)
 class FoundCircuit:
-    """A circuit, how it was cut out of the scores, and what it keeps. edges: bool [E]."""
+    """A circuit, how it was cut out of the scores, and what it keeps.
+
+    edges: bool [E]. sizes: edges before pruning in each resample of the pairs, int64 [1+R], where
+    they are found anew in each.
+    """
 
     selection: Selection
     edges: torch.Tensor
     evaluation: CircuitEvaluation
+    sizes: torch.Tensor | None = None
 
 
 class HeadTracker:
@@ -205,21 +208,32 @@ class HeadTracker:
     def _find_circuit(self, model: nn.Module, scores: EdgeScores) -> FoundCircuit:
         """The circuit that the settings ask for, and what it keeps."""
         s, graph, mean = self.settings, scores.graph, scores.per_edge.float().mean(0)
-        evaluate = partial(self._evaluate, model, graph)
+
+        def cut(size: int) -> torch.Tensor:
+            return select(graph, mean, Selection(size, s.tau))
+
+        def evaluate(sizes: Sequence[int]) -> list[CircuitEvaluation]:
+            return self._evaluate(model, [Circuit(graph, cut(size)) for size in sizes])
+
+        sizes = None
         if s.faithful is None:
             size = edge_budget(graph, s.top_n, s.fraction)
         else:
-            size = smallest_faithful(graph, mean, s.faithful, s.tau, evaluate)
-        selection = Selection(size, s.tau)
-        edges = select(graph, mean, selection)
-        return FoundCircuit(selection, edges, evaluate(edges))
+            weights = resample_weights(self.pairs.groups, s.resamples, s.seed)
+            scan = scan_sizes(graph.n_edges, s.faithful, weights, evaluate)
+            sizes = scan.smallest(weights, s.faithful)
+            size = int(sizes[0])
+        [evaluation] = evaluate([size])
+        return FoundCircuit(Selection(size, s.tau), cut(size), evaluation, sizes)
 
-    def _evaluate(self, model: nn.Module, graph: Graph, edges: torch.Tensor) -> CircuitEvaluation:
-        """What the circuit of edges [E] keeps of the metric, pair by pair."""
-        found = self._shared.measure(
-            partial(_metric_values, model, Circuit(graph, edges), self.settings.metric), [1, 1, 1]
+    def _evaluate(self, model: nn.Module, circuits: list[Circuit]) -> list[CircuitEvaluation]:
+        """What each circuit keeps of the metric, pair by pair."""
+        full, empty, *of_circuits = self._shared.measure(
+            partial(_metric_values, model, circuits, self.settings.metric),
+            [1] * (2 + len(circuits)),
         )
-        return CircuitEvaluation(*(values.squeeze(1) for values in found))
+        ends = full.squeeze(1), empty.squeeze(1)
+        return [CircuitEvaluation(values.squeeze(1), *ends) for values in of_circuits]
 
     def _track_roles(self, model: nn.Module, step: int) -> None:
         """Write what the heads attend to and copy on the clean prompts."""
@@ -296,7 +310,9 @@ class HeadTracker:
             mean=per_pair.mean(0),
             evaluation=torch.stack([evaluation.circuit, evaluation.full, evaluation.empty]).float(),
             resampled=resample_heads(
-                *(graph, per_pair, found.selection, s.resamples, s.seed), groups=self.pairs.groups
+                *(graph, per_pair, found.selection, s.resamples, s.seed),
+                groups=self.pairs.groups,
+                sizes=found.sizes,
             ),
             experts=experts,
             seconds=time.perf_counter() - began,
@@ -321,11 +337,11 @@ def _edge_scores(
 
 
 def _metric_values(
-    model: nn.Module, circuit: Circuit, metric: str, pairs: Pairs, batch_size: int
+    model: nn.Module, circuits: list[Circuit], metric: str, pairs: Pairs, batch_size: int
 ) -> list[torch.Tensor]:
-    """The metric of the circuit, of the full model and of the empty circuit: [pairs] each."""
-    found = evaluate_circuit(model, pairs, circuit, metric, batch_size=batch_size)
-    return [found.circuit, found.full, found.empty]
+    """The metric of the full model, of the empty circuit and of each circuit: [pairs] each."""
+    found = evaluate_distinct(model, pairs, circuits, metric, batch_size=batch_size)
+    return [found[0].full, found[0].empty, *(each.circuit for each in found)]
 
 
 def _patterns(
@@ -343,30 +359,3 @@ def not_finite(model: nn.Module) -> str | None:
                 if part.is_floating_point() and not bool(wide(part).isfinite().all()):
                     return name
     return None
-
-
-def smallest_faithful(
-    graph: Graph,
-    mean: torch.Tensor,
-    target: float,
-    tau: float | None,
-    evaluate: Callable[[torch.Tensor], CircuitEvaluation],
-) -> int:
-    """How many top edges reach a faithfulness, up to a factor of RESOLUTION, by bisection on log n.
-
-    Faithfulness need not rise with every edge, so smaller circuits that reach it by luck may exist.
-    If even all edges (those of at least tau) do not reach it, all are taken, with a warning.
-    """
-
-    def reaches(size: int) -> bool:
-        return evaluate(select(graph, mean, Selection(size, tau))).faithfulness >= target
-
-    low, high = 1, graph.n_edges
-    if not reaches(high):
-        log.warning("no circuit reaches a faithfulness of %s; all edges are taken", target)
-        return high
-    while high > low * RESOLUTION and high > low + 1:
-        middle = round(math.sqrt(low * high))
-        middle = min(max(middle, low + 1), high - 1)
-        low, high = (low, middle) if reaches(middle) else (middle, high)
-    return high

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from analysis.prompts.pairs import Pairs
 from analysis.records.record import read_record, read_records, read_scores
 from analysis.records.run_file import RunFile
 from analysis.tracking.settings import TrackingSettings
-from analysis.tracking.tracker import HeadTracker, smallest_faithful
+from analysis.tracking.tracker import HeadTracker
 from tests.support.models import random_pairs, tiny_model
 from tests.support.places import ROOT
 from tests.support.warm import warm_python
@@ -190,23 +189,6 @@ def test_faithful_circuits_reach_their_faithfulness(tmp_path):
     saved = json.loads((tmp_path / "heads" / "step-000000" / "record.json").read_text())
     assert saved["circuit"]["faithfulness"]["value"] == pytest.approx(record.faithfulness().value)
     assert saved["origin"]["code"] == code_version()
-
-
-def test_bisection_finds_the_smallest_size(caplog):
-    from analysis.models.graph import Graph
-
-    graph = Graph(3, 4, 2)
-    scores = torch.rand(graph.n_edges, generator=torch.Generator().manual_seed(0))
-
-    class Found:
-        def __init__(self, circuit: torch.Tensor) -> None:
-            self.faithfulness = float(circuit.sum()) / graph.n_edges
-
-    size = smallest_faithful(graph, scores, 0.5, None, Found)
-    assert 0.5 <= float((scores >= scores.topk(size).values[-1]).sum()) / graph.n_edges < 0.6
-    with caplog.at_level(logging.WARNING):
-        assert smallest_faithful(graph, scores - 2, 0.5, 0.1, Found) == graph.n_edges
-    assert "no circuit reaches a faithfulness of 0.5" in caplog.text
 
 
 def test_an_empty_circuit_is_said(tmp_path, caplog):
