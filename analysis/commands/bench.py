@@ -3,6 +3,7 @@
     headlab bench shape=smollm2-135m tokens=64 batch=4 steps=5
     headlab bench part=bootstrap shape=qwen2.5-1.5b batch=64 resamples=1000
     headlab bench part=size checkpoints=300
+    headlab bench part=worlds worlds=20
 
 The floor is 2 forward passes and `steps` forward-and-backward passes to the embeddings of the plain
 Hugging Face model with frozen weights: same batch, same attention implementation, logits at the
@@ -12,7 +13,8 @@ medians. Memory is the peak above the weights, each side in a process of its own
 1.5 times the floor's plus sources x d x 4 bytes per token.
 
 The bootstrap (analysis/heads/resampling.py) needs no model: random scores of `batch` pairs on the
-graph of the shape. The size of a run (analysis/commands/bench_size.py) needs none either.
+graph of the shape. The size of a run (analysis/commands/bench_size.py) needs none either, nor how
+often calls are right where the truth is known (analysis/commands/bench_worlds.py).
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
 from analysis.commands.bench_size import measure_size
+from analysis.commands.bench_worlds import measure_worlds
 from analysis.files import to_json
-from analysis.ranges import COUNT, PART
+from analysis.ranges import COUNT, PART, Range
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -76,7 +79,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Options:
-    part: str = key("attribution, bootstrap or size", "attribution")
+    part: str = key("attribution, bootstrap, size or worlds", "attribution")
     shape: str = key("a named shape, or a local model's directory", "smollm2-135m")
     batch: int = key("pairs in one pass", 4, COUNT)
     tokens: int = key("tokens of each pair", 64, COUNT)
@@ -86,6 +89,13 @@ class Options:
     resamples: int = key("bootstrap and size: resamples of the pairs", 1000, COUNT)
     checkpoints: int = key("size: of the run", 300, COUNT)
     layers: int = key("size: layers of the model, which has as many heads in each", 28, COUNT)
+    worlds: int = key("worlds: how many, of each kind", 20, Range(2))
+    pairs: int = key("worlds: pairs of each", 32, Range(2))
+    scores: str | None = key(
+        "worlds: RUN@STEP, a record whose scores of single pairs the worlds are drawn from; "
+        "default: lognormal worlds",
+        None,
+    )
     repeats: int = key("timed runs of each side, after one that is not", 7, COUNT)
     memory: bool = key("measure peak memory too (builds the model twice more)", True)
     time: bool = key("measure time", True)
@@ -255,13 +265,17 @@ def act(options: Options) -> None:
     """Measure, and print what was measured."""
     import torch
 
-    if options.part not in ("attribution", "bootstrap", "size"):
-        raise ValueError(f"part is {options.part!r}; choose attribution, bootstrap or size")
+    parts = ("attribution", "bootstrap", "size", "worlds")
+    if options.part not in parts:
+        raise ValueError(f"part is {options.part!r}; choose one of: {', '.join(parts)}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     print(f"{device or 'CPU'}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(to_json(asdict(options)))
     if options.part == "size":
         measure_size(options.checkpoints, options.layers, options.layers, options.resamples)
+        return
+    if options.part == "worlds":
+        measure_worlds(options.worlds, options.pairs, options.scores)
         return
     if options.part == "bootstrap":
         runs = bootstrap_seconds(options)

@@ -18,6 +18,8 @@ from analysis.comparison.definitions import (
 from analysis.heads.changes import CHANGES, FDR, Change, compare, effect, jaccard, overlap
 from analysis.heads.widest_paths import by_destination, head_strengths
 from analysis.intervals import bare, estimate_of_set, spearman
+from analysis.records.record import read_records
+from analysis.trajectories.trajectory import run_level
 
 _NAMES = {"shared": "retained", "lost": "pruned", "gained": "emergent"}
 
@@ -99,7 +101,10 @@ def compare_bases(a: Subject, b: Subject, q: float = FDR) -> dict[str, Since] | 
         record, base = subject.record, subject.base
         if record is None or base is None or record.step == 0:
             return None
-        sides.append((base.heads, record.heads, compare(base.heads, record.heads, q)))
+        change = compare(base.heads, record.heads, q)
+        if records := read_records(subject.source):  # called as in the report of the run
+            change = change.at(run_level(records, q))
+        sides.append((base.heads, record.heads, change))
     found = {}
     for name in CHANGES:
         rows = [

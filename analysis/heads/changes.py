@@ -8,13 +8,8 @@ Against the base checkpoint a head is (arXiv 2509.25758)
 
 These are differences of thresholded sets of noisy scores: measured again on other pairs they would
 come out otherwise. So there are two sets of each. The *raw* ones are the sets above. A head is
-*called* emergent or pruned only if it is so in the raw sets and
-
-    its inclusion differs from the base beyond a false-discovery rate: the log-margin by which it is
-    in or out (log entry strength - log threshold, analysis/heads/widest_paths.py) is compared
-    between the two, studentised by the paired bootstrap, Benjamini-Hochberg over all heads (heads
-    whose raw state has not changed have p = 1); and it is in that state in at least STABILITY of
-    the resamples.
+*called* emergent or pruned only if it is so in the raw sets and this stands a test
+(analysis/heads/calls.py) at the level of a family of tests: of the run's, or of these two only.
 
 Further, between any two checkpoints a and b:
 
@@ -39,17 +34,17 @@ Shape legend: R resamples, A heads in all; row 0 is the estimate.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
+from analysis.heads.calls import Evidence, level_of
 from analysis.intervals import (
     Estimate,
     centred_ranks,
     difference_p_values,
-    discoveries,
     estimate,
     estimate_of_set,
     percentile,
@@ -58,7 +53,6 @@ from analysis.intervals import (
 
 COUNTS = ("in_circuit", "emergent", "retained", "pruned")
 CHANGES = ("emergent", "pruned")
-STABILITY = 0.8
 FDR = 0.05
 HYSTERESIS = 2  # checkpoints in a row that settle a call (trajectories/trajectory.py)
 _FLOOR = 1e-6  # of the threshold: weaker heads all have the same margin
@@ -118,17 +112,39 @@ class Heads:
 
 @dataclass(frozen=True)
 class Turn:
-    """How alike the circuits of `before` and `after` are as wholes; NaN as in Change."""
+    """How alike the circuits of `before` and `after` are as wholes; NaN as in Change.
 
-    jaccard: Estimate
-    turnover: Estimate
+    likeness: the Jaccard index of the sets as they are.  union: heads in either.
+    evidence: of the single heads, which are called up to `level` (analysis/heads/calls.py).
+    """
+
+    likeness: Estimate
+    union: float
     null_turnover: float
     overlap: Estimate
+    evidence: Evidence
+    level: float
 
     @property
     def is_tested(self) -> bool:
         """Whether the pairs could be resampled."""
         return not math.isnan(self.null_turnover)
+
+    @cached_property
+    def found(self) -> torch.Tensor:
+        """Heads whose change is called: bool [A]."""
+        return self.evidence.called(self.level)
+
+    @cached_property
+    def jaccard(self) -> Estimate:
+        """The likeness; its interval reaches up to what the called heads would leave."""
+        return _up_to(self.likeness, 1 - float(self.found.sum()) / max(1, self.union))
+
+    @property
+    def turnover(self) -> Estimate:
+        """1 - Jaccard."""
+        likeness = self.jaccard
+        return Estimate(1 - likeness.value, 1 - likeness.high, 1 - likeness.low)
 
     @property
     def excess_turnover(self) -> Estimate:
@@ -143,22 +159,43 @@ class Change(Turn):
     Where the pairs of either can't be resampled nothing is called, and p_value, inclusion, null and
     the ends of all estimates are NaN.
 
-    masks: the raw sets, bool [A] by COUNTS.  called: by CHANGES.  null: by CHANGES, the count
-    that two resamples of `before` alone give, as mean and 97.5 % point.  p_value, effect,
+    masks: the raw sets, bool [A] by COUNTS.  sizes: of them, as they are.  null: by CHANGES, the
+    count that two resamples of `before` alone give, as mean and 97.5 % point.  effect,
     effect_low, effect_high: [A].
     """
 
     masks: dict[str, torch.Tensor]
-    called: dict[str, torch.Tensor]
-    counts: dict[str, Estimate]
+    sizes: dict[str, Estimate]
     null: dict[str, tuple[float, float]]
-    p_value: torch.Tensor
     inclusion_before: torch.Tensor
     inclusion_after: torch.Tensor
     rank_correlation: Estimate
     effect: torch.Tensor
     effect_low: torch.Tensor
     effect_high: torch.Tensor
+
+    def at(self, level: float) -> Change:
+        """The same, called up to the level of a whole run."""
+        return self if level == self.level else replace(self, level=level)
+
+    @property
+    def p_value(self) -> torch.Tensor:
+        """Of each head's change: [A]."""
+        return self.evidence.p_value
+
+    @cached_property
+    def called(self) -> dict[str, torch.Tensor]:
+        """The called sets by CHANGES: bool [A]."""
+        return {name: self.masks[name] & self.found for name in CHANGES}
+
+    @cached_property
+    def counts(self) -> dict[str, Estimate]:
+        """Heads in the raw sets by COUNTS; what is not called may be noise: see the top."""
+        found = dict(self.sizes)
+        for name in CHANGES:
+            found[name] = down_to(found[name], float(self.called[name].sum()))
+        found["retained"] = _up_to(found["retained"], self.union - float(self.found.sum()))
+        return found
 
 
 @dataclass(frozen=True)
@@ -245,62 +282,53 @@ def effect(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     return (after - before) / (after + before + 1e-6)
 
 
-def calls(before: Heads, after: Heads, q: float = FDR) -> tuple[torch.Tensor, torch.Tensor]:
-    """Heads whose change is called, bool [A], and their p-values (see the top)."""
+def evidence_of(before: Heads, after: Heads) -> Evidence:
+    """The evidence of two checkpoints measured on the same pairs and resamples."""
     changed = before.inside[0] != after.inside[0]
     p = torch.full(changed.shape, 1.0 if len(after.inside) > 1 else math.nan, dtype=torch.float64)
-    called = torch.zeros_like(changed)
+    held = torch.zeros_like(p)
     # the others have p = 1 and are not called; two columns, as one is summed in another order
     few = changed.nonzero().flatten()
     if not len(few) or len(after.inside) == 1:
-        return called, p
+        return Evidence(p, held)
     some = few if len(few) > 1 or len(p) == 1 else torch.cat([few, (few + 1) % len(p)])
     clusters = min(before.clusters, after.clusters)
     of_some = difference_p_values(before.margin(some), after.margin(some), clusters)
     p[few] = of_some[: len(few)]
-    held = [inside.index_select(1, few) for inside in (before.inside, after.inside)]
-    both = (held[0] == held[0][0]).logical_and_(held[1] == held[1][0])
-    stable = both[1:].double().mean(0) >= STABILITY
-    called[few] = discoveries(p, q)[few] & stable
-    return called, p
+    inside = [heads.inside.index_select(1, few) for heads in (before, after)]
+    both = (inside[0] == inside[0][0]).logical_and_(inside[1] == inside[1][0])
+    held[few] = both[1:].double().mean(0)
+    return Evidence(p, held)
 
 
 def compare(before: Heads, after: Heads, q: float = FDR) -> Change:
     """Everything about the heads of two checkpoints measured on the same pairs and resamples.
 
     If the pairs of one can't be resampled, the resamples of the other say nothing of a change.
+    Heads are called at rate q over these two; `Change.at` takes the level of a run.
 
     Raises:
         ValueError: the tables differ in shape, so they are not of the same graph and resamples.
     """
     before, after = _comparable(before, after)
-    # the raw sets and those that are called
     a, b = before.members, after.members
-    found, p = calls(before, after, q)
     raw = sets(before.inside[0].clone(), after.inside[0].clone())
-    called = {name: raw[name] & found for name in CHANGES}
-    # counts: what is not called may be noise, so intervals reach down (or up) to what is called
+    n_heads = before.strength.shape[1]
     sizes, by_chance = set_sizes(a, b), set_sizes(*a.neighbours)
-    counts = {name: estimate_of_set(sizes[name], 0, len(p)) for name in COUNTS}
     null = {}
     for name in CHANGES:
-        counts[name] = _down_to(counts[name], float(called[name].sum()))
         chance = by_chance[name]
         high = float(torch.quantile(chance, 0.975)) if len(chance) else math.nan
         null[name] = (float(chance.mean()), high)
-    union, n_called = float((a | b).sizes[0]), float(found.sum())
-    counts["retained"] = _up_to(counts["retained"], union - n_called)
     # what each head gained or lost
     effects = effect(before.importance, after.importance)
     correlation = torch.from_numpy(rank_correlation(before.ranks, after.ranks))
     low, high = percentile(effects)
     return Change(
-        **vars(_turn(before, after, found)),
+        **vars(_turn(before, after, q)),
         masks=raw,
-        called=called,
-        counts=counts,
+        sizes={name: estimate_of_set(sizes[name], 0, n_heads) for name in COUNTS},
         null=null,
-        p_value=p,
         inclusion_before=before.inclusion,
         inclusion_after=after.inclusion,
         rank_correlation=estimate(correlation),
@@ -316,8 +344,7 @@ def turn(before: Heads, after: Heads, q: float = FDR) -> Turn:
     Raises:
         ValueError: as `compare`.
     """
-    before, after = _comparable(before, after)
-    return _turn(before, after, calls(before, after, q)[0])
+    return _turn(*_comparable(before, after), q)
 
 
 def _comparable(before: Heads, after: Heads) -> tuple[Heads, Heads]:
@@ -331,20 +358,21 @@ def _comparable(before: Heads, after: Heads) -> tuple[Heads, Heads]:
     return before, after
 
 
-def _turn(before: Heads, after: Heads, called: torch.Tensor) -> Turn:
-    """called: heads whose change is called, bool [A]."""
+def _turn(before: Heads, after: Heads, q: float) -> Turn:
     a, b = before.members, after.members
-    changed = float(called.sum()) / max(1, float((a | b).sizes[0]))
-    likeness = _up_to(estimate_of_set(likeness_of(a, b), 0, 1), 1 - changed)
+    evidence = evidence_of(before, after)
     return Turn(
-        jaccard=likeness,
-        turnover=Estimate(1 - likeness.value, 1 - likeness.high, 1 - likeness.low),
+        likeness=estimate_of_set(likeness_of(a, b), 0, 1),
+        union=float((a | b).sizes[0]),
         null_turnover=(null_turnover(a) + null_turnover(b)) / 2,
         overlap=estimate_of_set(overlap(before.importance, after.importance), 0, 1),
+        evidence=evidence,
+        level=level_of([evidence], q),
     )
 
 
-def _down_to(count: Estimate, called: float) -> Estimate:
+def down_to(count: Estimate, called: float) -> Estimate:
+    """A number of changes whose interval reaches down to those that are called."""
     return Estimate(count.value, min(count.low, called), count.high)  # NaN, if it is first, stays
 
 

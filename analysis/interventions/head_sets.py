@@ -149,7 +149,9 @@ def _check_shape(what: str, found: Graph, graph: Graph) -> None:
 
 def _of_run(body: str, graph: Graph) -> list[Head]:
     from analysis.heads.changes import compare
+    from analysis.records.record import read_records
     from analysis.records.run_file import RunFile
+    from analysis.trajectories.trajectory import run_level
 
     name, colon, which = body.rpartition(":")
     if not colon or "@" in which:
@@ -167,7 +169,9 @@ def _of_run(body: str, graph: Graph) -> list[Head]:
     _check_shape(place, record.graph, graph)
     state = which.removeprefix("called_")
     change = compare(base.heads, record.heads, file.fdr)
-    masks = change.called if which.startswith("called_") else change.masks
+    masks = change.masks
+    if which.startswith("called_"):  # at the level of the whole run, as its report has them
+        masks = change.at(run_level(read_records(place), file.fdr)).called
     importance = (base if state == "pruned" else record).importance
     chosen = masks[state].nonzero().flatten().tolist()
     ordered = sorted(chosen, key=lambda index: -float(importance[index]))

@@ -15,8 +15,8 @@ LIMITS = """\
   approximation (EAP-IG); another method, metric, size or set of pairs may give other heads.
 - Counts have sampling errors over the pairs only: the intervals (95 %, bootstrap) say nothing of
   other training seeds, of other data, or of behaviours that the pairs do not ask for.
-- "Called" heads are controlled for the false-discovery rate above within one checkpoint; a head
-  that is not called may still have changed.
+- "Called" heads are controlled for the false-discovery rate above over all heads and checkpoints
+  of the run; a head that is not called may still have changed.
 - Faithfulness is that of the circuit with the other edges patched, on the same pairs. Heads that
   come or go are associated with the training; that they cause what the model does is not shown.
 """

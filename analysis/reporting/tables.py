@@ -184,7 +184,8 @@ def legend(rows: list[Row]) -> list[str]:
         lines.append(ONE_PAIR)
     elif base is not None:
         lines.append(
-            "called: emergent (+) and pruned (-) heads beyond the run's false-discovery rate."
+            "called: emergent (+) and pruned (-) heads beyond the false-discovery rate of the run, "
+            "over all its checkpoints; more checkpoints can change it."
         )
         lines.append(
             f"By chance, two resamples of step {base.step} give {chances(base.change.null)}."

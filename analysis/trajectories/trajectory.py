@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from analysis.files import write_json
+from analysis.heads.calls import Evidence, level_of
 from analysis.heads.changes import (
     CHANGES,
     FDR,
@@ -36,8 +37,9 @@ from analysis.heads.changes import (
     Heads,
     Members,
     Turn,
-    calls,
     compare,
+    down_to,
+    evidence_of,
     set_sizes,
     sets,
     turn,
@@ -96,8 +98,8 @@ class Point:
 
     @property
     def sensitivity(self) -> list[Setting]:
-        """The counts over the sweeps of top_n and of tau."""
-        return self.sweeps.settings
+        """The counts over the sweeps of top_n and of tau, called up to the run's level."""
+        return self.sweeps.settings(self.change.level)
 
     @cached_property
     def ranked(self) -> list[int]:
@@ -144,6 +146,7 @@ def sizes_by_step(first: torch.Tensor, mask: torch.Tensor) -> dict[int, int]:
 class Compared:
     """A record compared with the base and with the record before it: all that costs time.
 
+    change: called over these two records only; the run's level is found when all are known.
     members: heads in the circuit, [1+R] rows.
     """
 
@@ -175,25 +178,38 @@ def trajectory(
         ValueError: there is no record of step 0, or hysteresis is below 1.
 
     One record after another is looked at: of those that were read from files, no more than three
-    are in memory at once.
+    are in memory at once. Heads are called at one level for all records (analysis/heads/calls.py).
     """
     ordered = sorted(records, key=lambda record: record.step)
     if not ordered or ordered[0].step != 0:
         raise ValueError("there is no record of step 0, the base, to compare with; track the base")
     if hysteresis < 1:
         raise ValueError(f"hysteresis must be 1 checkpoint or more, not {hysteresis}")
-    base = _Opened(ordered[0])
-    state, before = _State.at_the_start(base.heads.members, base.heads.strength.shape[1]), None
-    points: list[Point] = []
+    base, known = _Opened(ordered[0]), {} if known is None else known
+    compared: list[Compared] = []
+    before = None
     for record in ordered:
         now = base if record is ordered[0] else _Opened(record)
-        compared = _compare(base, before, now, q, {} if known is None else known)
-        state, point = state.step(record, compared, hysteresis)
-        points.append(point)
+        compared.append(_compare(base, before, now, q, known))
         before = now
-        if len(points) % TRIM == 0:
+        if len(compared) % TRIM == 0:
             return_freed_memory()
+    level = level_of([each.change.evidence for each in compared[1:]], q)
+    state = _State.at_the_start(base.heads.members, base.heads.strength.shape[1])
+    points: list[Point] = []
+    for record, each in zip(ordered, compared, strict=True):
+        state, point = state.step(record, each, level, hysteresis)
+        points.append(point)
     return points
+
+
+def run_level(records: Sequence[Record], q: float = FDR) -> float:
+    """The level at which `trajectory` calls the heads of comparable records, and nothing else.
+
+    records: the base first.
+    """
+    base = records[0].heads
+    return level_of([evidence_of(base, record.heads) for record in records[1:]], q)
 
 
 class _Opened:
@@ -220,12 +236,16 @@ class Sweeps:
     It takes half as long as the rest of the comparison, and rows of loggers are without it.
     """
 
-    def __init__(self, base: _Opened, record: Record, q: float) -> None:
-        self._base, self._record, self._q = base, record, q
+    def __init__(self, base: _Opened, record: Record) -> None:
+        self._base, self._record = base, record
 
     @cached_property
-    def settings(self) -> list[Setting]:
-        return _sensitivity(self._base, _Opened(self._record), self._q)
+    def _swept(self) -> list[_Swept]:
+        return _sensitivity(self._base, _Opened(self._record))
+
+    def settings(self, level: float) -> list[Setting]:
+        """The counts of each, with what is called up to a level."""
+        return [swept.at(level) for swept in self._swept]
 
 
 def _compare(
@@ -240,7 +260,7 @@ def _compare(
         members=now.heads.members,
         change=compare(base.heads, now.heads, q),
         turn=None if before is None else turn(before.heads, now.heads, q),
-        sweeps=Sweeps(base, now.record, q),
+        sweeps=Sweeps(base, now.record),
         routing=_routing(base.record, now.record),
     )
     if "" not in key:
@@ -292,9 +312,11 @@ class _State:
         nothing = base.without(base)
         return cls(base, nothing, dict.fromkeys(CHANGES, held), never, never, never)
 
-    def step(self, record: Record, compared: Compared, hysteresis: int) -> tuple[_State, Point]:
+    def step(
+        self, record: Record, compared: Compared, level: float, hysteresis: int
+    ) -> tuple[_State, Point]:
         """The state after a record, and its point."""
-        change, inside = compared.change, compared.members
+        change, inside = compared.change.at(level), compared.members
         transients = self.ever.without(self.base).without(inside)
         transient = transients.unpacked(len(self.first))
         held = {
@@ -331,14 +353,43 @@ def _first(steps: torch.Tensor, mask: torch.Tensor, step: int) -> torch.Tensor:
 
 def _count(sizes: torch.Tensor, n_heads: int, at_most: float) -> Estimate:
     """Heads in a set, float64 [1+R]; the interval reaches down to a number."""
-    count = estimate_of_set(sizes, 0, n_heads)
-    return Estimate(count.value, min(count.low, at_most), count.high)
+    return down_to(estimate_of_set(sizes, 0, n_heads), at_most)
 
 
-def _sensitivity(base: _Opened, now: _Opened, q: float) -> list[Setting]:
+@dataclass(frozen=True)
+class _Swept:
+    """What a setting gives, before the level of the run is known."""
+
+    by: str
+    value: float
+    sizes: dict[str, Estimate]
+    masks: dict[str, torch.Tensor]
+    evidence: Evidence
+
+    @classmethod
+    def of(cls, by: str, value: float, before: Heads, after: Heads) -> _Swept:
+        if 1 in (len(before.threshold), len(after.threshold)):
+            before, after = before.bare, after.bare
+        evidence, n_heads = evidence_of(before, after), before.strength.shape[1]
+        sizes = set_sizes(before.members, after.members)
+        found = {name: estimate_of_set(size, 0, n_heads) for name, size in sizes.items()}
+        masks = sets(before.inside[0], after.inside[0])
+        kept = {name: masks[name].clone() for name in CHANGES}  # no view that keeps the resamples
+        return cls(by, value, found, kept, evidence)
+
+    def at(self, level: float) -> Setting:
+        changed = self.evidence.called(level)
+        called = {name: int((mask & changed).sum()) for name, mask in self.masks.items()}
+        counts = {
+            name: down_to(size, called.get(name, len(changed))) for name, size in self.sizes.items()
+        }
+        return Setting(self.by, self.value, counts, called)
+
+
+def _sensitivity(base: _Opened, now: _Opened) -> list[_Swept]:
     gap = abs(base.record.metric_corrupted - base.record.metric_clean)
     both = zip(base.sweeps(gap), now.sweeps(gap), strict=True)
-    return [_setting(by, value, before, after, q) for (*_, before), (by, value, after) in both]
+    return [_Swept.of(by, value, before, after) for (*_, before), (by, value, after) in both]
 
 
 def _sweeps(record: Record, gap: float) -> Iterator[tuple[str, float, Heads]]:
@@ -349,19 +400,6 @@ def _sweeps(record: Record, gap: float) -> Iterator[tuple[str, float, Heads]]:
     for share in TAU_SHARES:
         tau = torch.full_like(r.threshold, share * gap)
         yield "tau", share * gap, Heads(r.signed, tau, r.importance, distinct)
-
-
-def _setting(by: str, value: float, before: Heads, after: Heads, q: float) -> Setting:
-    if 1 in (len(before.threshold), len(after.threshold)):
-        before, after = before.bare, after.bare
-    sizes = set_sizes(before.members, after.members)
-    changed, _ = calls(before, after, q)
-    masks, n_heads = sets(before.inside[0], after.inside[0]), len(changed)
-    called = {name: int((masks[name] & changed).sum()) for name in CHANGES}
-    counts = {
-        name: _count(size, n_heads, called.get(name, n_heads)) for name, size in sizes.items()
-    }
-    return Setting(by, value, counts, called)
 
 
 def curves(points: Sequence[Point]) -> dict[str, list[Estimate]]:

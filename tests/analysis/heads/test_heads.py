@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ from scipy import stats
 
 from analysis.circuits.circuit import head_importance, head_mask, select_above, select_edges
 from analysis.circuits.graph_contents import parallel_graph
-from analysis.heads.changes import compare, effect, jaccard, overlap
+from analysis.heads.calls import Evidence, level_of
+from analysis.heads.changes import compare, jaccard, overlap
+from analysis.heads.rates import Rates, measure_rates
 from analysis.heads.resampling import (
     Selection,
     resample_heads,
@@ -112,94 +114,79 @@ RESAMPLES = 200
 OTHERS = [(32, 0.5), (64, 0.0)]
 
 
-def experiment(changed: int, n_pairs: int, shared: float) -> dict[str, Any]:
-    """Error rates of the calls and coverage of the intervals over many worlds.
-
-    coverage_of_effect: of E of the heads in both true circuits, and its standard error.
-    """
-    false, calls, found, planted, any_false, raw_false = 0.0, 0, 0, 0, 0, 0
-    covered: dict[str, list[bool]] = {}
-    effects = []
-    for seed in range(WORLDS):
-        world = World(seed, changed, shared=shared)
-        true = world.truth()
-        before, after = (heads.inside[0] for heads in true)
-        scores = world.scores(n_pairs)
-        change = compare(*(heads_of(part, RESAMPLES) for part in scores), 0.05)
-        really = before != after
-        called = change.called["emergent"] | change.called["pruned"]
-        wrong = int((called & ~really).sum())
-        false += wrong / max(1, int(called.sum()))
-        any_false += wrong > 0
-        raw = change.masks["emergent"] | change.masks["pruned"]
-        raw_false += int((raw & ~really).sum()) > 0
-        calls += int(called.sum())
-        found += int((called & really).sum())
-        planted += int(really.sum())
-        true_counts = {
-            "in_circuit": after.sum(),
-            "emergent": (after & ~before).sum(),
-            "retained": (after & before).sum(),
-            "pruned": (before & ~after).sum(),
-            "jaccard": jaccard(before, after),
-        }
-        for name, value in true_counts.items():
-            interval = change.jaccard if name == "jaccard" else change.counts[name]
-            inside = interval.low - 1e-9 <= float(value) <= interval.high + 1e-9
-            covered.setdefault(name, []).append(inside)
-        wanted = effect(true[0].importance[0], true[1].importance[0])
-        held = (change.effect_low <= wanted) & (wanted <= change.effect_high)
-        effects.append(held[before & after].double().mean())
-    rates = torch.stack(effects)
-    return {
-        "fdr": false / WORLDS,
-        "any_false": any_false / WORLDS,
-        "raw_any_false": raw_false / WORLDS,
-        "power": found / max(1, planted),
-        "calls": calls / WORLDS,
-        "coverage": {name: sum(hits) / WORLDS for name, hits in covered.items()},
-        "coverage_of_effect": (float(rates.mean()), float(rates.std()) / math.sqrt(WORLDS)),
-    }
-
-
 def up_to(rate: float, worlds: int) -> float:
     """A rate plus three Monte-Carlo standard errors."""
     return rate + 3 * math.sqrt(rate * (1 - rate) / worlds)
 
 
+def said(what: str, rates: Rates) -> str:
+    coverage = ", ".join(f"{name} {rate}" for name, rate in rates.coverage.items())
+    return (
+        f"\n  {what}: runs with a false call {rates.any_false}, false-discovery rate "
+        f"{rates.false_discovery}, power {rates.power}; coverage {coverage}, of E {rates.effect}"
+    )
+
+
+def check_coverage(rates: Rates) -> None:
+    for coverage in rates.coverage.values():
+        assert coverage.value >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / WORLDS)
+
+
 @pytest.mark.parametrize("shared", [0.0, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_nothing_changed_nothing_called(shared, capsys):
     """Runs with a false call are at most q of all; the raw difference is hardly ever empty."""
-    got = experiment(changed=0, n_pairs=32, shared=shared)
+    got = measure_rates(partial(World, shared=shared), "bb", 32, WORLDS, 0.05, RESAMPLES)
     with capsys.disabled():
-        print(
-            f"\n  nothing changed, shared noise {shared}: runs with a call {got['any_false']:.3f}, "
-            f"with a raw difference {got['raw_any_false']:.2f}; coverage {got['coverage']}"
-        )
-    assert got["any_false"] <= up_to(0.05, WORLDS)
-    for coverage in got["coverage"].values():
-        assert coverage >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / WORLDS)
+        print(said(f"nothing changed, shared noise {shared}", got))
+    assert got.any_false.value <= up_to(0.05, WORLDS)
+    check_coverage(got)
     if shared == 0.0:
-        assert got["raw_any_false"] > 0.5  # the control: without calls there would be findings
+        assert got.raw.value > 0.5  # the control: without calls there would be findings
 
 
 @pytest.mark.parametrize(
     ("n_pairs", "shared"), [(64, 0.5), *(pytest.param(*x, marks=pytest.mark.slow) for x in OTHERS)]
 )
 def test_planted_changes_are_called_at_the_promised_rate(n_pairs, shared, capsys):
-    got = experiment(changed=5, n_pairs=n_pairs, shared=shared)
-    of_effect, error = got["coverage_of_effect"]
+    make = partial(World, changed=5, shared=shared)
+    got = measure_rates(make, "bm", n_pairs, WORLDS, 0.05, RESAMPLES)
     with capsys.disabled():
-        print(
-            f"\n  10 of 48 heads grown or shrunk, {n_pairs} pairs: false-discovery rate "
-            f"{got['fdr']:.3f}, power {got['power']:.2f}; coverage {got['coverage']}, "
-            f"of E {of_effect:.3f} (standard error {error:.3f})"
-        )
-    assert got["fdr"] <= up_to(0.05, WORLDS)
-    assert got["power"] > 0.4
-    for coverage in got["coverage"].values():
-        assert coverage >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / WORLDS)
-    assert abs(of_effect - 0.95) <= 0.02 + 3 * error
+        print(said(f"10 of 48 heads grown or shrunk, {n_pairs} pairs", got))
+    assert got.false_discovery.value <= up_to(0.05, WORLDS)
+    assert got.power.value > 0.4
+    check_coverage(got)
+    assert abs(got.effect.value - 0.95) <= 0.02 + 3 * got.effect.error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize(("word", "changed"), [("bbbbbbbb", 0), ("bbbbmmmm", 5)])
+def test_the_rate_is_one_of_the_whole_run(word, changed, shared, capsys):
+    """Seven checkpoints: of runs without a change at most q have any false call at all."""
+    make = partial(World, changed=changed, shared=shared)
+    got = measure_rates(make, word, 32, WORLDS, 0.05, 100)
+    with capsys.disabled():
+        print(said(f"{word}, shared noise {shared}", got))
+    assert got.false_discovery.value <= up_to(0.05, WORLDS)
+
+
+def test_one_level_for_all_checkpoints_of_a_run():
+    """A p-value that one checkpoint would call is not called among those of many, and back."""
+
+    def evidence(*p: float) -> Evidence:
+        return Evidence(torch.tensor(p, dtype=torch.float64), torch.ones(len(p)))
+
+    lucky, nothing = evidence(0.02, 1.0), evidence(1.0, 1.0)
+    assert lucky.called(level_of([lucky], 0.05)).tolist() == [True, False]
+    assert not lucky.called(level_of([lucky, *[nothing] * 6], 0.05)).any()
+    clear = evidence(1e-6, 1e-6)
+    assert level_of([lucky, *[clear] * 6], 0.05) == 0.02  # many clear ones carry a weaker one
+    bare = evidence(math.nan, math.nan)
+    assert level_of([lucky, bare], 0.05) == 0.02
+    assert level_of([bare], 0.05) == level_of([], 0.05) < 0
+    assert not bare.called(level_of([bare, clear], 0.05)).any()
+    unstable = Evidence(clear.p_value, torch.tensor([0.79, 0.81]))
+    assert unstable.called(0.01).tolist() == [False, True]
 
 
 def test_a_clear_change_is_named_with_its_inclusion():

@@ -32,6 +32,7 @@ from analysis.trajectories.trajectory import (
     associations,
     curves,
     ever_in_circuit,
+    run_level,
     trajectory,
     write_trajectory,
 )
@@ -73,6 +74,17 @@ def test_states_over_checkpoints() -> None:
     assert points[0].turn is None
     turnover = [point.turn.turnover.value for point in points[1:]]
     assert turnover[0] == turnover[2] == 0 < turnover[1] == turnover[3]
+
+
+def test_heads_are_called_at_one_level_of_the_run(tmp_path: Path) -> None:
+    """At all checkpoints alike, and by name as the report has them."""
+    records = some_records("bbm")
+    points = trajectory(records)
+    assert {point.change.level for point in points} == {run_level(records)}
+    run = run_with(tmp_path / "r", records)
+    named = parse_heads(f"{run}@last:called_emergent", GRAPH)
+    called = points[-1].change.called["emergent"]
+    assert {GRAPH.heads.index(head) for head in named} == set(called.nonzero().flatten().tolist())
 
 
 def test_hysteresis_waits_for_a_second_checkpoint_and_then_holds() -> None:
