@@ -4,6 +4,7 @@
     RUN/heads/step-000040/heads-<hash>.safetensors   its circuit and resampled heads
     RUN/heads/step-000040/scores-<hash>.safetensors  its per-pair scores [pairs, E]
     RUN/heads/step-000040/experts-<hash>.safetensors with experts: what tokens were given to
+    RUN/heads/step-000000/logprobs-<hash>.safetensors next-token log-probabilities of the base
     RUN/evaluations/step-000040.json                 held-out pass@1
     RUN/metrics.jsonl                                what the trainer logged, and when
 
@@ -63,8 +64,10 @@ class Record:
     (A heads in all, in the order of graph.heads.)
     n_distinct: clusters of pairs that share a prompt; None: all are distinct.  groups: the cluster
     of each pair, None where all are distinct, and in older records, whose draws were of pairs.
-    experts: what the tokens were given to, None in a model without experts.  digest: of circuit,
-    resamples and experts, as read from a file; empty for a record just made.
+    experts: what the tokens were given to, None in a model without experts.  kl: from the base
+    on the clean prompts, in nats, float [pairs] (analysis/tracking/distance.py); None where it was
+    not measured.  digest: of circuit, resamples and experts, as read from a file; empty for a
+    record just made.
     """
 
     step: int
@@ -85,6 +88,7 @@ class Record:
     n_distinct: int | None = None
     groups: list[int] | None = None
     experts: Experts | None = None
+    kl: torch.Tensor | None = None
     digest: str = ""
 
     @property
@@ -133,6 +137,18 @@ class Record:
         circuit, full, empty = (weights @ self.evaluation.T.double()).T
         return estimate(faithfulness(circuit, full, empty))
 
+    @property
+    def kl_rows(self) -> torch.Tensor | None:
+        """KL from the base, the mean over pairs in each resample: float64 [1+R]."""
+        if self.kl is None:
+            return None
+        return resamples_of(self.weights, self.distinct).double() @ self.kl.double()
+
+    def kl_from_base(self) -> Estimate | None:
+        """KL from the base in nats, with a bootstrap interval over pairs; None if not measured."""
+        rows = self.kl_rows
+        return None if rows is None else estimate(rows)
+
     def depths(self) -> torch.Tensor:
         """Mean number of layers that the circuit's edges out of a head span; NaN outside: [A].
 
@@ -150,20 +166,32 @@ def record_dir(run: str | Path, step: int) -> Path:
     return Path(run) / "heads" / f"step-{step:06d}"
 
 
-def write_record(run: str | Path, record: Record, per_pair: torch.Tensor) -> Path:
-    """Write or replace the record of one step and its scores [pairs, E]; the path of its JSON."""
+def write_record(
+    run: str | Path,
+    record: Record,
+    per_pair: torch.Tensor,
+    log_probs: torch.Tensor | None = None,
+) -> Path:
+    """Write or replace the record of one step and its scores [pairs, E]; the path of its JSON.
+
+    log_probs: of the base, float [N, V] (analysis/tracking/distance.py).
+    """
     directory = record_dir(run, record.step)
     heads = {name: getattr(record, name) for name in _TENSORS} | vars(record.resampled)
     kinds = {"heads": heads, "scores": {"per_pair": per_pair.float()}}
     if record.experts is not None:
         kinds["experts"] = record.experts.all_tensors
+    if record.kl is not None:
+        heads["kl"] = record.kl.float()
+    if log_probs is not None:
+        kinds["logprobs"] = {"log_probs": log_probs.float()}
     files = {}
     for kind, tensors in kinds.items():
         blob = save({name: value.contiguous() for name, value in tensors.items()})
         files[kind] = f"{kind}-{short_hash(blob)}.safetensors"
         with atomic_write(directory / files[kind]) as draft:
             draft.write_bytes(blob)
-    left_out = [*_TENSORS, "resampled", "digest", "experts"]
+    left_out = [*_TENSORS, "resampled", "digest", "experts", "kl"]
     left_out += [name for name in ("n_distinct", "groups") if getattr(record, name) is None]
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in left_out}
     content = {
@@ -175,6 +203,8 @@ def write_record(run: str | Path, record: Record, per_pair: torch.Tensor) -> Pat
             "faithfulness": asdict(record.faithfulness()),
         },
         **({} if record.experts is None else {"experts": _about_experts(record)}),
+        **({} if (kl := record.kl_from_base()) is None else {"kl_from_base": asdict(kl)}),
+        **({} if log_probs is None else {"log_probs": list(log_probs.shape)}),
         "tensors": files,
     }
     write_json(directory / "record.json", {"schema": SCHEMA, **content})
@@ -284,13 +314,15 @@ def _open(run: str | Path, content: dict[str, Any]) -> Record:
     step = content["step"]
     path = record_dir(run, step) / "record.json"
     graph = _one(graph_from(content["graph"], path))
-    shapes = shapes_of(graph, content["n_pairs"])
+    shapes = shapes_of(graph, content["n_pairs"], has_kl="kl_from_base" in content)
     stored = _tensors(run, step, content, "heads", shapes)
-    left_out = {*_TENSORS, "graph", "resampled", "digest", "experts"}
+    left_out = {*_TENSORS, "graph", "resampled", "digest", "experts", "kl"}
     wanted = {f.name for f in fields(Record)} - left_out
     values: dict[str, Any] = {name: content.get(name) for name in wanted}
     values |= {name: math.nan for name in _NUMBERS if values[name] is None}
-    values |= {"graph": graph, "digest": content["tensors"]["heads"], "experts": None}
+    values |= {"graph": graph, "digest": content["tensors"]["heads"], "experts": None, "kl": None}
+    if "kl_from_base" in content:
+        values["kl"] = stored["kl"].clone()
     if "experts" in content:
         values["experts"] = _experts(run, step, content, path)
         values["digest"] += " " + content["tensors"]["experts"]
@@ -335,6 +367,19 @@ def read_scores(run: str | Path, step: int) -> torch.Tensor:
     graph = _one(graph_from(content["graph"], record_dir(run, step) / "record.json"))
     shape = (torch.float32, (content["n_pairs"], graph.n_edges))
     return _tensors(run, step, content, "scores", {"per_pair": shape})["per_pair"]
+
+
+def read_log_probs(run: str | Path) -> torch.Tensor | None:
+    """Log-probabilities of the base, beside the record of step 0: float [N, V]; None without any.
+
+    Raises:
+        ValueError: they can't be read.
+    """
+    content = _content(run, 0)
+    if content is None or "log_probs" not in content:
+        return None
+    shape = (torch.float32, tuple(content["log_probs"]))
+    return _tensors(run, 0, content, "logprobs", {"log_probs": shape})["log_probs"]
 
 
 def recorded_steps(directory: Path) -> list[int]:

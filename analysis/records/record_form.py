@@ -53,6 +53,15 @@ class _Experts:
 
 
 @dataclass(frozen=True)
+class _Estimate:
+    """analysis.intervals.Estimate; null stands for what is no number."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class _File:
     """The form of record.json, as far as it is read again; null stands for what is no number."""
 
@@ -70,6 +79,8 @@ class _File:
     tensors: dict[str, str]
     n_distinct: int | None = None
     groups: list[int] | None = None
+    kl_from_base: _Estimate | None = None
+    log_probs: list[int] | None = None
     experts: _Experts | None = None
 
 
@@ -108,22 +119,24 @@ def read_content(path: Path, step: int) -> dict[str, Any] | None:
         if found.groups is not None and not _are_groups(found.groups, found.n_pairs):
             raise ValueError(f"{path}: groups must give each of the pairs a cluster, from 0 on")
         needed = {"heads", "scores"} | ({"experts"} if found.experts else set())
+        needed |= {"logprobs"} if found.log_probs else set()
         if missing := needed - set(found.tensors):
             raise ValueError(f"{path} names no tensors of {min(missing)}; track this step again")
     return content
 
 
-def _are_groups(groups: list[int], n_pairs: int) -> bool:
+def _are_groups(groups: list[int], n_pairs: int, has_kl: bool = False) -> bool:
     return len(groups) == n_pairs and set(groups) == set(range(max(groups) + 1))
 
 
-def shapes_of(graph: Graph, n_pairs: int) -> Shapes:
+def shapes_of(graph: Graph, n_pairs: int, has_kl: bool = False) -> Shapes:
     """The tensors of the heads; rows of resamples may be any number."""
     table = (None, graph.n_heads_total)
     return {
         "circuit": (torch.bool, (graph.n_edges,)),
         "mean": (torch.float32, (graph.n_edges,)),
         "evaluation": (torch.float32, (3, n_pairs)),
+        **({"kl": (torch.float32, (n_pairs,))} if has_kl else {}),
         **dict.fromkeys(("strength", "signed", "importance"), (torch.float32, table)),
         **dict.fromkeys(("out_degree", "in_degree"), (torch.int16, table)),
         "threshold": (torch.float32, (None,)),

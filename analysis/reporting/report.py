@@ -55,10 +55,10 @@ class Summary:
 class Section:
     """Everything that the page tells about one run; None or "" where there is nothing to tell.
 
-    charts: by their titles. associations: of the signal with the curves. roles: what the roles in
-    the table of heads rest on. sources, shared: what was measured with what, by checkpoint and for
-    all of them. reference: the second model, in words. routing: of a mixture of experts, with how
-    the attribution chose.
+    charts: by their titles. behaviour: how far the model has moved. associations: of the signal
+    with the curves. roles: what the roles in the table of heads rest on. sources, shared: what was
+    measured with what, by checkpoint and for all of them. reference: the second model, in words.
+    routing: of a mixture of experts, with how the attribution chose.
     """
 
     label: str
@@ -66,6 +66,7 @@ class Section:
     charts: dict[str, Markup]
     checkpoints: Table
     legend: list[str]
+    behaviour: Table | None
     tasks: Table | None
     interventions: Table | None
     signal: str | None
@@ -183,6 +184,16 @@ def checkpoint_table(run: Run) -> Table:
     return Table((*titles, "called"), table_cells(run.rows))
 
 
+def behaviour(run: Run) -> Table | None:
+    """How far the model's behaviour has moved at each checkpoint; None if that was not measured."""
+    from analysis.reporting.tables import behaviour_table
+
+    if not (found := behaviour_table(run.rows)):
+        return None
+    titles, *lines = found
+    return Table(titles, lines)
+
+
 def task_scores(run: Run) -> Table | None:
     """pass@1 on benchmarks at each checkpoint; None if there is none."""
     from analysis.reporting.tables import task_names, task_table
@@ -292,6 +303,7 @@ def section(run: Run, name: str) -> Section:
         charts=charts(run, name),
         checkpoints=checkpoint_table(run),
         legend=legend(run.rows),
+        behaviour=behaviour(run),
         tasks=task_scores(run),
         interventions=intervention_table(run),
         signal=run.signal_name,

@@ -73,6 +73,8 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
         **_with_ends("heads/overlap", change.overlap),
         **_with_ends("heads/rank_correlation", change.rank_correlation),
     }
+    if (kl := record.kl_from_base()) is not None:
+        values |= _with_ends("circuit/kl_from_base", kl)
     for name in ("emergent", "retained", "pruned", "transient"):
         values |= _with_ends(f"heads/{name}", point.counts[name])
     for name, (mean, high) in change.null.items():

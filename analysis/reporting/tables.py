@@ -96,6 +96,23 @@ def task_table(rows: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
+def behaviour_table(rows: Sequence[Row]) -> list[list[str]]:
+    """How far the model's behaviour has moved: a heading, then a line for each checkpoint measured.
+
+    A column that no checkpoint has is left out; empty where there would be none.
+    """
+    points = [row.point for row in rows if row.point is not None]
+    columns = {"KL from the base, nats": [p.record.kl_from_base() for p in points]}
+    there = {title: cells for title, cells in columns.items() if any(c is not None for c in cells)}
+    if not there:
+        return []
+    lines = [["checkpoint", *there]]
+    for index, point in enumerate(points):
+        cells = (column[index] for column in there.values())
+        lines.append([str(point.step), *("-" if c is None else number(c, 3) for c in cells)])
+    return lines
+
+
 def _count_cells(row: Row) -> list[str]:
     if row.point is None:
         return ["-" if row.invalid is None else "invalid", *("-" for _ in SHOWN[1:])]
@@ -210,7 +227,16 @@ def format_table(run: Run) -> str:
     if len(text[2]) > WIDTH:
         text = text_table(lines, "r", heading=2, gap=" ")
     notes = [part for line in legend(rows) for part in textwrap.wrap(line, WIDTH)]
-    return "\n".join([*text, text[2], *_task_lines(rows), *notes]) + "\n"
+    below = [*_task_lines(rows), *_behaviour_lines(rows)]
+    return "\n".join([*text, text[2], *below, *notes]) + "\n"
+
+
+def _behaviour_lines(rows: Sequence[Row]) -> list[str]:
+    """`behaviour_table` below the table; nothing if it is empty."""
+    if not (found := behaviour_table(rows)):
+        return []
+    text = text_table(found, "r", heading=0)
+    return [*text, "-" * max(map(len, text))]
 
 
 def _task_lines(rows: Sequence[Row]) -> list[str]:

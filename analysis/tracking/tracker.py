@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -37,8 +37,21 @@ from analysis.models.onload import packed, weights_of
 from analysis.models.provenance import describe
 from analysis.prompts.pairs import Pairs
 from analysis.prompts.regions import Region, find_regions
-from analysis.records.record import Record, is_recorded, write_invalid, write_record
+from analysis.records.record import (
+    Record,
+    is_recorded,
+    read_log_probs,
+    write_invalid,
+    write_record,
+)
 from analysis.tracking import distributed
+from analysis.tracking.distance import (
+    counts_read,
+    kl_from,
+    log_probabilities,
+    logits_at_the_end,
+    positions_read,
+)
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.sharing import SharedPairs, out_of_memory
 
@@ -46,6 +59,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def freeze_pairs(run: str | Path, pairs: Pairs) -> Pairs:
@@ -166,16 +180,11 @@ class HeadTracker:
         distributed.together(partial(self._check_dtype, model, scores))
         found = self._find_circuit(model, scores)
         failed: list[Exception] = []
-        experts = None
-        try:  # before the record, which says that the step is done
-            self._track_roles(model, step)
-        except Exception as error:  # must not cost the record
-            failed.append(error)
-        try:
-            experts = self._experts(model)
-        except Exception as error:  # nor must this
-            failed.append(error)
-        write = partial(self._write, model, step, scores, found, experts, began)
+        # before the record, which says that the step is done
+        _spared(partial(self._track_roles, model, step), failed)
+        experts = _spared(partial(self._experts, model), failed)
+        log_probs = _spared(partial(self._log_probabilities, model), failed)
+        write = partial(self._write, model, step, scores, found, experts, log_probs, began)
         record = distributed.together(write)
         if failed:
             raise failed[0]
@@ -270,6 +279,34 @@ class HeadTracker:
         [rows] = self._shared.measure(measure, [width])
         return as_experts(rows, layers, self.pairs)
 
+    def _log_probabilities(self, model: nn.Module) -> torch.Tensor:
+        """Of the next token where the clean prompts are read: float32 [N, V]."""
+        size = distributed.together(partial(logits_at_the_end, model, self.pairs[0]))
+        most = positions_read(self.pairs, size)
+        [rows] = self._shared.measure(
+            lambda pairs, batch_size: [log_probabilities(model, most, size, pairs, batch_size)],
+            [most * size],
+        )
+        read = torch.arange(most) < counts_read(self.pairs, most)[:, None]
+        return rows.float().unflatten(1, (most, size))[read]
+
+    def _kl(self, step: int, log_probs: torch.Tensor | None) -> torch.Tensor | None:
+        """On rank 0, from the base: float32 [pairs]; None, with a warning, if it can't be had."""
+        if log_probs is None:
+            return None
+        base = log_probs if step == 0 else read_log_probs(self.run)
+        if base is None or base.shape != log_probs.shape:
+            log.warning(
+                "step %d has no KL from the base: %s",
+                step,
+                "the record of step 0 holds no log-probabilities (track it again to have them)"
+                if base is None
+                else f"the base has {base.shape[1]} tokens, and this model {log_probs.shape[1]}",
+            )
+            return None
+        counts = counts_read(self.pairs, positions_read(self.pairs, base.shape[1]))
+        return kl_from(base, log_probs, counts)
+
     def _write(
         self,
         model: nn.Module,
@@ -277,6 +314,7 @@ class HeadTracker:
         scores: EdgeScores,
         found: FoundCircuit,
         experts: Experts | None,
+        log_probs: torch.Tensor | None,
         began: float,
     ) -> Record | None:
         """On rank 0, resample, and write the record of a step whose measuring began at `began`."""
@@ -315,9 +353,10 @@ class HeadTracker:
                 sizes=found.sizes,
             ),
             experts=experts,
+            kl=self._kl(step, log_probs),
             seconds=time.perf_counter() - began,
         )
-        write_record(self.run, record, per_pair)
+        write_record(self.run, record, per_pair, log_probs if step == 0 else None)
         return record
 
     def _write_invalid(self, model: nn.Module, step: int, reason: str) -> None:
@@ -325,6 +364,15 @@ class HeadTracker:
         if distributed.rank() == 0:
             log.warning("step %d has no circuit: %s; its record is marked invalid", step, reason)
             write_invalid(self.run, step, reason, describe(model, self.run))
+
+
+def _spared(measure: Callable[[], T], failed: list[Exception]) -> T | None:
+    """What is measured beside the circuit: a failure must not cost the record."""
+    try:
+        return measure()
+    except Exception as error:
+        failed.append(error)
+        return None
 
 
 def _edge_scores(

@@ -458,6 +458,7 @@ def _json(point: Point) -> dict[str, Any]:
         "turnover": None if last is None else asdict(last.turnover),
         "excess_turnover": None if last is None else asdict(last.excess_turnover),
         "faithfulness": asdict(point.record.faithfulness()),
+        **({} if (kl := point.record.kl_from_base()) is None else {"kl_from_base": asdict(kl)}),
         "raw": {name: names(mask) for name, mask in point.masks.items()},
         "called": {name: names(mask) for name, mask in point.change.called.items()},
         "settled": {name: names(mask) for name, mask in point.settled.items()},

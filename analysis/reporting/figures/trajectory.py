@@ -84,6 +84,11 @@ def trajectory_content(run: Run) -> Content:
             "weighted overlap": [point.change.overlap for point in points],
         }
         panels.append(panel("likeness<br>to base", steps, found, range=[0, 1.05]))
+    measured = [(p.step, kl) for p in points if (kl := p.record.kl_from_base()) is not None]
+    if measured:
+        kl_curve = {"KL from the base, nats": [kl for _, kl in measured]}
+        found_at_steps = [step for step, _ in measured]
+        panels.append(panel("KL from<br>base", found_at_steps, kl_curve, rangemode="tozero"))
     if run.reference is not None and run.reference.jaccard:
         panels.append(_likeness_to_reference(run.reference, steps))
     if run.logged:
