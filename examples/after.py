@@ -26,7 +26,7 @@ out = Path(sys.argv[3] if len(sys.argv) > 3 else "runs/example-after")
 
 # two sums with the same words and other digits, asked up to where the answer differs
 tokenizer = load_tokenizer(base)
-problems = generate("arithmetic", 800, split="held_out")
+problems = generate("arithmetic", 800, split="pairs")
 pairs = counterfactual_pairs(tokenizer, problems, Prompting(), 16, prefix="<answer>")
 
 tracker = HeadTracker(out, pairs, TrackingSettings(resamples=200), tokenizer)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import os
 import random
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedTokenizerBase
     from trl import GRPOConfig, SFTConfig
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -166,9 +169,9 @@ def held_out_problems(cfg: DictConfig) -> list[Problem]:
         raise ValueError(f"{error}. Conversations have no held-out answers: {mend}") from error
     if not problems:
         raise ValueError(
-            f"{data.source} has no row in its held-out part (every {data.held_out_every}th, by the "
-            f"hash of its question), so there is nothing to evaluate on; {mend}, or "
-            "data.held_out_every=2"
+            f"{data.source} has no row in its held-out part (every "
+            f"{2 * data.held_out_every}th, by the hash of its question), so there is nothing to "
+            f"evaluate on; {mend}, or data.held_out_every=2"
         )
     return random.Random(e.seed).sample(problems, min(e.size, len(problems)))
 
@@ -222,7 +225,8 @@ def peft_config(cfg: DictConfig) -> PeftConfig | None:
 def _pair_problems(cfg: DictConfig, wanted: int) -> list[Problem]:
     """Problems for pairs: of their own source (generator, file or benchmark), else of the data.
 
-    Of the data they are of the held-out part.
+    Of the data they are of the part that is for pairs; distinct ones, and fewer than are wanted
+    where it has no more.
 
     Raises:
         ValueError: there are none.
@@ -237,13 +241,13 @@ def _pair_problems(cfg: DictConfig, wanted: int) -> list[Problem]:
         )
     if is_generator(data.source):
         options = plain(p.options if p.source else data.options)
-        return generate(data.source, wanted, p.seed, "held_out", options)
-    problems = held_out_part(data, needs_solution)
+        return generate(data.source, wanted, p.seed, "pairs", options, distinct=True, or_fewer=True)
+    problems = held_out_part(data, needs_solution, "pairs")
     if not problems:
         raise ValueError(
-            f"{data.source} has no row in its held-out part (every {data.held_out_every}th, by the "
-            "hash of its question), of which pairs are made; set pairs.source (a file or a "
-            "generator), tracking=none, or data.held_out_every=2"
+            f"{data.source} has no row in its part for pairs (every {2 * data.held_out_every}th, "
+            "by the hash of its question); set pairs.source (a file or a generator), "
+            "tracking=none, or data.held_out_every=2"
         )
     return random.Random(p.seed).sample(problems, min(wanted, len(problems)))
 
@@ -257,6 +261,12 @@ def build_pairs(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
     problems = _pair_problems(cfg, p.size if p.kind == "answer_style" else 50 * p.size)
     if p.kind == "answer_style":
         starts = (p.clean_start, p.corrupted_start)
+        if len(problems) < p.size:
+            log.warning(
+                "only %d distinct problems for %d pairs (pairs.size); widen the options of their "
+                "source, or set pairs.source to one that has more",
+                *(len(problems), p.size),
+            )
         return answer_style_pairs(tokenizer, problems, ask, *starts, p.prefix_tokens)
     return counterfactual_pairs(tokenizer, problems, ask, p.size, p.prefix, p.cut_solution_after)
 

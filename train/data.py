@@ -5,9 +5,10 @@ analysis/prompts/row_files.py) or `hub:NAME`. SFT rows are conversational `promp
 (or `messages`, where the source has such a column and data.messages_column names it); GRPO rows are
 `prompt` and `answer`.
 
-A file or a data set of the hub has a held-out part, as a generator has: the rows whose question,
-without its white space, has a CRC divisible by data.held_out_every. It is kept from training where
-the run draws from it, for its held-out evaluation or its pairs.
+A file or a data set of the hub has two parts that are held out, as a generator has, one for the
+evaluation and one for pairs: the rows whose question, without its white space, has a CRC divisible
+by data.held_out_every (analysis/prompts/problems.py). They are kept from training where the run
+draws from either.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from omegaconf import DictConfig
 from analysis.prompts.chat import Prompting, fill
 from analysis.prompts.columns import Columns, problems_of
 from analysis.prompts.conversations import messages_of
-from analysis.prompts.problems import Problem, generate, is_held_out, spaceless
+from analysis.prompts.problems import Problem, generate, part_of, spaceless
 from analysis.prompts.row_files import check_file, file_of, read_rows
 from analysis.prompts.values import Row, native, typed_row
 from train.config import plain
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Part = Literal["train", "held_out", "all"]
+Part = Literal["train", "held_out", "pairs", "all"]
 T = TypeVar("T")
 
 
@@ -64,7 +65,7 @@ def columns_of(data: DictConfig) -> Columns:
 
 
 def draws_held_out(cfg: DictConfig) -> bool:
-    """Whether a run draws problems from the held-out part of its training data."""
+    """Whether a run draws problems from the held-out parts of its training data."""
     e, p = cfg.evaluation, cfg.pairs
     evaluated = e.enabled and e.held_out and is_same(e.source, cfg.data.source)
     paired = cfg.tracking.enabled and p.kind != "file" and is_same(p.source, cfg.data.source)
@@ -132,8 +133,7 @@ class Split:
         self._inside = self._outside = 0
         every = self._data.held_out_every
         for row in rows:
-            held_out = is_held_out(spaceless(question(row)), every)
-            if self._part == "all" or held_out == (self._part == "held_out"):
+            if self._part in ("all", part_of(spaceless(question(row)), every)):
                 self._inside += 1
                 yield row
             else:
@@ -149,7 +149,7 @@ class Split:
         there = self._inside + self._outside
         if not used:
             raise ValueError(
-                f"{source} has {there} rows, and all of them are in its held-out part (every "
+                f"{source} has {there} rows, and all of them are in its held-out parts (every "
                 f"{every}th, by the hash of its question); give more rows, or evaluation.source "
                 "and pairs.source of their own, with which nothing is held out"
             )
@@ -175,9 +175,9 @@ def drawn(read: Callable[[], Iterable[T]], size: int | None, seed: int) -> list[
 
 
 def load_problems(data: DictConfig, needs_solution: bool, part: Part) -> list[Problem]:
-    """The problems of a part of a source: data.size of the training part, all of the held-out one.
+    """The problems of a part of a source: data.size of what is trained on, all of a held-out one.
 
-    Of a file's held-out part each question once. A generator's are its training part.
+    Of a file's held-out parts each question once. A generator's are its training part.
 
     Raises:
         ValueError: the size is missing, the source can't be read, or a row is no problem.
@@ -193,7 +193,7 @@ def load_problems(data: DictConfig, needs_solution: bool, part: Part) -> list[Pr
     def problems() -> Iterator[Problem]:
         return split.kept(problems_of(read(), columns, needs_solution), lambda p: p.question)
 
-    if part == "held_out":
+    if part in ("held_out", "pairs"):
         return list({spaceless(p.question): p for p in problems()}.values())
     found = drawn(problems, data.size, data.seed)
     split.report(len(found))
@@ -239,18 +239,18 @@ def conversations(rows: Iterable[Row], data: DictConfig) -> Iterator[Talk]:
         yield Talk(index, question, messages, native(row.values[name]) == messages)
 
 
-def held_out_part(data: DictConfig, needs_solution: bool) -> list[Problem]:
-    """The problems of a file's held-out part, each question once.
+def held_out_part(data: DictConfig, needs_solution: bool, part: Part = "held_out") -> list[Problem]:
+    """The problems of a held-out part of a file, each question once.
 
     Conversations without a column of problems are ones too: what the user asks first, answered by
     the reply.
     """
     read = load_rows(data)
     if data.messages_column is None or columns_of(data).question_of(next(read())) is not None:
-        return load_problems(data, needs_solution, "held_out")
+        return load_problems(data, needs_solution, part)
     found: dict[str, Problem] = {}
     talks = conversations(read(), data)
-    for talk in Split(data, "held_out").kept(talks, lambda talk: talk.question):
+    for talk in Split(data, part).kept(talks, lambda talk: talk.question):
         reply = next(m["content"] for m in talk.messages if m["role"] == "assistant")
         asked = next(m["content"] for m in talk.messages if m["role"] == "user")
         found.setdefault(spaceless(asked), Problem(asked, reply))

@@ -46,7 +46,7 @@ from train.config import check, plain
 from train.data import draws_held_out, grpo_dataset, sft_dataset
 from train.inputs import check_inputs
 from train.lengths import check_rows, context_of
-from train.overlap import warn_of_overlap
+from train.overlap import apart, check_overlap
 from train.recipes.registry import build_recipe
 from train.resuming import check_same_run, is_begun, saved_settings
 from train.rewards import find_rewards
@@ -87,8 +87,18 @@ class Setup:
     source: str  # the directory with its files
     tokenizer: PreTrainedTokenizerBase
     ask: Prompting
-    dataset: Dataset  # the plan's, as the chat template lets it be rendered
+    dataset: Dataset  # the plan's, as the chat template lets it be rendered, apart from the pairs
+    evaluations: list[Evaluation]  # the plan's, apart from the pairs
     pairs: Pairs | None
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """The sizes of the three parts of the problems, in which no question is twice."""
+        held_out = next((e.problems for e in self.evaluations if e.task is None), [])
+        sizes = {"training rows": len(self.dataset), "held-out problems": len(held_out)}
+        if self.pairs is None:
+            return sizes
+        return {"pairs": len(self.pairs), "distinct pairs": self.pairs.n_distinct, **sizes}
 
 
 def prepare(cfg: DictConfig) -> Plan:
@@ -121,7 +131,7 @@ def prepare(cfg: DictConfig) -> Plan:
             cfg.data, "train" if draws_held_out(cfg) else "all"
         )
         evaluated = evaluations(cfg)
-        warn_of_overlap(dataset, evaluated, cfg.data.suffix)
+        check_overlap(dataset, evaluated, cfg.data.suffix)
         return Plan(
             cfg=cfg,
             run=run,
@@ -206,7 +216,10 @@ def assemble(plan: Plan) -> Setup:
     dataset = fit_rows(plan.dataset, tokenizer, ask, plan.args)
     check_rows(dataset, tokenizer, ask, plan.args, context_of(source), cfg.data.max_lost)
     pairs = run_pairs(cfg, tokenizer) if plan.tracking is not None else None
-    return Setup(base, source, tokenizer, ask, dataset, pairs)
+    evaluations = plan.evaluations
+    if pairs is not None:
+        dataset, evaluations = apart(dataset, evaluations, pairs, tokenizer, ask)
+    return Setup(base, source, tokenizer, ask, dataset, evaluations, pairs)
 
 
 def pin(plan: Plan, model_path: str) -> Base:

@@ -112,6 +112,7 @@ def _open(plan: Plan, setup: Setup) -> Publisher | None:
         max_head_curves=logger.max_head_curves,
         seed=cfg.seed,
         prompting=prompting_of(cfg, setup.tokenizer),
+        parts=setup.parts,
     ).write(plan.run)
     if any(cfg.train.args.get(name) for name in ("chat_template_path", "eos_token")):
         setup.tokenizer.save_pretrained(plan.run / "tokenizer")

@@ -88,11 +88,11 @@ def build_callbacks(plan: Plan, setup: Setup, publisher: Publisher | None) -> li
     if tracker is not None:
         found.append(HeadObserver(tracking_config(cfg), tracker, start, lambda: interrupt.stopping))
     e = cfg.evaluation
-    for evaluation in plan.evaluations:
+    for evaluation in setup.evaluations:
         sampling = Sampling(e.samples, e.temperature, e.top_p, e.max_new_tokens, e.batch_size)
         found.append(EvaluationCallback(plan.run, evaluation, sampling, e.seed, interrupt, start))
     # last, what shows their records
-    if distributed.rank() == 0 and (tracker is not None or plan.evaluations):
+    if distributed.rank() == 0 and (tracker is not None or setup.evaluations):
         alarm = None if where == "sidecar" else alarm_of(cfg, plan.run)
         halt = interrupt if cfg.alerts.halt else None
         found.append(PresentCallback(plan.run, publisher, where != "sidecar", alarm, halt))

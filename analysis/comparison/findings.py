@@ -6,15 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.comparison.definitions import Cell, Comparison, Profile, Subject
+from analysis.heads.sample import sample_note
 
 NO_INTERVALS = (
     "A graph file holds no scores of single pairs, so what is compared with one has no intervals, "
     "no null and no calls."
-)
-
-ONE_PAIR = (
-    "All pairs are copies of one, so nothing is known of the noise of pairs: there are no "
-    "intervals, no null and no calls."
 )
 
 NO_SCORES = "the file says which edges are in and gives no scores, so nothing ranks its heads."
@@ -43,8 +39,8 @@ class Findings:
         found = list(self.notes)
         if any(subject.record is None for subject in self.subjects):
             found.append(NO_INTERVALS)
-        if any(s.record is not None and not s.can_be_resampled for s in self.subjects):
-            found.append(ONE_PAIR)
+        sizes = {(s.record.n_pairs, s.record.distinct) for s in self.subjects if s.record}
+        found += [note for size in sorted(sizes) if (note := sample_note(*size))]
         found += [f"{s.name}: {SHARED}" for s in self.subjects if s.shared]
         found += [
             f"{s.name}: {NO_SCORES}"

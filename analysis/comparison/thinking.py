@@ -10,7 +10,7 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from analysis.comparison.findings import ONE_PAIR
+from analysis.heads.sample import sample_note
 from analysis.reporting.kinds import kinds_note
 from analysis.reporting.text import WIDTH, count, inclusion, number, text_table
 
@@ -156,8 +156,9 @@ def format_modes(modes: Modes, q: float) -> str:
     ]
     if note := kinds_note(on.graph):
         notes.append(note)
-    if not c.is_tested:
-        notes.append(ONE_PAIR)
+    distinct = min(record.distinct for record in modes.records.values())
+    if small := sample_note(on.n_pairs, distinct):
+        notes.append(small)
     if on.pairs_hash == modes.records["off"].pairs_hash:
         notes.append("Take care: the chat template gives the same prompts with think on and off.")
     return "\n".join([*table, *(part for note in notes for part in textwrap.wrap(note, WIDTH))])

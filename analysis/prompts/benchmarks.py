@@ -23,14 +23,14 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from analysis.prompts.columns import Columns, problems_of
 from analysis.prompts.conversations import check_text
-from analysis.prompts.problems import Problem, generate
+from analysis.prompts.problems import Problem, generate, spaceless
 from analysis.prompts.row_files import file_of, read_rows, stem
 from analysis.prompts.values import Row, typed
 
@@ -152,9 +152,10 @@ def problems_for_pairs(
     columns: Columns | None = None,
     solutions: bool = False,
 ) -> list[Problem]:
-    """Problems that pairs are made of: drawn from a benchmark, else the first ones.
+    """Distinct problems that pairs are made of: drawn from a benchmark, else the first ones.
 
-    Of a file with `solutions`, if these are needed. A benchmark or file that has fewer gives all.
+    Of a file with `solutions`, if these are needed. Of a generator those of the part that is for
+    pairs (analysis/prompts/problems.py). A source that has fewer gives all.
 
     Raises:
         ValueError: the source is unknown or can't be loaded.
@@ -162,11 +163,21 @@ def problems_for_pairs(
     if options and (source in BENCHMARKS or file_of(source) is not None):
         raise ValueError(f"{source} takes no options; they are for generators")
     if file_of(source) is not None:
-        return list(islice(_from_file(source, columns or Columns(), solutions), size))
+        return list(islice(_each_once(_from_file(source, columns or Columns(), solutions)), size))
     if source not in BENCHMARKS:
-        return generate(source, size, seed, "held_out", options)
-    problems = load_task(source, None, seed, options or {})
+        return generate(source, size, seed, "pairs", options, distinct=True, or_fewer=True)
+    problems = list(_each_once(load_task(source, None, seed, options or {})))
     return random.Random(seed).sample(problems, min(size, len(problems)))
+
+
+def _each_once(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Those whose question, without its white space, was not there before."""
+    seen: set[str] = set()
+    for problem in problems:
+        question = spaceless(problem.question)
+        if question not in seen:
+            seen.add(question)
+            yield problem
 
 
 def _from_file(source: str, columns: Columns, solutions: bool = False) -> Iterator[Problem]:

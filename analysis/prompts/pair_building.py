@@ -30,7 +30,7 @@ def counterfactual_pairs(
     mark. Where the prompt has opened `<think>` already, it is not opened twice, and an `<answer>`
     closes it (analysis/prompts/turns.py). Target and foil are the next tokens that the two problems
     call for: of the rest of the solution, or of the answer. Each problem is used in one pair at
-    most.
+    most, and each prompt, where problems are asked alike.
 
     Raises:
         ValueError: the problems hold fewer than `size` such pairs.
@@ -57,13 +57,15 @@ def common_counterfactual_pairs(
     """
     waiting: dict[tuple[str, tuple[int, ...]], list[list[_Start]]] = defaultdict(list)
     pairs: list[list[Pair]] = [[] for _ in promptings]
+    seen: set[tuple[int, ...]] = set()
     for problem in problems:
         if len(pairs[0]) >= size:
             break
         opened = [_open(tokenizer, problem, p, prefix, cut_solution_after) for p in promptings]
         starts = [start for start in opened if start is not None]
-        if len(starts) < len(promptings):
+        if len(starts) < len(promptings) or any(ids in seen for ids, _ in starts):
             continue
+        seen.update(ids for ids, _ in starts)
         skeleton = re.sub(r"\d", "#", problem.question)
         group = waiting[skeleton, tuple(len(ids) for ids, _ in starts)]
         partner = next((other for other in group if _all_differ(other, starts)), None)
@@ -75,10 +77,10 @@ def common_counterfactual_pairs(
             found.append(Pair(clean, corrupted, target_id=target, foil_id=foil))
     if len(pairs[0]) < size:
         raise ValueError(
-            f"{len(problems)} problems gave only {len(pairs[0])} counterfactual pairs of {size} "
-            "asked for (same skeleton and token length, different next token); ask for fewer "
-            "(size), use a generator (source=arithmetic), or another kind of pairs (answer_style, "
-            "file)"
+            f"{len(problems)} distinct problems gave only {len(pairs[0])} counterfactual pairs of "
+            f"{size} asked for (same skeleton and token length, different next token); ask for "
+            "fewer (size), widen the generator's options (more digits or terms), use a generator "
+            "(source=arithmetic), or another kind of pairs (answer_style, file)"
         )
     return [Pairs(found) for found in pairs]
 

@@ -3,10 +3,12 @@
     arithmetic               sums, with solutions worked by columns (our own)
     reasoning_gym:TASK       any of the procedural tasks of the reasoning-gym package
 
-A generated problem belongs to the held-out part iff the CRC of its text is 0 modulo
-`HELD_OUT_EVERY`. The split is a property of the text alone, so it is the same in every run, for
-every seed, and no problem can be in both parts. The problems of a file are split in the same way,
-by their text without its white space (`spaceless`). Files: analysis/prompts/columns.py.
+There are three parts: what is trained on, what is held out for evaluation, and what pairs are made
+of. A generated problem is not trained on iff the CRC of its text is 0 modulo `HELD_OUT_EVERY`, and
+of these every other one is for pairs. The split is a property of the text alone, so it is the same
+in every run, for every seed, and no problem can be in two parts. The problems of a file are split
+in the same way, by their text without its white space (`spaceless`). Files:
+analysis/prompts/columns.py.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from typing import Any, Literal
 
 from analysis.prompts.gold import Gold, Scorer, pack
 
-Split = Literal["train", "held_out"]
+Split = Literal["train", "held_out", "pairs"]
 HELD_OUT_EVERY = 5
+WASTED = 20_000  # problems in a row of which none is new, from a generator that has no more
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,12 @@ class Problem:
         )
 
 
-def is_held_out(question: str, every: int = HELD_OUT_EVERY) -> bool:
-    """Whether a problem belongs to the held-out part (see the module's docstring)."""
-    return zlib.crc32(question.encode()) % every == 0
+def part_of(question: str, every: int = HELD_OUT_EVERY) -> Split:
+    """The part that a problem belongs to (see the module's docstring)."""
+    times, rest = divmod(zlib.crc32(question.encode()), every)
+    if rest:
+        return "train"
+    return "pairs" if times % 2 else "held_out"
 
 
 def spaceless(question: str) -> str:
@@ -168,6 +174,7 @@ def generate(
     options: dict[str, Any] | None = None,
     keep: Callable[[Problem], bool] = lambda problem: True,
     distinct: bool = False,
+    or_fewer: bool = False,
 ) -> list[Problem]:
     """`size` problems of one split of a source, the same for the same arguments.
 
@@ -176,6 +183,7 @@ def generate(
         options: the generator's own parameters, for example `{"terms": 4}`.
         keep: problems for which it is false are passed over.
         distinct: no question twice; a ValueError says so if the generator runs out of new ones.
+        or_fewer: what there is where it runs out, at least one.
     """
     problems: list[Problem] = []
     seen: set[str] = set()
@@ -183,14 +191,16 @@ def generate(
     for problem in _stream(source, seed, dict(options or {})):
         if len(problems) >= size:
             break
-        usable = is_held_out(problem.question) == (split == "held_out") and keep(problem)
+        usable = part_of(problem.question) == split and keep(problem)
         if usable and not (distinct and problem.question in seen):
             problems.append(problem)
             seen.add(problem.question)
             wasted = 0
         else:
             wasted += 1
-            if wasted > 20_000:
+            if wasted > WASTED and or_fewer and problems:
+                break
+            if wasted > WASTED:
                 raise ValueError(
                     f"{source} gives only {len(problems)} usable problems of {size} asked for "
                     f"(split {split}, options {options or {}}); ask for fewer or widen its options"

@@ -36,6 +36,8 @@ class RunFile:
     the type its weights were measured in; a trainer says these in RUN/base.json.
     prompting: how a training asks, the fields of analysis/prompts/chat.py's `Prompting`; `suffixes`
     of the tasks it is evaluated on; `template`, a hash of its chat template.
+    parts: how many pairs, distinct pairs, training rows and held-out problems a training has, in
+    which no question is twice.
 
     Raises:
         ValueError: fdr, hysteresis or max_head_curves is out of range.
@@ -53,6 +55,7 @@ class RunFile:
     base: str | None = None
     dtype: str | None = None
     prompting: dict[str, Any] | None = None
+    parts: dict[str, int] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.fdr < 1:
@@ -90,7 +93,8 @@ class RunFile:
                 f"{path} has schema {schema} and this version reads {SCHEMA}; use the version that "
                 f"wrote it, or {_MEND}"
             )
-        content.setdefault("prompting", None)  # trainings did not always say it
+        for name in ("prompting", "parts"):  # trainings did not always say it
+            content.setdefault(name, None)
         if differ := sorted({field.name for field in fields(cls)} ^ set(content)):
             what = "an unknown key" if differ[0] in content else "no key"
             raise ValueError(f"{path} has {what} {differ[0]!r}; {_MEND}")

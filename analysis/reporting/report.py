@@ -37,14 +37,16 @@ INCLUSION = "with inclusion at base → final (* called)"
 class Summary:
     """What became of the heads of a run, as texts for sentences.
 
-    counts: of the raw states. chance: empty if the pairs can't be resampled. called: None if no
-    head is. lists: heads of each kind by its title.
+    counts: of the raw states. sample: what is to be said of the size of the sample, or empty.
+    chance: empty if the pairs can't be resampled. called: None if no head is. lists: heads of each
+    kind by its title.
     """
 
     step: int
     base: int
     inside: str
     counts: list[str]
+    sample: str
     chance: str
     called: str | None
     settled: str
@@ -84,6 +86,7 @@ class Section:
 def summary(run: Run) -> Summary | None:
     """What became of the heads of a run; None if only its base was tracked."""
     from analysis.heads.changes import CHANGES
+    from analysis.heads.sample import sample_note
     from analysis.reporting.text import chances, count, with_inclusion
 
     points = run.points
@@ -106,6 +109,7 @@ def summary(run: Run) -> Summary | None:
         base=points[0].step,
         inside=inside,
         counts=[f"{size} {name}" for name, size in counts.items()],
+        sample=sample_note(last.record.n_pairs, last.record.distinct) or "",
         chance=chances(last.change.null),
         called=called if any(mask.any() for mask in last.change.called.values()) else None,
         settled=settled,
@@ -162,10 +166,15 @@ def _made_of(run: Run) -> str:
 def shared_sources(run: Run) -> dict[str, str]:
     """What all checkpoints of a run were measured with: pairs, settings, thresholds."""
     from analysis.records.record_form import SCHEMA
+    from analysis.reporting.tables import parts_note
 
     first = run.points[0].record
+    size = f"{first.n_pairs} pairs"
+    size += f", {first.distinct} distinct" if first.distinct < first.n_pairs else ""
+    parts = parts_note(run.file)
     return {
-        "pairs": f"{first.pairs_hash} ({first.n_pairs} pairs{_made_of(run)})",
+        "pairs": f"{first.pairs_hash} ({size}{_made_of(run)})",
+        **({"parts of the problems": parts[0]} if parts else {}),
         "settings": _pairs(first.settings),
         "graph": str(first.graph),
         "schema of the records": str(SCHEMA),

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from analysis.heads.roles import Roles
+from analysis.heads.sample import sample_note
 from analysis.intervals import Estimate, bare, percentile
 from analysis.models.graph import Graph, head_name
 from analysis.records.record import COMPARABLE
+from analysis.records.run_file import RunFile
 from analysis.reporting.kinds import kind_cell, kind_title, kinds_note
 from analysis.reporting.roles import TITLES, no_cells, role_cells
 from analysis.reporting.text import (
-    ONE_PAIR,
     WIDTH,
     called_heads,
     chances,
@@ -197,9 +198,9 @@ def legend(rows: list[Row]) -> list[str]:
     """What the brackets and columns of a table mean, and what is wrong with invalid checkpoints."""
     lines = ["[ ]: 95 % bootstrap interval, over pairs (heads) or problems (pass@1)."]
     base = next((row.point for row in rows if row.point is not None), None)
-    if base is not None and not base.change.is_tested:
-        lines.append(ONE_PAIR)
-    elif base is not None:
+    if base is not None and (note := sample_note(base.record.n_pairs, base.record.distinct)):
+        lines.append(note)
+    if base is not None and base.change.is_tested:
         lines.append(
             "called: emergent (+) and pruned (-) heads beyond the false-discovery rate of the run, "
             "over all its checkpoints; more checkpoints can change it."
@@ -211,6 +212,14 @@ def legend(rows: list[Row]) -> list[str]:
         lines.append(note)
     lines += [f"invalid: at step {row.step} {row.invalid}." for row in rows if row.invalid]
     return lines
+
+
+def parts_note(file: RunFile) -> list[str]:
+    """The sizes of what is made into pairs, trained on and held out; nothing if unknown."""
+    if file.parts is None:
+        return []
+    sizes = ", ".join(f"{size} {name}" for name, size in file.parts.items())
+    return [f"{sizes}; no question is in two of these parts."]
 
 
 def format_table(run: Run) -> str:
@@ -226,7 +235,8 @@ def format_table(run: Run) -> str:
     text = text_table(lines, "r", heading=2)
     if len(text[2]) > WIDTH:
         text = text_table(lines, "r", heading=2, gap=" ")
-    notes = [part for line in legend(rows) for part in textwrap.wrap(line, WIDTH)]
+    said = [*legend(rows), *parts_note(run.file)]
+    notes = [part for line in said for part in textwrap.wrap(line, WIDTH)]
     below = [*_task_lines(rows), *_behaviour_lines(rows)]
     return "\n".join([*text, text[2], *below, *notes]) + "\n"
 

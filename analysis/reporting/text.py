@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from analysis.trajectories.trajectory import Point
 
 WIDTH = 80
-ONE_PAIR = "All pairs are copies of one, so there are no intervals and no head is called."
 
 
 def text_table(

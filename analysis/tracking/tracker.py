@@ -30,6 +30,7 @@ from analysis.heads.copying import copying
 from analysis.heads.experts import Experts, as_experts, layers_with_experts, measure_experts
 from analysis.heads.resampling import Selection, resample_heads, resample_weights, select
 from analysis.heads.roles import summarise, write_roles
+from analysis.heads.sample import sample_note
 from analysis.models.anatomy import base_model
 from analysis.models.graph import Graph, short_head_name
 from analysis.models.linear import wide
@@ -149,6 +150,8 @@ class HeadTracker:
         """
         if not self._started and distributed.rank() == 0:
             freeze_pairs(self.run, self.pairs)
+            if note := sample_note(len(self.pairs), self.pairs.n_distinct):
+                log.warning(note)
         self._started = True
 
     def is_tracked(self, step: int) -> bool:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from analysis.evaluation.verify import judge
-from analysis.prompts.problems import Problem, spaceless
+from analysis.prompts.problems import Problem, part_of, spaceless
 
 
 def test_sft_and_grpo_rows(compose):
@@ -65,8 +65,8 @@ def test_conversations(compose, tmp_path, monkeypatch, talk, source):
     where = ["data=file", f"data.source={name}", "data.messages_column=conversation"]
     data = compose("sft", *where, "data.held_out_every=2").data
     assert sft_dataset(data).to_list() == [{"messages": TALK}]
-    assert held_out_part(data, needs_solution=False) == [Problem("hi", "ho")]
-    with pytest.raises(ValueError, match="has 1 rows, and all of them are in its held-out part"):
+    assert held_out_part(data, needs_solution=False, part=part_of("hi", 2)) == [Problem("hi", "ho")]
+    with pytest.raises(ValueError, match="has 1 rows, and all of them are in its held-out parts"):
         sft_dataset(data, "train")
 
 
@@ -76,7 +76,7 @@ def test_what_is_held_out_is_not_trained_on(compose, tmp_path, monkeypatch, sour
     import datasets
 
     from train.build import _pair_problems, held_out_problems
-    from train.data import draws_held_out, grpo_dataset
+    from train.data import draws_held_out, grpo_dataset, held_out_part
 
     rows = [{"problem": f"{n}+1=?", "answer": n + 1} for n in range(100)]
     rows += [{"problem": f" {n} + 1 =?", "answer": n + 1} for n in range(50)]
@@ -91,12 +91,13 @@ def test_what_is_held_out_is_not_trained_on(compose, tmp_path, monkeypatch, sour
     trained = [spaceless(row["prompt"][0]["content"]) for row in grpo_dataset(cfg.data, "train")]
     held = held_out_problems(cfg)
     asked = [spaceless(problem.question) for problem in held]
-    assert len(asked) == len(set(asked)) and {*trained, *asked} == {
-        r["problem"] for r in rows[:100]
-    }
-    assert not set(trained) & set(asked) and 10 < len(asked) < 40
+    paired = [spaceless(p.question) for p in held_out_part(cfg.data, False, "pairs")]
+    parts = [set(trained), set(asked), set(paired)]
+    assert len(asked) == len(set(asked)) and len(paired) == len(set(paired))
+    assert set.union(*parts) == {r["problem"] for r in rows[:100]}
+    assert sum(map(len, parts)) == 100 and 3 < len(asked) < 20 and 3 < len(paired) < 20
     assert len(trained) > len(set(trained))
-    assert {spaceless(p.question) for p in _pair_problems(cfg, 8)} < set(asked)
+    assert {spaceless(p.question) for p in _pair_problems(cfg, 2)} < set(paired)
     assert held[0].answer == str(int(held[0].question.split("+")[0]) + 1)
     fewer = compose("grpo", *where, "data.held_out_every=20", "evaluation.size=3")
     assert len(held_out_problems(fewer)) == 3
@@ -120,7 +121,9 @@ def test_too_few_rows_are_one_line_that_says_how_to_mend(compose, tmp_path):
         ValueError, match="a.jsonl has no row in its held-out part .* evaluation.so"
     ):
         held_out_problems(cfg)
-    with pytest.raises(ValueError, match="a.jsonl has no row in its held-out part .* pairs.source"):
+    with pytest.raises(
+        ValueError, match="a.jsonl has no row in its part for pairs .* pairs.source"
+    ):
         _pair_problems(cfg, 8)
 
 

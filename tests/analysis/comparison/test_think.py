@@ -96,7 +96,8 @@ def test_both_modes_ask_the_same_problems_in_the_same_order(kind):
             assert other == text.replace(start, start + EMPTY)
     alone = counterfactual_pairs if kind == "counterfactual" else answer_style_pairs
     given = (9, "<answer>") if kind == "counterfactual" else (CLEAN_START, CORRUPTED_START, 8)
-    problems = generate("arithmetic", 40 * 9 if kind == "counterfactual" else 9, 3, "held_out")
+    wanted = 40 * 9 if kind == "counterfactual" else 9
+    problems = generate("arithmetic", wanted, 3, "pairs", distinct=True)
     assert pairs["on"].hash == alone(tokenizer, problems, Prompting(), *given).hash
 
 
@@ -126,7 +127,9 @@ def test_a_problem_that_one_mode_can_not_use_is_left_out_of_both():
     assert asked[0] == asked[1] == questions(tokenizer, off)
     used = {int(question[0]) for pair in asked[0] for question in pair}
     assert used == {1, 3, 4, 5, 7, 8}
-    with pytest.raises(ValueError, match="10 problems gave only 3 counterfactual pairs of 4"):
+    with pytest.raises(
+        ValueError, match="10 distinct problems gave only 3 counterfactual pairs of 4"
+    ):
         common_counterfactual_pairs(tokenizer, problems, modes, 4, "")
 
 

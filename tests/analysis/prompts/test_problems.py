@@ -9,7 +9,7 @@ import pytest
 
 from analysis.prompts.chat import fill
 from analysis.prompts.gold import Gold
-from analysis.prompts.problems import Problem, generate, is_held_out
+from analysis.prompts.problems import Problem, generate, part_of
 
 
 def test_arithmetic_solutions_are_right():
@@ -32,9 +32,11 @@ def test_columns_and_carries():
 def test_splits_are_disjoint_and_reproducible():
     train = generate("arithmetic", 500, seed=0, split="train")
     held = generate("arithmetic", 100, seed=0, split="held_out", distinct=True)
-    assert not {p.question for p in train} & {p.question for p in held}
-    assert all(is_held_out(p.question) for p in held)
-    assert len({p.question for p in held}) == 100
+    pairs = generate("arithmetic", 100, seed=0, split="pairs", distinct=True)
+    parts = {"train": train, "held_out": held, "pairs": pairs}
+    for name, problems in parts.items():
+        assert {part_of(p.question) for p in problems} == {name}
+    assert [len({p.question for p in some}) for some in (held, pairs)] == [100, 100]
     assert generate("arithmetic", 500, seed=0, split="train") == train
     assert generate("arithmetic", 500, seed=1, split="train") != train
 
@@ -42,6 +44,8 @@ def test_splits_are_disjoint_and_reproducible():
 def test_exhausted_generator_says_so():
     with pytest.raises(ValueError, match="gives only .* usable problems of 5000"):
         generate("arithmetic", 5000, split="held_out", options={"digits": 1}, distinct=True)
+    few = generate("arithmetic", 99, 0, "pairs", {"digits": 1}, distinct=True, or_fewer=True)
+    assert 1 < len(few) == len({p.question for p in few}) < 20
 
 
 def test_reasoning_gym_problems():

@@ -65,7 +65,9 @@ def test_counterfactual_pairs(tokenizer, prefix, mark):
 
 
 def test_too_few_counterfactuals_are_an_error(tokenizer):
-    with pytest.raises(ValueError, match="3 problems gave only 0 counterfactual pairs of 1"):
+    with pytest.raises(
+        ValueError, match="3 distinct problems gave only 0 counterfactual pairs of 1"
+    ):
         same = [Problem("1+1=?", "2"), Problem("11+1=?", "12"), Problem("1+1=?", "2")]
         counterfactual_pairs(tokenizer, same, Prompting(), 1, "<answer>")
 
