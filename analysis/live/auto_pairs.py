@@ -10,9 +10,9 @@ By what the rows hold, as the trainer has prepared them:
     prompts with answers          as prompts and completions, if that gives enough
     prompts                       two styles of answer (arXiv 2509.25758), as pairs=answer_style
 
-A row is in one pair at most, so that pairs are independent. Which rows are taken is said by hashes
-of their content, whatever their order: the same data give the same pairs. A callback can't take
-rows out of a training, so rows of an `eval_dataset`, which are not trained on, are better.
+A prompt is in one pair at most, so that pairs are independent. Which rows are taken is said by
+hashes of their content, whatever their order: the same data give the same pairs. A callback can't
+take rows out of a training, so rows of an `eval_dataset`, which are not trained on, are better.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def auto_pairs(
     columns = set(found[0])
     if examples := [e for row in found if (e := _example(row, tokenizer)) is not None]:
         if examples[0].rejected is not None:
-            pairs, what = _starts(examples), "chosen against rejected answers' starts"
+            pairs, what = _starts(examples, size), "chosen against rejected answers' starts"
         else:
             pairs, what = _counterfactual(examples, size), "two prompts with other completions"
     elif "prompt" in columns and tokenizer is not None:
@@ -160,10 +160,16 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     )
 
 
-def _starts(examples: Iterable[_Example]) -> list[Pair]:
-    """The start of the chosen answer against that of the rejected one."""
-    pairs, seen = [], set()
+def _starts(examples: Iterable[_Example], size: int) -> list[Pair]:
+    """The start of the chosen answer against that of the rejected one, once for each prompt.
+
+    Where the prompt is in both answers, it ends at most where they begin to differ.
+    """
+    pairs: list[Pair] = []
+    seen: list[tuple[int, ...]] = []
     for example in examples:
+        if len(pairs) == size:
+            break
         assert example.rejected is not None, "of preferences"
         alike = _common(example.answer, example.rejected)
         shorter = min(len(example.answer), len(example.rejected))
@@ -173,16 +179,23 @@ def _starts(examples: Iterable[_Example]) -> list[Pair]:
         clean, corrupted = (
             (*example.prompt, *ids[:length]) for ids in (example.answer, example.rejected)
         )
-        if clean not in seen:
+        asked = example.prompt or example.answer[:alike] or clean
+        if not any(_begin_alike(asked, other) for other in seen):
             pairs.append(Pair(clean, corrupted))
-            seen.add(clean)
+            seen.append(asked)
     return pairs
+
+
+def _begin_alike(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether one is the other's beginning."""
+    length = min(len(a), len(b))
+    return a[:length] == b[:length]
 
 
 def _counterfactual(examples: Iterable[_Example], size: int) -> list[Pair]:
     """Two prompts of one length; the nearest two of those at hand are a pair."""
     waiting: dict[int, list[_Example]] = defaultdict(list)
-    for example in examples:
+    for example in {example.prompt: example for example in examples}.values():
         waiting[len(example.prompt)].append(example)
     nearest: list[tuple[float, int, Pair]] = []
     for group in waiting.values():

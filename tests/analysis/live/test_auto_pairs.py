@@ -171,3 +171,26 @@ def test_rows_that_are_not_trained_on_come_first():
     assert rows_of(Both, None) == ([2], "of the evaluation data, which are not trained on")
     assert rows_of(Training, None) == ([1], "of the training data, which are trained on too")
     assert rows_of(None, type("L", (), {"dataset": [4]}))[0] == [4]
+
+
+@pytest.mark.parametrize("form", ["DPO", "ORPO", "SFT"])
+def test_a_prompt_with_several_answers_is_in_one_pair(tokenizer, form):
+    made = []
+    for a, b in SUMS:
+        for wrong in ("9", "no", "none"):
+            prompt = ids(tokenizer, f"{a}+{b}=")
+            chosen, rejected = ids(tokenizer, f"it is {a + b}"), ids(tokenizer, f"it is {wrong}")
+            forms = {
+                "DPO": {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected},
+                "ORPO": {
+                    "chosen_input_ids": prompt + chosen,
+                    "rejected_input_ids": prompt + rejected,
+                },
+                "SFT": {"input_ids": prompt + chosen, "labels": [-100] * len(prompt) + chosen},
+            }
+            made.append(forms[form])
+    pairs = auto_pairs(made, tokenizer)
+    prompts = [text.split("=")[0] for both in texts(tokenizer, pairs) for text in set(both)]
+    sides = 2 if form == "SFT" else 1
+    assert len({*prompts}) * (3 - sides) == len(prompts)
+    assert pairs.n_distinct == len(pairs)
