@@ -14,6 +14,7 @@ COMMANDS = {
     "track": "track checkpoints that exist already",
     "compare": "two circuits or more side by side: heads, edges, each in each model",
     "evaluate": "pass@1 with and without a change of some heads, against controls",
+    "needed": "whether the heads that a run calls are needed, against random heads and the base",
     "intervene": "write a change of some heads into a checkpoint's weights",
     "think": "the circuits of one model with thinking on and off",
     "roles": "what the heads of a circuit attend to and copy",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.cli import key
+from analysis.commands.recorded import model_of, pairs_of
 from analysis.heads.roles import Roles, head_roles, read_roles, write_roles
 from analysis.ranges import COUNT
 from analysis.reporting.roles import format_roles
@@ -53,24 +54,11 @@ def measure(run: Path, record: Record, batch_size: int) -> Roles:
     Raises:
         ValueError: the checkpoint is gone, or it or the pairs are not those of the record.
     """
-    from analysis.models.loading import load_model, load_tokenizer_if_any
-    from analysis.models.provenance import weight_hashes
-    from analysis.prompts.pairs import Pairs
+    from analysis.models.loading import load_tokenizer_if_any
     from analysis.records.checkpoints import find_model
 
-    pairs = Pairs.load(run / "pairs.jsonl")
-    if pairs.hash != record.pairs_hash:
-        raise ValueError(
-            f"{run}/pairs.jsonl holds other pairs (hash {pairs.hash}) than the record of step "
-            f"{record.step} was measured on ({record.pairs_hash}); restore that file"
-        )
-    named, measured = find_model(f"{run}@{record.step}"), record.origin["model"]
-    model = load_model(named.path, named.dtype or measured["dtype"], base=named.base)
-    if any(measured[part] != found for part, found in weight_hashes(model).items()):
-        raise ValueError(
-            f"{named.path} has other weights than step {record.step} of {run} was measured with; "
-            "track that checkpoint again (headlab track redo=true)"
-        )
+    pairs, model = pairs_of(run, record), model_of(run, record)
+    named = find_model(f"{run}@{record.step}")
     tokenizer = load_tokenizer_if_any(named.base or named.path)
     sample = record.settings["resamples"], record.settings["seed"]
     roles = head_roles(model, pairs, tokenizer, batch_size, *sample)

@@ -1,0 +1,159 @@
+"""Whether the heads that a run calls are needed: which they are, and their measure at a step."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from analysis.interventions.head_sets import SETS, NoHeads, parse_heads
+from analysis.interventions.needed import CONTROLS, effect_of, fair_controls, match_of
+from analysis.models.graph import Graph, Head, short_head_name
+from analysis.prompts.pairs import Pairs
+from analysis.records.needed import Effect, Needed
+from analysis.tracking import distributed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from analysis.trajectories.trajectory import Point
+
+CALLED = "called_emergent"
+GIVEN = "given"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which heads of a step are taken out, and what they are compared with.
+
+    plan: what is known before anything is measured.  heads: those that are taken out, the most
+    important first.  random: sets that match them.  metric: of the run.
+    """
+
+    plan: Needed
+    heads: list[Head]
+    random: list[list[Head]]
+
+
+def heads_at(base: Point, point: Point, which: str) -> list[Head]:
+    """The heads of a SET at a point of a trajectory, the most important first.
+
+    Importance is that at the point; for pruned heads, that in the base.
+    """
+    state = which.removeprefix("called_")
+    masks = point.change.called if which.startswith("called_") else point.masks
+    record, graph = (base if state == "pruned" else point).record, point.record.graph
+    importance = record.importance.tolist()
+    chosen = masks[state].nonzero().flatten().tolist()
+    return [graph.heads[head] for head in sorted(chosen, key=lambda head: -importance[head])]
+
+
+def question(
+    base: Point,
+    point: Point,
+    heads: str = CALLED,
+    most: int | None = None,
+    controls: int = CONTROLS,
+    seed: int = 0,
+) -> Question:
+    """What is to be measured at a point of a run, whose first point is the base.
+
+    heads: a SET of analysis/interventions/head_sets.py at the point, or heads as that reads them.
+    most: only so many, the most important. controls: random sets. seed: of their draws.
+
+    Raises:
+        ValueError: there are no such heads in the model.
+    """
+    record = point.record
+    of = heads if heads in SETS else GIVEN
+    try:
+        found = heads_at(base, point, heads) if of != GIVEN else parse_heads(heads, record.graph)
+    except NoHeads:
+        found = []
+    plan = Needed(
+        step=record.step,
+        pairs_hash=record.pairs_hash,
+        metric=str(record.settings["metric"]),
+        of=of,
+        called=len(found),
+        heads=[],
+    )
+    if not found:
+        return Question(replace(plan, note=f"no head is {of.replace('_', ' ')}"), [], [])
+    some, sets = fair_controls(found[:most], record.graph, controls, seed)
+    note = _note(record.graph, found[:most], some, sets, controls)
+    match = match_of(some, sets) if sets else None
+    names = [short_head_name(record.graph.head_names[record.graph.head_index[h]]) for h in some]
+    return Question(replace(plan, heads=names, match=match, note=note), some, sets)
+
+
+def _note(
+    graph: Graph,
+    wanted: Sequence[Head],
+    some: Sequence[Head],
+    sets: Sequence[Sequence[Head]],
+    controls: int,
+) -> str:
+    """What is to be said of the random sets, if anything."""
+    if not controls:
+        return "no random sets were asked for"
+    if not sets:
+        return f"no fair control: the other heads of {graph} give no random sets that match"
+    said = []
+    if len(some) < len(wanted):
+        said.append(
+            f"the {len(some)} most important of {len(wanted)}: more leave too few other heads for "
+            "a fair control"
+        )
+    if len(sets) < controls:
+        least = 1 / (1 + len(sets))
+        said.append(f"only {len(sets)} different random sets match, so p is {least:.2g} or more")
+    return "; ".join(said)
+
+
+def measure(
+    asked: Question,
+    pairs: Pairs,
+    model: nn.Module,
+    base: Callable[[], nn.Module] | None,
+    batch_size: int = 8,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Needed:
+    """What taking the heads out does in a model, and in the base, which is loaded when it is asked.
+
+    To be called by all ranks, with the same weights; the models are left as they were. Where there
+    is no memory for the base beside the model, it is left out and that is said.
+
+    Raises:
+        ValueError: as `effect_of`.
+    """
+    if not asked.heads:
+        return asked.plan
+    effect = partial(
+        effect_of,
+        pairs=pairs,
+        heads=asked.heads,
+        random=asked.random,
+        metric=asked.plan.metric,
+        batch_size=batch_size,
+        resamples=resamples,
+        seed=seed,
+    )
+    found = replace(asked.plan, pairs_hash=pairs.hash, now=effect(model))
+    if base is None:
+        return found
+    try:
+        return replace(found, base=_in_base(effect, base))
+    except (torch.OutOfMemoryError, MemoryError):
+        gc.collect()
+        note = "there was no memory for the base"
+        return replace(found, note="; ".join(part for part in (found.note, note) if part))
+
+
+def _in_base(effect: Callable[[nn.Module], Effect], base: Callable[[], nn.Module]) -> Effect:
+    return effect(distributed.together(base))
