@@ -1,75 +1,68 @@
-"""SFT and GRPO from one base, side by side: which heads does each bring into use?
+"""The demo: one small model is trained twice, and what became of its heads.
 
-    headlab demo experiment=tiny                 what `make demo` runs
+    headlab demo experiment=lookup               in three acts: what `make demo` runs
+    headlab demo experiment=tiny                 SFT and GRPO from one base, side by side
     headlab demo experiment=smollm2              what `make demo-real` runs
-    headlab demo experiment=tiny seed=1          overrides are given to both runs
+    headlab demo experiment=lookup seed=1        overrides are given to both runs
+
+The acts: SFT teaches a model that guesses to look a value up, and heads emerge; those heads are
+taken out, and the answers with them; they are zeroed in the weights, and GRPO brings them back.
 
 A run that was interrupted is continued; a finished one is not run again.
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis.cli import is_answered
+from launch.demo_runs import page_of, tell_places, train
 from train.entry import compose, help_text
 from train.overrides import sort_words
-from train.program import program
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 KINDS = ("sft", "grpo")
-
-
-def run_directory(overrides: list[str], kind: str) -> Path:
-    """Where a run of these overrides is kept."""
-    return Path(compose(kind, overrides).run_dir)
 
 
 def main(arguments: list[str]) -> None:
     """The command line."""
     if is_answered(arguments or ["--help"], lambda: help_text(__doc__ or "")):
         return
+    from launch.acts import planted_in, three_acts
+
     try:
         overrides, options = sort_words(arguments)
         if options:
             raise ValueError(f"{options[0]} is for one run: headlab sft {options[0]} ...")
-        runs = {kind: run_directory(overrides, kind) for kind in KINDS}
+        configs: dict[str, DictConfig] = {kind: compose(kind, overrides) for kind in KINDS}
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    run(overrides, runs)
-
-
-def run(overrides: list[str], runs: dict[str, Path]) -> None:
-    """Both runs, one after the other, and what came of them."""
+    runs = {kind: Path(cfg.run_dir) for kind, cfg in configs.items()}
     started = time.monotonic()
+    if configs["grpo"].model.path == str(planted_in(runs["sft"])):
+        three_acts(overrides, runs)
+    else:
+        side_by_side(overrides, runs)
+    print(f"{time.monotonic() - started:.0f} s")
+
+
+def side_by_side(overrides: list[str], runs: dict[str, Path]) -> None:
+    """Both runs, one after the other, and what came of them."""
+    from analysis.reporting.tables import format_table
+
     for number, (kind, directory) in enumerate(runs.items(), start=1):
         print(f"\n[{number}/{len(runs)}] {kind.upper()} -> {directory}", flush=True)
-        asked = [f"train={kind}", "resume=auto", "resources.processes=1", *overrides]
-        status = subprocess.run(program("launch", *asked)).returncode
-        if status:
-            raise SystemExit(status)
-    _summary(runs, time.monotonic() - started)
-
-
-def _summary(runs: dict[str, Path], seconds: float) -> None:
-    from analysis.reporting.report import write_report
-    from analysis.reporting.tables import format_table
-    from analysis.trajectories.run import read_runs
-
-    directories = list(runs.values())
-    read = read_runs(directories)
-    for kind, run in zip(runs, read, strict=True):
+        train(overrides, kind)
+    for kind, run in zip(runs, page_of(list(runs.values())), strict=True):
         print(f"\n{kind.upper()}")
         print(format_table(run))
-    page = directories[0].parent / f"report-{'-'.join(run.name for run in directories)}.html"
-    print(f"\nreport:  {write_report(read, page)}")
-    for directory in directories:
-        for offline in sorted(directory.glob("wandb/*run-*")):
-            print(f"W&B run: {offline}")
-    print(f"{seconds:.0f} s")
+    tell_places(list(runs.values()))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from train.config import plain
 
 # of the recipes
 PARAMETERS = {
-    **{"tiny_random": 0.82e6, "tiny_base": 0.82e6},
+    **{"tiny_random": 0.82e6, "tiny_base": 0.82e6, "tiny_lookup": 0.82e6},
     **{"tiny_moe": 1.6e6, "tiny_hybrid": 0.9e6, "tiny_neox": 0.73e6},
     **{"smollm2": 135e6, "qwen_coder": 1.54e9},
 }

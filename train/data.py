@@ -1,9 +1,9 @@
 """Problems from a generator, a file or the hub, as the data sets that TRL's trainers take.
 
-data.source is `arithmetic`, `reasoning_gym:TASK`, `file:FILE` (JSONL, JSON, CSV or Parquet; see
-analysis/prompts/row_files.py) or `hub:NAME`. SFT rows are conversational `prompt` and `completion`
-(or `messages`, where the source has such a column and data.messages_column names it); GRPO rows are
-`prompt` and `answer`.
+data.source is `arithmetic`, `lookup`, `reasoning_gym:TASK`, `file:FILE` (JSONL, JSON, CSV or
+Parquet; see analysis/prompts/row_files.py) or `hub:NAME`. SFT rows are conversational `prompt` and
+`completion` (or `messages`, where the source has such a column and data.messages_column names it);
+GRPO rows are `prompt` and `answer`.
 
 A file or a data set of the hub has two parts that are held out, as a generator has, one for the
 evaluation and one for pairs: the rows whose question, without its white space, has a CRC divisible

@@ -16,7 +16,7 @@ from analysis.ranges import COUNT, NATURAL, PART, PORT, SEED, Range
 from analysis.tracking.settings import TrackingConfig
 
 RECIPES = (
-    *("tiny_random", "tiny_base", "tiny_moe", "tiny_hybrid", "tiny_neox"),
+    *("tiny_random", "tiny_base", "tiny_lookup", "tiny_moe", "tiny_hybrid", "tiny_neox"),
     *("smollm2", "qwen_coder"),
 )
 

@@ -22,7 +22,9 @@ POOL = 40  # problems drawn for each pair, of which partners are found
 class Options:
     model: str = key("directory or hub name; its tokenizer and chat template are used")
     out: str = key("JSONL file to be written")
-    source: str = key("arithmetic, reasoning_gym:TASK, file:FILE or a benchmark", "arithmetic")
+    source: str = key(
+        "arithmetic, lookup, reasoning_gym:TASK, file:FILE or a benchmark", "arithmetic"
+    )
     options: Any = key("of a generator: 'options={terms: 3}'", None)
     problem_column: str = key("of a file", "problem")
     answer_column: str = key("of a file", "answer")

@@ -55,7 +55,9 @@ CORRUPTED_START = "To determine the answer, we need to work through the given pr
 class Options:
     model: str = key("directory or hub name of a model or adapter, or RUN@STEP (RUN@last)")
     out: str = key("directory for the two runs and their comparison")
-    source: str = key("arithmetic, reasoning_gym:TASK, file:FILE or a benchmark", "arithmetic")
+    source: str = key(
+        "arithmetic, lookup, reasoning_gym:TASK, file:FILE or a benchmark", "arithmetic"
+    )
     options: Any = key("of a generator: 'options={terms: 3}'", None)
     problem_column: str = key("of a file", "problem")
     answer_column: str = key("of a file", "answer")

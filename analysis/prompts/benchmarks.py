@@ -104,12 +104,12 @@ def default_suffix(task: str) -> str:
 def check_task(task: str) -> None:
     """Raise ValueError unless a text is a benchmark, a generator or a file."""
     kind, _, name = task.partition(":")
-    if task in (*BENCHMARKS, "arithmetic") or file_of(task) is not None:
+    if task in (*BENCHMARKS, "arithmetic", "lookup") or file_of(task) is not None:
         return
     if kind == "reasoning_gym" and name:
         return
     raise ValueError(
-        f"unknown task {task!r}; choose one of {', '.join(BENCHMARKS)}, arithmetic, "
+        f"unknown task {task!r}; choose one of {', '.join(BENCHMARKS)}, arithmetic, lookup, "
         "reasoning_gym:TASK or file:FILE"
     )
 

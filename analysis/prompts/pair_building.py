@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -25,12 +24,12 @@ def counterfactual_pairs(
 ) -> Pairs:
     """Pairs of problems with the same skeleton and token length but another next token.
 
-    The skeleton is the question with its digits masked. Each prompt is the question followed by
-    `prefix` and, with `cut_solution_after`, by the solution up to and including the first such
-    mark. Where the prompt has opened `<think>` already, it is not opened twice, and an `<answer>`
-    closes it (analysis/prompts/turns.py). Target and foil are the next tokens that the two problems
-    call for: of the rest of the solution, or of the answer. Each problem is used in one pair at
-    most, and each prompt, where problems are asked alike.
+    The skeleton is the question with its digits masked (Problem.skeleton). Each prompt is the
+    question followed by `prefix` and, with `cut_solution_after`, by the solution up to and
+    including the first such mark. Where the prompt has opened `<think>` already, it is not opened
+    twice, and an `<answer>` closes it (analysis/prompts/turns.py). Target and foil are the next
+    tokens that the two problems call for: of the rest of the solution, or of the answer. Each
+    problem is used in one pair at most, and each prompt, where problems are asked alike.
 
     Raises:
         ValueError: the problems hold fewer than `size` such pairs.
@@ -66,8 +65,7 @@ def common_counterfactual_pairs(
         if len(starts) < len(promptings) or any(ids in seen for ids, _ in starts):
             continue
         seen.update(ids for ids, _ in starts)
-        skeleton = re.sub(r"\d", "#", problem.question)
-        group = waiting[skeleton, tuple(len(ids) for ids, _ in starts)]
+        group = waiting[problem.skeleton, tuple(len(ids) for ids, _ in starts)]
         partner = next((other for other in group if _all_differ(other, starts)), None)
         if partner is None:
             group.append(starts)

@@ -1,6 +1,7 @@
 """Problems with checkable answers, and those of generators, split into disjoint parts.
 
     arithmetic               sums, with solutions worked by columns (our own)
+    lookup                   a value looked up by its name (analysis/prompts/lookup.py)
     reasoning_gym:TASK       any of the procedural tasks of the reasoning-gym package
 
 There are three parts: what is trained on, what is held out for evaluation, and what pairs are made
@@ -15,12 +16,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from analysis.prompts.gold import Gold, Scorer, pack
+from analysis.prompts.lookup import lookup
 
 Split = Literal["train", "held_out", "pairs"]
 HELD_OUT_EVERY = 5
@@ -33,7 +36,8 @@ class Problem:
 
     `solution` is the reasoning text only, without tags and without the final answer.
     `alternatives` are further gold answers: any of them is right as well. Where the generator has a
-    scorer of its own, it decides, and `answer`, one of the right ones, may be empty.
+    scorer of its own, it decides, and `answer`, one of the right ones, may be empty. `varies` is a
+    pattern of the characters in which problems of one skeleton differ.
     """
 
     question: str
@@ -41,11 +45,17 @@ class Problem:
     solution: str | None = None
     alternatives: tuple[str, ...] = ()
     scorer: Scorer | None = field(default=None, repr=False)
+    varies: str = field(default=r"\d", repr=False)
 
     @property
     def gold(self) -> Gold:
         """What is right."""
         return Gold((self.answer, *self.alternatives), self.scorer)
+
+    @property
+    def skeleton(self) -> str:
+        """The question with what varies masked: two of one skeleton can be a pair."""
+        return re.sub(self.varies, "#", self.question)
 
     def answer_text(self) -> str:
         """The gold answer, to be imitated or to make pairs of.
@@ -121,6 +131,14 @@ def _arithmetic(seed: int, options: dict[str, Any]) -> Iterator[Problem]:
         yield arithmetic_problem(rng, **options)
 
 
+def _lookup(seed: int, options: dict[str, Any]) -> Iterator[Problem]:
+    if unknown := set(options) - {"names", "guess"}:
+        raise ValueError(f"lookup has no option {sorted(unknown)}; it has: names, guess")
+    rng = random.Random(seed)
+    while True:
+        yield Problem(*lookup(rng, **options), varies=r"\w")
+
+
 def _reasoning_gym(task: str, seed: int, options: dict[str, Any]) -> Iterator[Problem]:
     import reasoning_gym
     from reasoning_gym.dataset import ProceduralDataset
@@ -158,11 +176,14 @@ def _accepts_nonsense(dataset: Any, entry: dict[str, Any]) -> bool:
 def _stream(source: str, seed: int, options: dict[str, Any]) -> Iterator[Problem]:
     if source == "arithmetic":
         return _arithmetic(seed, options)
+    if source == "lookup":
+        return _lookup(seed, options)
     kind, _, name = source.partition(":")
     if kind == "reasoning_gym" and name:
         return _reasoning_gym(name, seed, options)
     raise ValueError(
-        f"unknown source of problems {source!r}; write arithmetic, reasoning_gym:TASK or file:FILE"
+        f"unknown source of problems {source!r}; write arithmetic, lookup, reasoning_gym:TASK or "
+        "file:FILE"
     )
 
 
@@ -179,7 +200,7 @@ def generate(
     """`size` problems of one split of a source, the same for the same arguments.
 
     Args:
-        source: `arithmetic` or `reasoning_gym:TASK`.
+        source: `arithmetic`, `lookup` or `reasoning_gym:TASK`.
         options: the generator's own parameters, for example `{"terms": 4}`.
         keep: problems for which it is false are passed over.
         distinct: no question twice; a ValueError says so if the generator runs out of new ones.

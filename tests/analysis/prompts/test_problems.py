@@ -29,6 +29,39 @@ def test_columns_and_carries():
     assert solution == f"{a[1]}+{b[1]}={first},{a[0]}+{b[0]}+1={int(a[0]) + int(b[0]) + 1}"
 
 
+def test_a_lookup_is_answered_by_the_value_of_the_name_that_is_asked_for():
+    for options in ({}, {"names": 4}):
+        for problem in generate("lookup", 50, options=options):
+            given, asked = problem.question.removesuffix("=?").split(";")
+            values = dict(entry.split("=") for entry in given.split(","))
+            assert problem.answer == values[asked]
+            assert len(set(values.values())) == len(values) == options.get("names", 3)
+    assert {p.skeleton for p in generate("lookup", 50)} == {"#=#,#=#,#=#;#=?"}
+
+
+def test_a_guessed_lookup_is_right_once_in_as_many_as_there_are_names():
+    guessed = generate("lookup", 400, options={"names": 3, "guess": True})
+    assert all(p.answer in p.question for p in guessed)
+    shown = [dict(part.split("=") for part in p.question[:-4].split(",")) for p in guessed]
+    hits = sum(p.answer == v[p.question[-3]] for p, v in zip(guessed, shown, strict=True))
+    assert 100 < hits < 170  # a third of 400 is 133, 3.5 standard errors are 33
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": 1}, "options.names must be a whole number from 2 to 16"),
+        ({"names": 17}, "options.names must be a whole number from 2 to 16"),
+        ({"names": True}, "options.names must be a whole number"),
+        ({"guess": 1}, "options.guess must be true or false"),
+        ({"digits": 2}, r"lookup has no option \['digits'\]; it has: names, guess"),
+    ],
+)
+def test_options_that_a_lookup_does_not_have(options, message):
+    with pytest.raises(ValueError, match=message):
+        generate("lookup", 1, options=options)
+
+
 def test_splits_are_disjoint_and_reproducible():
     train = generate("arithmetic", 500, seed=0, split="train")
     held = generate("arithmetic", 100, seed=0, split="held_out", distinct=True)
