@@ -124,6 +124,33 @@ def evaluate_distinct(
     return [values[circuit.edges.numpy().tobytes()] for circuit in circuits]
 
 
+def answer_gap(
+    model: nn.Module, pairs: Pairs, kv: str = "grouped", batch_size: int = 8
+) -> torch.Tensor:
+    """How far the clean prompt speaks for its answer more than the corrupted one does: [pairs].
+
+    That is the logit difference of target and foil on the clean prompt, less that on the corrupted
+    one; NaN where both begin with the same token.
+
+    Raises:
+        ValueError: a pair has no target or no foil, or anything that `evaluate_circuit` raises of
+            the model and the pairs.
+    """
+    measure, parts = metric_named("logit_diff"), proved(model, anatomy(model, kv))
+    pairs.check_vocabulary(parts.vocabulary)
+    pairs.check_length(parts.max_tokens)
+    found = []
+    with preserved(model), torch.no_grad():
+        for batch in pairs.batches(batch_size):
+            batch = batch.to(parts.device)
+            clean, corrupted = (run(parts, ids, batch) for ids in (batch.clean, batch.corrupted))
+            gap = measure(corrupted, clean, batch) - measure(clean, clean, batch)
+            assert batch.target_ids is not None and batch.foil_ids is not None
+            same = batch.target_ids.eq(batch.foil_ids)
+            found.append(gap.masked_fill(same, torch.nan).cpu())
+    return torch.cat(found)
+
+
 def _rows(parts: Anatomy, pairs: Pairs, batch_size: int) -> int:
     """Pairs in one run: at most `batch_size`, and no more than RUN_BYTES of differences."""
     length = max(len(pair.clean_ids) for pair in pairs)

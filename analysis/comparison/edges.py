@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from analysis.comparison.definitions import Difference, Subject, bare_difference, sets
-from analysis.heads.resampling import CHUNK, Selection, largest
+from analysis.heads.resampling import CHUNK, Selection
 from analysis.heads.widest_paths import by_destination, edge_strengths
 from analysis.intervals import Estimate, estimate_of_set
 from analysis.records.record import Record
@@ -27,9 +27,9 @@ def edge_memberships(
     scores = by_destination(graph, per_pair.float())
     bar = tqdm(total=len(weights), desc="edges", disable=None if show_progress else True)
     with bar:
-        for rows in weights.split(CHUNK):
+        cuts = record.resampled.threshold.split(CHUNK)
+        for rows, cut in zip(weights.split(CHUNK), cuts, strict=True):
             mean = rows @ scores
-            cut = largest(mean.abs(), [selection.top_n])[:, 0].clamp_min(selection.tau or 0.0)
             w = mean.abs() if selection.tau is None else mean.clamp_min(0)
             yield edge_strengths(graph, w) >= cut.clamp_min(torch.finfo(w.dtype).tiny)[:, None]
             bar.update(len(rows))

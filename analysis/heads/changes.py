@@ -63,9 +63,10 @@ _REACH = (_FLOOR, 1 / _FLOOR)
 class Heads:
     """The heads of one checkpoint under one selection, with resamples: [1+R, A] each.
 
-    strength and threshold ([1+R]) decide; importance is I of the module's docstring. R is 0 where
-    the pairs can't be resampled (analysis/intervals.py). clusters: how many were resampled. What
-    follows from them is kept, as a checkpoint is compared several times.
+    strength and threshold ([1+R]) decide; a threshold of infinity says that there is no circuit.
+    importance is I of the module's docstring. R is 0 where the pairs can't be resampled
+    (analysis/intervals.py). clusters: how many were resampled. What follows from them is kept, as a
+    checkpoint is compared several times.
     """
 
     strength: torch.Tensor
@@ -93,11 +94,14 @@ class Heads:
     def margin(self, heads: torch.Tensor) -> torch.Tensor:
         """Log entry strength less log threshold, at least 0 for the heads inside.
 
+        0 where there is no circuit: heads are then compared with being just outside of one.
+
         heads: indices int64 [M] -> [1+R, M].
         """
         cut = self.threshold[:, None].double()
         cut = torch.where(cut > 0, cut, torch.finfo(torch.float32).tiny)
-        return self.strength.index_select(1, heads).double().div_(cut).clamp_(*_REACH).log_()
+        found = self.strength.index_select(1, heads).double().div_(cut).clamp_(*_REACH).log_()
+        return found.masked_fill_(cut.isinf(), 0.0)
 
     @cached_property
     def ranks(self) -> np.ndarray:

@@ -15,7 +15,7 @@ Shape legend: P pairs, E edges, R resamples, A heads in all, K sizes of the swee
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,8 +52,8 @@ class Resampled:
 
     strength, signed: entry strengths (analysis/heads/widest_paths.py) by |score| and by score,
     [1+R, A]. importance, out_degree, in_degree: of the heads in the circuits, [1+R, A].
-    threshold: strength from which on an edge is in the circuit, [1+R]. sweep: the same for circuits
-    of SWEEP times as many edges, [1+R, K].
+    threshold: strength from which on an edge is in the circuit, [1+R]; infinity where there is no
+    circuit. sweep: the same for circuits of SWEEP times as many edges, [1+R, K].
     """
 
     strength: torch.Tensor
@@ -63,6 +63,19 @@ class Resampled:
     in_degree: torch.Tensor
     threshold: torch.Tensor
     sweep: torch.Tensor
+
+    @property
+    def without_circuit(self) -> Resampled:
+        """The same entry strengths, and no circuit of any size."""
+        nothing = ("importance", "out_degree", "in_degree")
+        return replace(
+            self,
+            **{name: torch.zeros_like(getattr(self, name)) for name in nothing},
+            **{
+                name: getattr(self, name).new_full((), torch.inf).expand_as(getattr(self, name))
+                for name in ("threshold", "sweep")
+            },
+        )
 
 
 def resample_weights(groups: Sequence[int], resamples: int, seed: int) -> torch.Tensor:

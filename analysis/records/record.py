@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from analysis.models.graph import Graph
 from analysis.models.graph_form import graph_from
 from analysis.prompts.pairs import Pairs
 from analysis.records.record_form import (
+    BESIDE,
     SCHEMA,
     layers_of,
     read_content,
@@ -66,7 +67,8 @@ class Record:
     of each pair, None where all are distinct, and in older records, whose draws were of pairs.
     experts: what the tokens were given to, None in a model without experts.  kl: from the base
     on the clean prompts, in nats, float [pairs] (analysis/tracking/distance.py); None where it was
-    not measured.  digest: of circuit, resamples and experts, as read from a file; empty for a
+    not measured.  held_out, sizes, gap_metric, gap: as in analysis/tracking/finding.py, None in
+    older records.  digest: of circuit, resamples and experts, as read from a file; empty for a
     record just made.
     """
 
@@ -89,6 +91,10 @@ class Record:
     groups: list[int] | None = None
     experts: Experts | None = None
     kl: torch.Tensor | None = None
+    held_out: torch.Tensor | None = None
+    sizes: torch.Tensor | None = None
+    gap_metric: str | None = None
+    gap: torch.Tensor | None = None
     digest: str = ""
 
     @property
@@ -131,11 +137,38 @@ class Record:
     def n_edges(self) -> int:
         return int(self.circuit.sum())
 
-    def faithfulness(self) -> Estimate:
-        """Faithfulness of the circuit, with a bootstrap interval over pairs."""
+    def faithfulness(self, held_out: bool = True) -> Estimate:
+        """What circuits of this size keep, with a bootstrap interval over pairs.
+
+        held_out: each pair under a circuit that the other half of the pairs ranked, where that was
+        measured (analysis/circuits/halves.py); else all under the circuit that all of them ranked.
+        """
         weights = resamples_of(self.weights, self.distinct).double()
         circuit, full, empty = (weights @ self.evaluation.T.double()).T
+        if held_out and self.held_out is not None:
+            circuit = weights @ self.held_out.double()
         return estimate(faithfulness(circuit, full, empty))
+
+    def metric_gap(self) -> Estimate:
+        """Between corrupted and clean prompts, with a bootstrap interval over pairs.
+
+        In `gap_metric`, or where that is None in the metric of the settings.
+        """
+        _, full, empty = self.evaluation.double()
+        gap = empty - full if self.gap is None else self.gap.double()
+        weights = resamples_of(self.weights, self.distinct).double()
+        known = (~gap.isnan()).double()
+        return estimate(weights @ gap.nan_to_num() / (weights @ known))
+
+    @property
+    def lacks_behaviour(self) -> bool:
+        """Whether the gap is not above 0 beyond its sampling error, so that no circuit is there."""
+        return self.gap_metric is not None and self.metric_gap().low <= 0
+
+    def without_circuit(self) -> Record:
+        """The same of a model that lacks the behaviour: no edge and no head is in."""
+        nothing = torch.zeros_like(self.circuit)
+        return replace(self, circuit=nothing, resampled=self.resampled.without_circuit)
 
     @property
     def kl_rows(self) -> torch.Tensor | None:
@@ -181,8 +214,10 @@ def write_record(
     kinds = {"heads": heads, "scores": {"per_pair": per_pair.float()}}
     if record.experts is not None:
         kinds["experts"] = record.experts.all_tensors
-    if record.kl is not None:
-        heads["kl"] = record.kl.float()
+    beside = [name for name in BESIDE if getattr(record, name) is not None]
+    for name in beside:
+        value = getattr(record, name)
+        heads[name] = value.float() if value.is_floating_point() else value.int()
     if log_probs is not None:
         kinds["logprobs"] = {"log_probs": log_probs.float()}
     files = {}
@@ -191,8 +226,9 @@ def write_record(
         files[kind] = f"{kind}-{short_hash(blob)}.safetensors"
         with atomic_write(directory / files[kind]) as draft:
             draft.write_bytes(blob)
-    left_out = [*_TENSORS, "resampled", "digest", "experts", "kl"]
-    left_out += [name for name in ("n_distinct", "groups") if getattr(record, name) is None]
+    left_out = [*_TENSORS, *BESIDE, "resampled", "digest", "experts"]
+    optional = ("n_distinct", "groups", "gap_metric")
+    left_out += [name for name in optional if getattr(record, name) is None]
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in left_out}
     content = {
         **values,
@@ -202,6 +238,8 @@ def write_record(
             "heads": record.graph.names_of(record.in_circuit),
             "faithfulness": asdict(record.faithfulness()),
         },
+        "metric_gap": asdict(record.metric_gap()),
+        "beside": beside,
         **({} if record.experts is None else {"experts": _about_experts(record)}),
         **({} if (kl := record.kl_from_base()) is None else {"kl_from_base": asdict(kl)}),
         **({} if log_probs is None else {"log_probs": list(log_probs.shape)}),
@@ -314,15 +352,15 @@ def _open(run: str | Path, content: dict[str, Any]) -> Record:
     step = content["step"]
     path = record_dir(run, step) / "record.json"
     graph = _one(graph_from(content["graph"], path))
-    shapes = shapes_of(graph, content["n_pairs"], has_kl="kl_from_base" in content)
+    beside = content.get("beside", [])
+    shapes = shapes_of(graph, content["n_pairs"], beside)
     stored = _tensors(run, step, content, "heads", shapes)
-    left_out = {*_TENSORS, "graph", "resampled", "digest", "experts", "kl"}
+    left_out = {*_TENSORS, *BESIDE, "graph", "resampled", "digest", "experts"}
     wanted = {f.name for f in fields(Record)} - left_out
     values: dict[str, Any] = {name: content.get(name) for name in wanted}
     values |= {name: math.nan for name in _NUMBERS if values[name] is None}
-    values |= {"graph": graph, "digest": content["tensors"]["heads"], "experts": None, "kl": None}
-    if "kl_from_base" in content:
-        values["kl"] = stored["kl"].clone()
+    values |= {"graph": graph, "digest": content["tensors"]["heads"], "experts": None}
+    values |= {name: stored[name].clone() if name in beside else None for name in BESIDE}
     if "experts" in content:
         values["experts"] = _experts(run, step, content, path)
         values["digest"] += " " + content["tensors"]["experts"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from analysis.models.graph_form import GraphForm
 from analysis.records.stored import Shapes
 
 SCHEMA = 2
+BESIDE = ("kl", "held_out", "gap", "sizes")  # small tensors that a record may lack
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class _File:
     groups: list[int] | None = None
     kl_from_base: _Estimate | None = None
     log_probs: list[int] | None = None
+    gap_metric: str | None = None
+    beside: list[str] = field(default_factory=list)
     experts: _Experts | None = None
 
 
@@ -118,6 +121,8 @@ def read_content(path: Path, step: int) -> dict[str, Any] | None:
             raise ValueError(f"{path}: it has no pairs or no resamples")
         if found.groups is not None and not _are_groups(found.groups, found.n_pairs):
             raise ValueError(f"{path}: groups must give each of the pairs a cluster, from 0 on")
+        if unknown := set(found.beside) - set(BESIDE):
+            raise ValueError(f"{path}: nothing is called {min(unknown)!r} beside the heads")
         needed = {"heads", "scores"} | ({"experts"} if found.experts else set())
         needed |= {"logprobs"} if found.log_probs else set()
         if missing := needed - set(found.tensors):
@@ -125,18 +130,23 @@ def read_content(path: Path, step: int) -> dict[str, Any] | None:
     return content
 
 
-def _are_groups(groups: list[int], n_pairs: int, has_kl: bool = False) -> bool:
+def _are_groups(groups: list[int], n_pairs: int) -> bool:
     return len(groups) == n_pairs and set(groups) == set(range(max(groups) + 1))
 
 
-def shapes_of(graph: Graph, n_pairs: int, has_kl: bool = False) -> Shapes:
-    """The tensors of the heads; rows of resamples may be any number."""
+def shapes_of(graph: Graph, n_pairs: int, beside: Sequence[str] = ()) -> Shapes:
+    """The tensors of the heads, with those of BESIDE; rows of resamples may be any number."""
+    of_pairs = (torch.float32, (n_pairs,))
+    others: Shapes = {
+        **dict.fromkeys(("kl", "held_out", "gap"), of_pairs),
+        "sizes": (torch.int32, (None,)),
+    }
     table = (None, graph.n_heads_total)
     return {
         "circuit": (torch.bool, (graph.n_edges,)),
         "mean": (torch.float32, (graph.n_edges,)),
         "evaluation": (torch.float32, (3, n_pairs)),
-        **({"kl": (torch.float32, (n_pairs,))} if has_kl else {}),
+        **{name: others[name] for name in beside},
         **dict.fromkeys(("strength", "signed", "importance"), (torch.float32, table)),
         **dict.fromkeys(("out_degree", "in_degree"), (torch.int16, table)),
         "threshold": (torch.float32, (None,)),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,15 +20,12 @@ from torch import nn
 from analysis.attribution.eap import attribute
 from analysis.attribution.edge_scores import EdgeScores
 from analysis.attribution.precision import Precision, check_dtype
-from analysis.circuits.circuit import Circuit, edge_budget
-from analysis.circuits.faithfulness import CircuitEvaluation, evaluate_distinct
-from analysis.circuits.smallest import scan_sizes
 from analysis.detection.detect import anatomy
 from analysis.files import atomic_write, write_json
 from analysis.heads.attention import PATTERN_SCORES, pattern_scores
 from analysis.heads.copying import copying
 from analysis.heads.experts import Experts, as_experts, layers_with_experts, measure_experts
-from analysis.heads.resampling import Selection, resample_heads, resample_weights, select
+from analysis.heads.resampling import resample_heads
 from analysis.heads.roles import summarise, write_roles
 from analysis.heads.sample import sample_note
 from analysis.models.anatomy import base_model
@@ -53,6 +50,7 @@ from analysis.tracking.distance import (
     logits_at_the_end,
     positions_read,
 )
+from analysis.tracking.finding import CircuitFinder, FoundCircuit
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.sharing import SharedPairs, out_of_memory
 
@@ -103,20 +101,6 @@ def graph_of_heads(model: nn.Module, kv: str = "grouped") -> Graph:
     return graph
 
 
-@dataclass(frozen=True)
-class FoundCircuit:
-    """A circuit, how it was cut out of the scores, and what it keeps.
-
-    edges: bool [E]. sizes: edges before pruning in each resample of the pairs, int64 [1+R], where
-    they are found anew in each.
-    """
-
-    selection: Selection
-    edges: torch.Tensor
-    evaluation: CircuitEvaluation
-    sizes: torch.Tensor | None = None
-
-
 class HeadTracker:
     """Tracks the heads of one run: `track` makes the record of a checkpoint.
 
@@ -135,6 +119,7 @@ class HeadTracker:
         self.pairs = pairs
         self.settings = settings
         self._shared = SharedPairs(pairs, settings.batch_size)
+        self._finder = CircuitFinder(pairs, settings, self._shared)
         self._tokenizer = tokenizer
         self._started = False
         self._checked: Precision | None = None
@@ -181,7 +166,7 @@ class HeadTracker:
             self._write_invalid(model, step, "the scores of some edges are not finite")
             return None
         distributed.together(partial(self._check_dtype, model, scores))
-        found = self._find_circuit(model, scores)
+        found = self._finder.find(model, scores)
         failed: list[Exception] = []
         # before the record, which says that the step is done
         _spared(partial(self._track_roles, model, step), failed)
@@ -216,36 +201,6 @@ class HeadTracker:
             if not out_of_memory(error):
                 raise
             log.warning("check_dtype: there is no memory for the weights in float32")
-
-    def _find_circuit(self, model: nn.Module, scores: EdgeScores) -> FoundCircuit:
-        """The circuit that the settings ask for, and what it keeps."""
-        s, graph, mean = self.settings, scores.graph, scores.per_edge.float().mean(0)
-
-        def cut(size: int) -> torch.Tensor:
-            return select(graph, mean, Selection(size, s.tau))
-
-        def evaluate(sizes: Sequence[int]) -> list[CircuitEvaluation]:
-            return self._evaluate(model, [Circuit(graph, cut(size)) for size in sizes])
-
-        sizes = None
-        if s.faithful is None:
-            size = edge_budget(graph, s.top_n, s.fraction)
-        else:
-            weights = resample_weights(self.pairs.groups, s.resamples, s.seed)
-            scan = scan_sizes(graph.n_edges, s.faithful, weights, evaluate)
-            sizes = scan.smallest(weights, s.faithful)
-            size = int(sizes[0])
-        [evaluation] = evaluate([size])
-        return FoundCircuit(Selection(size, s.tau), cut(size), evaluation, sizes)
-
-    def _evaluate(self, model: nn.Module, circuits: list[Circuit]) -> list[CircuitEvaluation]:
-        """What each circuit keeps of the metric, pair by pair."""
-        full, empty, *of_circuits = self._shared.measure(
-            partial(_metric_values, model, circuits, self.settings.metric),
-            [1] * (2 + len(circuits)),
-        )
-        ends = full.squeeze(1), empty.squeeze(1)
-        return [CircuitEvaluation(values.squeeze(1), *ends) for values in of_circuits]
 
     def _track_roles(self, model: nn.Module, step: int) -> None:
         """Write what the heads attend to and copy on the clean prompts."""
@@ -355,10 +310,22 @@ class HeadTracker:
                 groups=self.pairs.groups,
                 sizes=found.sizes,
             ),
+            held_out=found.held_out,
+            sizes=found.sizes,
+            gap_metric=found.gap_metric,
+            gap=found.gap,
             experts=experts,
             kl=self._kl(step, log_probs),
             seconds=time.perf_counter() - began,
         )
+        if record.lacks_behaviour:
+            gap = record.metric_gap()
+            log.warning(
+                "step %d has no circuit: the model does not show the behaviour on these pairs, as "
+                "the %s of corrupted and clean prompts differs by %.3g [%.3g, %.3g], not above 0",
+                *(step, record.gap_metric, gap.value, gap.low, gap.high),
+            )
+            record = record.without_circuit()
         write_record(self.run, record, per_pair, log_probs if step == 0 else None)
         return record
 
@@ -385,14 +352,6 @@ def _edge_scores(
     how = (s.method, s.metric, s.ig_steps, s.quadrature, s.kv, batch_size, show_progress)
     scores = attribute(model, pairs, *how, routing=s.routing)
     return [scores.per_edge, scores.metric_clean, scores.metric_corrupted]
-
-
-def _metric_values(
-    model: nn.Module, circuits: list[Circuit], metric: str, pairs: Pairs, batch_size: int
-) -> list[torch.Tensor]:
-    """The metric of the full model, of the empty circuit and of each circuit: [pairs] each."""
-    found = evaluate_distinct(model, pairs, circuits, metric, batch_size=batch_size)
-    return [found[0].full, found[0].empty, *(each.circuit for each in found)]
 
 
 def _patterns(

@@ -398,7 +398,7 @@ def _sweeps(record: Record, gap: float) -> Iterator[tuple[str, float, Heads]]:
     for column, size in enumerate(sweep_sizes(record.graph, record.selection["top_n"])):
         yield "top_n", size, Heads(r.strength, r.sweep[:, column], r.importance, distinct)
     for share in TAU_SHARES:
-        tau = torch.full_like(r.threshold, share * gap)
+        tau = torch.where(r.threshold.isinf(), r.threshold, share * gap)  # no circuit: none
         yield "tau", share * gap, Heads(r.signed, tau, r.importance, distinct)
 
 

@@ -99,8 +99,10 @@ def tiny_wrapper(kind: str, vocabulary: int = 50) -> Any:
     return model.eval()
 
 
-def random_pairs(count: int = 3, lengths: tuple[int, ...] = (6, 4, 5), seed: int = 0) -> Any:
-    """Pairs of random tokens of different lengths, with targets and foils."""
+def random_pairs(
+    count: int = 3, lengths: tuple[int, ...] = (6, 4, 5), seed: int = 0, answers: bool = True
+) -> Any:
+    """Pairs of random tokens of different lengths, with targets and foils if they have answers."""
     from analysis import Pair, Pairs
 
     generator = torch.Generator().manual_seed(seed)
@@ -109,4 +111,5 @@ def random_pairs(count: int = 3, lengths: tuple[int, ...] = (6, 4, 5), seed: int
         return tuple(torch.randint(3, 50, (n,), generator=generator).tolist())
 
     sizes = [lengths[index % len(lengths)] for index in range(count)]
-    return Pairs([Pair(tokens(n), tokens(n), 10 + i, 20 + i) for i, n in enumerate(sizes)])
+    both = [(10 + i, 20 + i) if answers else () for i in range(count)]
+    return Pairs([Pair(tokens(n), tokens(n), *ids) for n, ids in zip(sizes, both, strict=True)])

@@ -45,7 +45,9 @@ def trained(tmp_path_factory) -> Path:
         checkpoint = run / "checkpoint-4"
         model = tiny_model("qwen2", torch.float32, seed)
         model.save_pretrained(checkpoint)
-        HeadTracker(run, random_pairs(8), settings).track(model, 4, show_progress=False)
+        HeadTracker(run, random_pairs(8, answers=False), settings).track(
+            model, 4, show_progress=False
+        )
         RunFile(name, "sft", "loss").write(run)
     return root
 
@@ -70,17 +72,17 @@ def test_cross_faithfulness(tmp_path, trained):
         record = records[circuit]
         assert record is not None and cell["reason"] is None
         parts = Circuit(record.graph, record.circuit)
-        direct = evaluate_circuit(models[model], random_pairs(8), parts)
+        direct = evaluate_circuit(models[model], random_pairs(8, answers=False), parts)
         assert cell["faithfulness"]["value"] == pytest.approx(direct.faithfulness, abs=1e-5)
         assert cell["faithfulness"]["low"] <= cell["faithfulness"]["high"]
         control = random_circuit(parts, 3)
         assert cell["random_edges"] == control.n_edges
-        direct = evaluate_circuit(models[model], random_pairs(8), control)
+        direct = evaluate_circuit(models[model], random_pairs(8, answers=False), control)
         assert cell["random"]["value"] == pytest.approx(direct.faithfulness, abs=1e-5)
         own = cells[model, model]["faithfulness"]["value"]
         assert cell["below_own"]["value"] == pytest.approx(cell["faithfulness"]["value"] - own)
         if circuit == model:
-            kept = vars(record.faithfulness())
+            kept = vars(record.faithfulness(held_out=False))
             assert cell["faithfulness"] == pytest.approx(kept, abs=1e-5)
 
 
@@ -120,7 +122,9 @@ def test_adapters(tmp_path, trained):
         AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules=["q_proj", "o_proj"])
     )
     tracker = HeadTracker(
-        run, random_pairs(8), TrackingSettings(fraction=0.2, resamples=20, ig_steps=2)
+        run,
+        random_pairs(8, answers=False),
+        TrackingSettings(fraction=0.2, resamples=20, ig_steps=2),
     )
     tracker.track(model, 0, show_progress=False)
     with torch.no_grad():
@@ -132,7 +136,7 @@ def test_adapters(tmp_path, trained):
     act(options(tmp_path, f"a={run}@0", f"b={run}@2", "cross=true", "device=cpu"))
     cells = cells_of(tmp_path / "out")
     assert {cell["reason"] for cell in cells.values()} == {None}
-    kept = vars(after.faithfulness())
+    kept = vars(after.faithfulness(held_out=False))
     assert cells["b", "b"]["faithfulness"] == pytest.approx(kept, abs=1e-4)
     assert cells["b", "a"]["faithfulness"]["value"] != cells["b", "b"]["faithfulness"]["value"]
     (run / "checkpoint-2").rename(tmp_path / "moved")
