@@ -112,7 +112,7 @@ def act(options: Options) -> None:
 
     transformers_logging.disable_progress_bar()
     found = needed(options)
-    print(format_needed(found))
+    print("\n".join(format_needed(found)))
     if options.out is not None:
         write_json(Path(options.out), as_json(found))
         print(f"wrote {options.out}")

@@ -129,12 +129,12 @@ def effect_of(
         changes = [_at_mean(parts, means, one) for one in sets]
         how = partial(_values, model, parts, changes, measure)
         values, right = shared.measure(how, [1 + len(sets)] * 2)
-    weights = resample_weights(len(pairs), resamples, seed)
-    weights = resamples_of(weights, pairs.n_distinct(metric)).double()
+    weights = resample_weights(pairs.groups, resamples, seed)
+    weights = resamples_of(weights, pairs.n_distinct).double()
     change = weights @ (values[:, 1:] - values[:, :1])  # [1+R, S]
     excess, p = None, None
     if random:
-        of_sets = resample_weights(len(random), resamples, seed + 1).double()[: len(weights)]
+        of_sets = resample_weights(range(len(random)), resamples, seed + 1).double()[: len(weights)]
         excess = estimate(change[:, 0] - (change[:, 1:] * of_sets).sum(1))
         as_much = int((change[0, 1:] >= change[0, 0]).sum())
         p = (1 + as_much) / (1 + len(random))

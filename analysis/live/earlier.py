@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from analysis.heads.roles import roles_path
+from analysis.records.needed import needed_path
 from analysis.records.record import Record, read_record, record_dir, recorded_steps
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ SHOWN = (
     *("trajectory.json", "report.html", "finished.json", "alerts.jsonl"),
     *("wandb-id", "wandb-published.json", "wandb-view.json", "mirrors.jsonl"),
 )
-STEPS = ("heads", "roles", "evaluations", "reference")
+STEPS = ("heads", "roles", "needed", "evaluations", "reference")
 
 
 def put_aside(run: Path, step: int, is_ours: Callable[[Record], bool]) -> Path | None:
@@ -73,6 +74,7 @@ def _later(run: Path, step: int) -> Path:
         for place, there in (
             (record_dir(run, recorded), record_dir(aside, recorded)),
             (roles_path(run, recorded), roles_path(aside, recorded)),
+            (needed_path(run, recorded), needed_path(aside, recorded)),
         ):
             if recorded <= step:
                 _link(place, there)

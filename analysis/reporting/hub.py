@@ -25,6 +25,7 @@ PARTS = (
     *(FILE, WITNESS, "base.json", "pairs.json", "pairs.jsonl", "metrics.jsonl"),
     *("trajectory.json", "report.html"),
     *("heads/step-*/*", "evaluations/**/*.json", "interventions/**/*.json"),
+    "needed/step-*.json",
 )
 _TEXT = (".json", ".jsonl", ".yaml", ".html", ".md")
 

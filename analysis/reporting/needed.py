@@ -5,50 +5,62 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
+from analysis.intervals import bare
 from analysis.reporting.text import WIDTH, number, p_value, text_table
 
 if TYPE_CHECKING:
     from analysis.records.needed import Effect, Needed
 
-TITLES = ("model", "change", "random sets", "excess", "p", "right %", "changed", "random")
+TITLES = ("model", "change", "random sets", "excess", "p")
+RIGHT = ("right %", "as it is", "changed", "random sets")
 DIGITS = 3
 
 
 def rows(found: Needed) -> list[list[str]]:
-    """A line for the checkpoint and one for the base, by TITLES."""
+    """What taking the heads out did to the metric, in the checkpoint and in the base, by TITLES."""
+    return [[name, *_cells(effect)] for name, effect in _measured(found).items()]
+
+
+def right_rows(found: Needed) -> list[list[str]]:
+    """What it did to the share of pairs whose target is the likeliest token, by RIGHT."""
+    lines = []
+    for name, effect in _measured(found).items():
+        if (right := effect.right) is not None:
+            ends = (f"{100 * share:.1f}" for share in (right.whole, right.out))
+            lines.append([name, *ends, _spread([100 * x for x in right.random], 1)])
+    return lines
+
+
+def _measured(found: Needed) -> dict[str, Effect]:
     models = {f"step {found.step}": found.now, "base": found.base}
-    return [[name, *_cells(effect)] for name, effect in models.items() if effect is not None]
+    return {name: effect for name, effect in models.items() if effect is not None}
 
 
 def _cells(effect: Effect) -> list[str]:
     p = "-" if effect.p_value is None else p_value(effect.p_value)
-    excess = "-" if effect.excess is None else number(effect.excess.estimate, DIGITS, sign=True)
-    cells = [number(effect.change.estimate, DIGITS, sign=True)]
-    cells += [_spread(effect.random, 1, DIGITS), excess, p]
-    if effect.right is None:
-        return [*cells, "-", "-", "-"]
-    right = effect.right
-    whole, out = (f"{100 * share:.1f}" for share in (right.whole, right.out))
-    return [*cells, whole, out, _spread(right.random, 100, 1)]
+    excess = "-" if effect.excess is None else number(effect.excess.estimate, DIGITS)
+    change = number(effect.change.estimate, DIGITS)
+    return [change, _spread(effect.random, DIGITS), excess, p]
 
 
-def _spread(values: list[float], times: float, digits: int) -> str:
+def _spread(values: list[float], digits: int) -> str:
     """`0.12 (0.05 to 0.31)`: mean, smallest and largest."""
     if not values:
         return "-"
-    scaled = [times * x for x in values]
-    shown = (sum(scaled) / len(scaled), min(scaled), max(scaled))
-    mean, low, high = (f"{x:.{digits}f}" for x in shown)
+    shown = (sum(values) / len(values), min(values), max(values))
+    mean, low, high = (number(bare(x), digits) for x in shown)
     return f"{mean} ({low} to {high})"
 
 
 def sentence(found: Needed) -> str:
     """Which heads were taken out, and how well the random sets match them."""
-    set_ = "given" if found.of == "given" else found.of.replace("_", " ")
     if not found.heads:
-        return f"Needed: {found.note}."
-    some = f"{len(found.heads)} of {found.called}" if len(found.heads) < found.called else "all"
-    said = f"Needed? Heads {set_} ({some}) at their mean: {', '.join(found.heads)}."
+        return f"Needed at step {found.step}? Nothing to ask: {found.note}."
+    share = f"{len(found.heads)} of {found.called}"
+    said = (
+        f"Needed at step {found.step}? {share} heads ({found.of.replace('_', ' ')}) at their "
+        f"mean: {', '.join(found.heads)}."
+    )
     if found.match is not None:
         said += (
             f" {found.match.sets} random sets; {found.match.layers:.0%} of their heads stand in "
@@ -57,13 +69,15 @@ def sentence(found: Needed) -> str:
     return said + (f" {found.note[0].upper()}{found.note[1:]}." if found.note else "")
 
 
-def format_needed(found: Needed) -> str:
-    """The sentence, a table, and what its columns mean, in plain text."""
+def format_needed(found: Needed) -> list[str]:
+    """The sentence, a table, and what its columns mean, as lines of plain text."""
     lines = textwrap.wrap(sentence(found), WIDTH)
     if found.now is None:
-        return "\n".join(lines)
-    lines += ["", *text_table([list(TITLES), *rows(found)])]
-    return "\n".join([*lines, "", *textwrap.wrap(legend(found), WIDTH)])
+        return lines
+    lines += text_table([list(TITLES), *rows(found)])
+    if right := right_rows(found):
+        lines += ["", *text_table([list(RIGHT), *right])]
+    return [*lines, *textwrap.wrap(legend(found), WIDTH)]
 
 
 def legend(found: Needed) -> str:
@@ -71,8 +85,8 @@ def legend(found: Needed) -> str:
     said = (
         f"change: of {found.metric}, mean over the pairs, larger is worse; random sets: mean "
         "(smallest to largest); excess: change less that mean; p: share of the sets, this one "
-        "included, that change as much. [ ]: 95 % bootstrap over pairs, and random sets."
+        "included, that change it as much. [ ]: 95 % bootstrap over pairs, and over random sets."
     )
     if found.now is not None and found.now.right is not None:
-        said += " right: pairs whose target is the likeliest token, in the model as it is, changed."
+        said += " right: share of the pairs whose target is the likeliest token."
     return said

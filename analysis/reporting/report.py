@@ -54,13 +54,23 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Whether some heads are needed: a sentence, tables, and what their columns mean."""
+
+    words: str
+    tables: list[Table]
+    legend: str
+
+
+@dataclass(frozen=True)
 class Section:
     """Everything that the page tells about one run; None or "" where there is nothing to tell.
 
-    charts: by their titles. behaviour: how far the model has moved. associations: of the signal
-    with the curves. roles: what the roles in the table of heads rest on. sources, shared: what was
-    measured with what, by checkpoint and for all of them. reference: the second model, in words.
-    routing: of a mixture of experts, with how the attribution chose.
+    charts: by their titles. behaviour: how far the model has moved. needed: whether called heads
+    are, by checkpoint. associations: of the signal with the curves. roles: what the roles in the
+    table of heads rest on. sources, shared: what was measured with what, by checkpoint and for all
+    of them. reference: the second model, in words. routing: of a mixture of experts, with how the
+    attribution chose.
     """
 
     label: str
@@ -71,6 +81,7 @@ class Section:
     behaviour: Table | None
     tasks: Table | None
     interventions: Table | None
+    needed: list[Asked]
     signal: str | None
     associations: Table | None
     heads: Table | None
@@ -231,6 +242,21 @@ def intervention_table(run: Run) -> Table | None:
     return Table(titles, lines) if lines else None
 
 
+def asked(run: Run) -> list[Asked]:
+    """Whether the heads of the checkpoints are needed, where that was measured."""
+    from analysis.reporting.needed import RIGHT, TITLES, legend, right_rows, rows, sentence
+
+    found = []
+    for one in run.needed.values():
+        tables = [
+            Table(titles, lines)
+            for titles, lines in ((TITLES, rows(one)), (RIGHT, right_rows(one)))
+            if lines
+        ]
+        found.append(Asked(sentence(one), tables, legend(one) if tables else ""))
+    return found
+
+
 def roles_note(run: Run) -> str:
     """What the roles in the table of heads rest on; nothing without roles."""
     from analysis.reporting.roles import defining_pairs
@@ -315,6 +341,7 @@ def section(run: Run, name: str) -> Section:
         behaviour=behaviour(run),
         tasks=task_scores(run),
         interventions=intervention_table(run),
+        needed=asked(run),
         signal=run.signal_name,
         associations=association_table(run),
         heads=head_table(run, name) if there else None,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from analysis.intervals import Estimate
     from analysis.models.graph import Graph
+    from analysis.records.needed import Needed
     from analysis.trajectories.run import Run
     from analysis.trajectories.trajectory import Point
 
@@ -107,6 +108,19 @@ def routing_values(point: Point) -> dict[str, float]:
     for layer in routing.load:
         values |= _with_ends(f"routing/busiest/L{layer:02}", routing.busiest(layer)[1])
         values[f"routing/unused/L{layer:02}"] = routing.unused(layer)
+    return values
+
+
+def needed_values(found: Needed) -> dict[str, float]:
+    """`needed/*` of one step: what taking heads out did, in the checkpoint and in the base."""
+    values: dict[str, float] = {"needed/heads": len(found.heads)}
+    for name, effect in (("needed", found.now), ("needed/base", found.base)):
+        if effect is None:
+            continue
+        values |= _with_ends(f"{name}/change", effect.change.estimate)
+        if effect.excess is not None and effect.p_value is not None:
+            values |= _with_ends(f"{name}/excess", effect.excess.estimate)
+            values[f"{name}/p"] = effect.p_value
     return values
 
 
@@ -191,6 +205,10 @@ def run_rows(run: Run) -> list[Entry]:
                 if score[what] is not None
             }
             found.append(Entry(row.step, f"eval/{task}/{row.step}", digest, None, values))
+    for step, asked in run.needed.items():
+        values = needed_values(asked)
+        digest = short_hash(json.dumps(values, sort_keys=True))
+        found.append(Entry(step, f"needed/{step}", digest, None, values))
     for step, logged in read_metrics(run.path).items():
         found += training_rows(step, logged)
     return sorted(found, key=lambda entry: entry.step)

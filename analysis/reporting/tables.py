@@ -21,6 +21,7 @@ from analysis.models.graph import Graph, head_name
 from analysis.records.record import COMPARABLE
 from analysis.records.run_file import RunFile
 from analysis.reporting.kinds import kind_cell, kind_title, kinds_note
+from analysis.reporting.needed import format_needed
 from analysis.reporting.roles import TITLES, no_cells, role_cells
 from analysis.reporting.text import (
     WIDTH,
@@ -238,7 +239,8 @@ def format_table(run: Run) -> str:
     said = [*legend(rows), *parts_note(run.file)]
     notes = [part for line in said for part in textwrap.wrap(line, WIDTH)]
     below = [*_task_lines(rows), *_behaviour_lines(rows)]
-    return "\n".join([*text, text[2], *below, *notes]) + "\n"
+    asked = [line for found in run.needed.values() for line in ["", *format_needed(found)]]
+    return "\n".join([*text, text[2], *below, *notes, *asked]) + "\n"
 
 
 def _behaviour_lines(rows: Sequence[Row]) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from analysis.heads.roles import Roles, read_roles, roles_path
 from analysis.intervals import Association
 from analysis.records.evaluations import evaluated_tasks, read_evaluations, read_interventions
+from analysis.records.needed import Needed, read_needed
 from analysis.records.record import Record, read_steps
 from analysis.records.run_file import RunFile, config_text
 from analysis.records.training_log import read_metrics, series
@@ -50,6 +51,7 @@ class Run:
     rows: every checkpoint that has a record or an evaluation, by step.
     logged: step and value of the signal (loss, reward), as the trainer logged it.
     interventions: results of `headlab evaluate` on its checkpoints.
+    needed: what taking called heads out did, by step.
     roles: of the heads at the last record; None if they were not measured.
     reference: a second model that the checkpoints are compared with, if there is one.
     """
@@ -61,6 +63,7 @@ class Run:
     rows: list[Row]
     logged: list[tuple[int, float]]
     interventions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    needed: dict[int, Needed] = field(default_factory=dict)
     roles: Roles | None = None
     reference: Reference | None = None
 
@@ -89,6 +92,7 @@ class Run:
             rows=_rows(path, points, logged, invalid),
             logged=logged,
             interventions=read_interventions(path),
+            needed=read_needed(path),
             roles=roles_at(path, points[-1]) if points else None,
             reference=_or_warn(lambda: read_reference(path, [p.record for p in points])),
         )

@@ -22,7 +22,7 @@ from train.recipes.tiny import build_tokenizer
 
 
 def pairs(count: int = 12) -> Pairs:
-    """Repeat the digit of the question; the corrupted prompt has another digit."""
+    """Repeat the digit of the question; the corrupted prompt has another letter and digit."""
     tokenizer = build_tokenizer()
 
     def ids(text: str) -> tuple[int, ...]:
@@ -31,7 +31,7 @@ def pairs(count: int = 12) -> Pairs:
     def one(question: str, answer: str) -> Pair:
         other = str((int(answer) + 3) % 10)
         known = (tokenizer.convert_tokens_to_ids(digit) for digit in (answer, other))
-        return Pair(ids(f"{question}="), ids(f"{question[0]}{other}="), *known)
+        return Pair(ids(f"{question}="), ids(f"{chr(ord(question[0]) + 4)}{other}="), *known)
 
     return Pairs([one(p.question, p.answer) for p in PROBLEMS[:count]])
 
@@ -100,8 +100,8 @@ def test_the_command_measures_a_checkpoint_and_the_base(
 ) -> None:
     run = Path(shutil.copytree(finished_run("sft", "evaluation=none"), tmp_path / "run"))
     act(Options(str(run), heads="in_circuit", most=2))
-    shown = capsys.readouterr().out
-    assert "Needed? Heads in circuit" in shown and "base" in shown
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "heads (in circuit) at their" in shown and "base" in shown
     found = read_needed(run)[4]
     assert len(found.heads) == 2 and found.now is not None and found.base is not None
     assert found.match is not None and f"{found.match.sets} random sets" in shown
