@@ -18,11 +18,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-# The embedded tiny model: base, then SFT and GRPO with head tracking.
+# The embedded tiny model learns to look up: heads emerge, are taken out, and come back.
 demo: $(READY)
-	$(BIN)/headlab demo experiment=tiny
+	$(BIN)/headlab demo experiment=lookup
 
-# The same on SmolLM2-135M-Instruct and problems from reasoning-gym.
+# SFT and GRPO side by side, on SmolLM2-135M-Instruct and problems from reasoning-gym.
 demo-real: $(READY)
 	$(BIN)/headlab demo experiment=smollm2
 
@@ -67,7 +67,7 @@ browser:
 
 # The README's picture, from the report of the demo.
 picture: demo browser
-	$(BIN)/python -m docs.picture runs/report-tiny-sft-seed0-tiny-grpo-seed0.html docs/report.png
+	$(BIN)/python -m docs.picture runs/report-lookup-sft-seed0-lookup-grpo-seed0.html docs/report.png
 
 # The table of docs/models.md and of `headlab models`, from the same proofs as `make test-models`.
 models-table: $(READY)

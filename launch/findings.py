@@ -81,6 +81,8 @@ def by_chance(planted: int, called: int, n_heads: int) -> tuple[float, int]:
     """
     from scipy.stats import hypergeom
 
+    if not called:
+        return 0.0, 0
     drawn = hypergeom(n_heads, planted, called)
     return float(drawn.mean()), int(drawn.ppf(0.975))
 
