@@ -41,7 +41,10 @@ TRAINING = {  # command: its module, and what it is for
     "launch": ("launch.__main__", "start a run in several processes, or through Slurm"),
     "sidecar": ("launch.sidecar", "track the checkpoints of a run from a process of its own"),
     "study": ("launch.study", "experiments that train nothing: circuits and evaluations"),
-    "demo": ("launch.demo", "a small model is trained twice; what became of its heads, and their report"),
+    "demo": (
+        "launch.demo",
+        "a small model is trained twice; what became of its heads, and their report",
+    ),
     "recipe": ("train.recipes.command", "make a model on this machine and print its directory"),
 }
 PROCESSES = ("train.run", "launch.torchrun", "launch.bench.bare_trl")  # of train.program

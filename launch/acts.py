@@ -1,8 +1,8 @@
 """The demo in three acts: heads emerge, they are needed, and they are brought back.
 
 1  SFT teaches a base that guesses to look a value up, and heads enter the circuit.
-2  The heads that are called are put at their mean, against random ones and in the base: part of
-   what tracking does at the end of a run (analysis/interventions/needed.py).
+2  The heads that are called are put at their mean, against random ones and in the base
+   (`headlab needed`).
 3  The called heads are zeroed in the weights of SFT's last checkpoint, RUN/planted. GRPO goes on
    from there, so it is known which heads are to emerge: those.
 """
@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launch.demo_runs import page_of, tell_places, train
 from launch.findings import acts_text, findings
+
+if TYPE_CHECKING:
+    from analysis.records.needed import Needed
 
 
 def planted_in(run: Path) -> Path:
@@ -32,21 +36,34 @@ def three_acts(overrides: list[str], runs: dict[str, Path]) -> None:
     sft, grpo = runs["sft"], runs["grpo"]
     print(f"\n[1/3] SFT: a model that guesses learns to look up -> {sft}", flush=True)
     train(overrides, "sft")
-    print("\n[2/3] The called heads are taken out, and zeroed in the weights", flush=True)
+    print("\n[2/3] The called heads are taken out, then zeroed in the weights", flush=True)
     heads = plant(sft)
     if not heads:
         page_of([sft])
         tell_places([sft])
         print(f"no head is called emergent in {sft}, so act three has nothing to bring back")
         raise SystemExit(1)
+    is_needed = whether_needed(sft)
     print(f"\n[3/3] GRPO: from the model without {', '.join(heads)} -> {grpo}", flush=True)
     train(overrides, "grpo")
     both = [sft, grpo]
     read = page_of(both)
-    found = findings(read[0], read[1], heads)
+    found = findings(read[0], is_needed, read[1], heads)
     page_of(both, found.sentences)
     print("\n" + acts_text(found))
     tell_places(both)
+
+
+def whether_needed(run: Path) -> Needed:
+    """What `headlab needed` says of a run's last checkpoint; asked now unless it was before."""
+    from analysis.commands.needed import Options, act
+    from analysis.records.needed import read_needed
+    from analysis.trajectories.run import Run
+
+    step = Run.read(run).points[-1].step
+    if step not in read_needed(run):
+        act(Options(str(run), batch_size=64))
+    return read_needed(run)[step]
 
 
 def plant(run: Path) -> list[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from analysis.reporting.text import WIDTH, score
+from analysis.reporting.text import WIDTH, number, p_value, score
 
 if TYPE_CHECKING:
+    from analysis.records.needed import Effect, Needed
     from analysis.trajectories.run import Run
     from analysis.trajectories.trajectory import Point
 
@@ -34,11 +36,12 @@ class Findings:
         return [*said, GUESSING]
 
 
-def findings(sft: Run, grpo: Run, planted: list[str]) -> Findings:
-    """What both runs show. planted: the heads that GRPO's first model lacks."""
+def findings(sft: Run, is_needed: Needed, grpo: Run, planted: list[str]) -> Findings:
+    """What the acts show. planted: the heads that GRPO's first model lacks."""
     return Findings(
         {
             "What emerged (SFT)": emerged(sft),
+            "What was needed (the called heads at their mean)": taken_out(is_needed),
             "What came back (GRPO)": came_back(grpo, planted),
         }
     )
@@ -53,6 +56,50 @@ def emerged(run: Run) -> list[tuple[str, str]]:
         ("emergent", _emergent(last)),
         ("called", f"{len(called)}: {', '.join(called) or '-'}{_since(run)}"),
     ]
+
+
+def taken_out(found: Needed) -> list[tuple[str, str]]:
+    """Act two: the answers and the metric without the heads, against random ones and the base."""
+    if found.now is None:
+        return [("heads", found.note)]
+    lines = [("heads", _which(found))]
+    if (right := found.now.right) is not None:
+        whole, out = (f"{100 * share:.1f} %" for share in (right.whole, right.out))
+        spread = f"; without random heads {_spread(right.random, 100)} %" if right.random else ""
+        lines.append(("right", f"{whole} of the pairs, {out} without the heads{spread}"))
+    lines.append((found.metric.replace("_", " "), _effect(found.now)))
+    if found.base is not None:
+        lines.append(("in the base", _effect(found.base)))
+    return lines
+
+
+def _which(found: Needed) -> str:
+    """The heads that were taken out, and how many random sets they are compared with."""
+    said = f"{', '.join(found.heads)} of {found.called} called"
+    if found.match is None:
+        return f"{said}; {found.note}"
+    return (
+        f"{said}; {found.match.sets} random sets, {found.match.layers:.0%} of their heads in the "
+        f"same layers, {found.match.overlap:.0%} shared by two sets"
+    )
+
+
+def _effect(effect: Effect) -> str:
+    """The change of the metric with its interval, beside the random sets'."""
+    said = number(effect.change.estimate, sign=True)
+    if effect.excess is None or effect.p_value is None:
+        return said
+    return (
+        f"{said}; random sets {_spread(effect.random, 1, 2)}; excess "
+        f"{number(effect.excess.estimate, sign=True)}, p {p_value(effect.p_value)}"
+    )
+
+
+def _spread(values: list[float], times: float, digits: int = 1) -> str:
+    """`59.1 (19.4 to 78.2)`: mean, smallest and largest."""
+    scaled = [times * x for x in values]
+    mean, low, high = (f"{x:.{digits}f}" for x in (fmean(scaled), min(scaled), max(scaled)))
+    return f"{mean} ({low} to {high})"
 
 
 def came_back(run: Run, planted: list[str]) -> list[tuple[str, str]]:

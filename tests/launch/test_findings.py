@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from analysis.records.needed import Effect, Match, Needed, Number, Right
 from analysis.trajectories.run import Run
 from launch.acts import plant, planted_heads, planted_in
-from launch.findings import acts_text, by_chance, findings
+from launch.findings import acts_text, by_chance, findings, taken_out
 from tests.support.planted_runs import make_run
+
+
+NOW = Effect(
+    change=Number(1.2, 1.0, 1.4),
+    random=[0.1, 0.2, 0.3],
+    excess=Number(1.0, 0.8, 1.2),
+    p_value=0.25,
+    right=Right(1.0, 0.42, [0.5, 0.6, 0.7]),
+)
+BASE = replace(NOW, change=Number(0.01, 0.0, 0.02), right=None)
+PLAN = Needed(20, "pairs", "kl", "called_emergent", 2, [], note="no head is called emergent")
+NEEDED = replace(PLAN, heads=["L0H2"], now=NOW, base=BASE, match=Match(3, 1.0, 0.0), note="")
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +38,27 @@ def both(tmp_path_factory):
 
 
 def test_the_screen_tells_each_act_with_its_chance_level_in_80_columns(both):
-    found = findings(*both, ["L0H2", "L1H1"])
+    found = findings(both[0], NEEDED, both[1], ["L0H2", "L1H1"])
     text = acts_text(found)
     assert max(map(len, text.splitlines())) <= 80
     said = " ".join(text.split())
     assert "41.2 [30, 50] % at step 0, 41.2 [30, 50] % at step 20" in said
     assert "2 [2-2] heads are in the circuit and not in the first one's; by chance 0.0" in said
     assert "called 2: L0H2, L1H3; the first at step 10" in said
+    assert "heads L0H2 of 2 called; 3 random sets, 100% of their heads in the same layers" in said
+    assert "100.0 % of the pairs, 42.0 % without the heads; without random heads 60.0 (50.0" in said
+    assert "kl +1.20 [1.00, 1.40]; random sets 0.20 (0.10 to 0.30); excess +1.00 [" in said
+    assert "in the base +0.01 [0.00, 0.02]; random sets" in said
     assert "1 of the 2 zeroed heads, 1 others; by chance 2 of 8 heads hold 0.5 zeroed" in said
     assert all(part in " ".join(found.sentences) for part in ("L0H2, L1H3", "learns nothing"))
+
+
+def test_a_set_that_was_not_taken_out_says_why():
+    assert taken_out(PLAN) == [("heads", "no head is called emergent")]
+    alone = replace(NEEDED, match=None, base=None, now=replace(NOW, excess=None, right=None))
+    assert taken_out(replace(alone, note="no random sets were asked for"))[1:] == [
+        ("kl", "+1.20 [1.00, 1.40]")
+    ]
 
 
 def test_what_chance_gives():
