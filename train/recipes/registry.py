@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from analysis.files import short_hash
+from analysis.prompts import lookup
 from train.program import program
 from train.recipes.tiny_families import FAMILIES
 
@@ -67,15 +68,19 @@ def _of_family(name: str, seed: int) -> Path:
     return cached(directory, lambda path: tiny_families.build_family(name, path, seed))
 
 
-def _trained(experiment: str, seed: int) -> Path:
-    """Run a base's experiment in its own process; the cache name is its configuration's hash."""
+def _trained(experiment: str, made_by: tuple[Path, ...], seed: int) -> Path:
+    """Run a base's experiment in its own process.
+
+    The cache name is the hash of its configuration, and of the code of its model and of `made_by`.
+    """
     from train.recipes.tiny import fingerprint
 
     command = program("sft", f"experiment={experiment}", f"seed={seed}")
     shown = subprocess.run(
         [*command, "--cfg", "job", "--resolve"], check=True, capture_output=True, text=True
     ).stdout
-    digest = short_hash(json.dumps([shown, fingerprint()]), 12)
+    code = fingerprint() + "".join(short_hash(file.read_bytes(), 8) for file in made_by)
+    digest = short_hash(json.dumps([shown, code]), 12)
 
     def build(directory: Path) -> None:
         print(f"building the model of {experiment} (once; kept in {cache_dir()})", flush=True)
@@ -109,8 +114,8 @@ def _qwen_coder(seed: int) -> Path:
 
 BUILDERS: dict[str, Callable[[int], Path]] = {
     "tiny_random": _tiny_random,
-    "tiny_base": partial(_trained, "tiny_base"),
-    "tiny_lookup": partial(_trained, "lookup_base"),
+    "tiny_base": partial(_trained, "tiny_base", ()),
+    "tiny_lookup": partial(_trained, "lookup_base", (Path(lookup.__file__),)),
     **{name: partial(_of_family, name) for name in FAMILIES},
     "smollm2": _smollm2,
     "qwen_coder": _qwen_coder,
