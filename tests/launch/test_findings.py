@@ -13,7 +13,6 @@ from launch.acts import plant, planted_heads, planted_in
 from launch.findings import acts_text, by_chance, findings, taken_out
 from tests.support.planted_runs import make_run
 
-
 NOW = Effect(
     change=Number(1.2, 1.0, 1.4),
     random=[0.1, 0.2, 0.3],
