@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis.heads.changes import calls
+from analysis.heads.changes import evidence_of
 from analysis.heads.resampling import Selection, resample_heads, resample_weights
 from analysis.intervals import difference_p_values
 from analysis.records.record import check_comparable, read_record, write_record
@@ -50,7 +50,7 @@ def heads_of(edges: tuple[str, ...], times: int):
 
 def test_repeating_pairs_gives_no_smaller_p_value() -> None:
     once, often = ([heads_of(edges, times) for edges in (EARLY, LATE)] for times in (1, 5))
-    p = [calls(*heads)[1] for heads in (once, often)]
+    p = [evidence_of(*heads).p_value for heads in (once, often)]
     assert p[0].min() < 1
     torch.testing.assert_close(*p, rtol=1e-3, atol=1e-9)
     assert (once[0].clusters, often[0].clusters) == (6, 6)
