@@ -13,14 +13,18 @@ gradient is taken:
                          the clean run following from them      Hanna et al. 2024, arXiv 2403.17806
     EAP-IG-activations   in clean runs in which one block of nodes (the embedding, the heads of one
                          layer, or one MLP) writes a mixture of its two outputs; all blocks in turn
+    EAP-IG-mean          the mean of the scores of the two above
     clean-corrupted      the mean of the clean and the corrupted prompt
     CEAP                 as EAP-IG-inputs, each point's gradient with the sources' change over its
                          part of the path                       Wu et al. 2026, arXiv 2606.16920
+    GIM                  on the clean prompt, with gradients through softmax, norms and products
+                         changed so that they see through self-repair
+                                                                Edin et al. 2025, arXiv 2505.17630
     exact                no gradient: M with the one edge patched, less M on the clean prompt
 
     for how the gradients are summed see analysis/attribution/gradients.py, for how they meet the
-    D_u analysis/attribution/contraction.py, for `CEAP` analysis/attribution/ceap.py, for `exact`
-    analysis/attribution/patching.py
+    D_u analysis/attribution/contraction.py, for `CEAP` analysis/attribution/ceap.py, for `GIM`
+    analysis/attribution/gim.py, for `exact` analysis/attribution/patching.py
 
 Grouped-query attention is exact: the gradient at a shared key or value head is that of the head
 itself (grouped), or of each query head's own copy (ungrouped).
@@ -32,8 +36,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import nn
@@ -42,6 +48,7 @@ from tqdm.auto import tqdm
 from analysis.attribution.ceap import conductance
 from analysis.attribution.contraction import Contraction
 from analysis.attribution.edge_scores import EdgeScores
+from analysis.attribution.gim import Gim
 from analysis.attribution.gradients import GradientSums
 from analysis.attribution.memory import Plan, plan
 from analysis.attribution.metrics import Metric, metric_named
@@ -63,7 +70,10 @@ from analysis.prompts.pairs import Batch, Pairs
 
 log = logging.getLogger(__name__)
 
-METHODS = ("EAP", "EAP-IG-inputs", "EAP-IG-activations", "clean-corrupted", "CEAP", "exact")
+METHODS = (
+    *("EAP", "EAP-IG-inputs", "EAP-IG-activations", "EAP-IG-mean", "clean-corrupted"),
+    *("CEAP", "GIM", "exact"),
+)
 MEMORY_BUDGET = 2**32
 
 
@@ -127,10 +137,13 @@ def attribute(
     n_batches = -(-len(pairs) // batch_size)
     silent = None if show_progress else True  # None: silent unless this is a terminal
     with preserved(model), ungrouped(parts):
+        gim = Gim.of(parts, pairs) if method == "GIM" else None
+        parts = parts if gim is None else gim.parts
         todo = pairs.batches(batch_size)
         for batch in tqdm(todo, "attribution", n_batches, leave=False, disable=silent):
             first = not results
-            job = _Job(parts, batch.to(device), metric_named(metric), memory_budget, first, choices)
+            settings = (metric_named(metric), memory_budget, first, choices, gim)
+            job = _Job(parts, batch.to(device), *settings)
             results.append(job.scores(method, points))
     if routing == "frozen" and not choices.layers:
         log.info("routing=frozen: no layer chooses among experts, so there is nothing to freeze")
@@ -160,6 +173,11 @@ def check_settings(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; a pass needs at least one pair")
     metric_named(metric)
+    if method == "GIM" and metric == "kl":
+        raise ValueError(
+            "GIM takes its gradient on the clean prompt, where that of kl is 0; use logit_diff or "
+            "nll, or EAP-IG-inputs"
+        )
     path_points(quadrature, ig_steps)
 
 
@@ -173,6 +191,7 @@ class _Job:
     memory_budget: int
     first: bool
     routing: Routing
+    gim: Gim | None = None
 
     def scores(
         self, method: str, points: list[tuple[float, float]]
@@ -181,7 +200,7 @@ class _Job:
         batch, metric = self.batch, self.metric
         path = _embedding_path(method, points)
         sums = GradientSums(self.parts)
-        with self.routing.recorded():
+        with self.routing.recorded(), nullcontext() if self.gim is None else self.gim.applied():
             clean, clean_logits = self._ends(sums, batch.clean, path.pop(1.0, None), None)
         with self.routing.held():  # in a free one nothing is
             corrupted, logits = self._ends(sums, batch.corrupted, path.pop(0.0, None), clean_logits)
@@ -190,10 +209,10 @@ class _Job:
             elif method == "CEAP":
                 scores = self._conductance(points, (corrupted, clean), clean_logits)
             else:
-                if method == "EAP-IG-activations":
-                    steps = _activation_steps(self.parts, points, self.batch)
-                else:
-                    steps = _embedding_steps(path, clean.embedding, corrupted.embedding)
+                steps = _embedding_steps(path, clean.embedding, corrupted.embedding)
+                if method in ("EAP-IG-activations", "EAP-IG-mean"):
+                    own = _halved(points) if method == "EAP-IG-mean" else points
+                    steps = chain(steps, _activation_steps(self.parts, own, self.batch))
                 differences = _differences(corrupted, clean, batch.mask)
                 scores = self._by_gradient(steps, sums, differences, clean_logits)
         m_clean, m_corrupted = (metric(x, clean_logits, batch) for x in (clean_logits, logits))
@@ -334,9 +353,15 @@ def _embedding_path(method: str, points: list[tuple[float, float]]) -> dict[floa
     """Weight of each alpha between the corrupted embedding (0) and the clean one (1)."""
     return {
         "EAP": {1.0: 1.0},
+        "GIM": {1.0: 1.0},
         "clean-corrupted": {1.0: 0.5, 0.0: 0.5},
         "EAP-IG-inputs": dict(points),
+        "EAP-IG-mean": dict(_halved(points)),
     }.get(method, {})
+
+
+def _halved(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(at, weight / 2) for at, weight in points]
 
 
 def _embedding_steps(

@@ -97,6 +97,9 @@ class ReadingSums:
             place.add_(gradient, alpha=w)
             return
         place.addcmul_(gradient, self.r[..., None], value=w)
+        assert not isinstance(norm, Map)
+        if norm.frozen:
+            return
         offset = self.reading.offsets[index]
         if offset is not None:
             y = y - offset

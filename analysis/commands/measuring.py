@@ -30,7 +30,9 @@ class PairsOptions:
 @dataclass
 class AttributionOptions:
     method: str = key(
-        "EAP, EAP-IG-inputs, EAP-IG-activations, clean-corrupted, CEAP or exact", "EAP-IG-inputs"
+        "EAP, EAP-IG-inputs, EAP-IG-activations, EAP-IG-mean (of these two), clean-corrupted, "
+        "CEAP, GIM (not with kl) or exact",
+        "EAP-IG-inputs",
     )
     metric: str = key("kl, logit_diff or nll", "kl")
     ig_steps: int = key("points on the path", 5, COUNT)

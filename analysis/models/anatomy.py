@@ -46,7 +46,7 @@ class Norm:
     """An RMSNorm or LayerNorm: gain * centred(x) * r + bias, r = 1 / sqrt(mean(x^2) + eps).
 
     weight: the name of the gain among the module's parameters, None for a gain of 1. offset: what
-    is added to it.
+    is added to it. frozen: gradients go back as if r were a constant.
     """
 
     module: Any
@@ -54,6 +54,7 @@ class Norm:
     offset: float = 0.0
     centred: bool = False
     weight: str | None = "weight"
+    frozen: bool = False
 
     @property
     def gain(self) -> torch.Tensor:
@@ -88,6 +89,8 @@ class Norm:
         """The gradient at x of what has `gradient` at the output: [..., d]."""
         r, centred = self.rstd(x), self.centre(wide(x))
         g = wide(gradient) * self.gain.to(x.device)
+        if self.frozen:
+            return self.centre(r * g)
         dot = (centred * g).sum(-1, keepdim=True)
         return self.centre(r * g - centred * (r.pow(3) / x.shape[-1] * dot))
 

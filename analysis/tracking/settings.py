@@ -37,7 +37,9 @@ class CircuitKeys:
     """How a circuit is found; exactly one of `top_n`, `fraction` and `faithful` is its size."""
 
     method: str = key(
-        "EAP, EAP-IG-inputs, EAP-IG-activations, clean-corrupted, CEAP or exact", "EAP-IG-inputs"
+        "EAP, EAP-IG-inputs, EAP-IG-activations, EAP-IG-mean (of these two), clean-corrupted, "
+        "CEAP, GIM (not with kl) or exact",
+        "EAP-IG-inputs",
     )
     metric: str = key("kl, logit_diff (needs pairs with target and foil) or nll", "kl")
     # 6 midpoints leave a completeness gap below 1 % on SmolLM2-135M, and 41 % on

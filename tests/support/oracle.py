@@ -43,6 +43,26 @@ class Oracle:
         self.K = self.H if self.gpt2 else self.config.num_key_value_heads
         self.e = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.H
 
+    def norm(self, module: Any, x: torch.Tensor) -> torch.Tensor:
+        return normed(module, x)
+
+    def held(self, scale: torch.Tensor) -> torch.Tensor:
+        """The scale of a norm."""
+        return scale
+
+    def softmax(self, x: torch.Tensor) -> torch.Tensor:
+        return x.softmax(-1)
+
+    def factor(self, x: torch.Tensor) -> torch.Tensor:
+        """One of two factors."""
+        return x
+
+    def mlp(self, layer: Any, x: torch.Tensor) -> torch.Tensor:
+        if self.gpt2:
+            return layer.mlp(x)
+        gate = layer.mlp.act_fn(layer.mlp.gate_proj(x))
+        return layer.mlp.down_proj(self.factor(gate) * self.factor(layer.mlp.up_proj(x)))
+
     def modules(self, layer: Any) -> dict[str, Any]:
         if self.gpt2:
             names = {"norm": "ln_1", "mlp_norm": "ln_2"}
@@ -103,17 +123,17 @@ class Oracle:
             written = [z @ W_O[:, h].T for h, z in enumerate(heads)]
             if self.gemma:
                 total = sum(written)
-                rms = (total.pow(2).mean(-1, keepdim=True) + at["post"].eps).sqrt()
+                rms = self.held((total.pow(2).mean(-1, keepdim=True) + at["post"].eps).sqrt())
                 written = [part / rms * (at["post"].weight + 1) for part in written]
             for h, part in enumerate(written):
                 outputs[f"a{index}.h{h}"] = part
             x = x + sum(written)
             x = x if bias is None else x + bias
-            mlp = layer.mlp(normed(at["mlp_norm"], x + perturb.get(f"m{index}", 0)))
-            outputs[f"m{index}"] = normed(at["mlp_post"], mlp) if self.gemma else mlp
+            mlp = self.mlp(layer, self.norm(at["mlp_norm"], x + perturb.get(f"m{index}", 0)))
+            outputs[f"m{index}"] = self.norm(at["mlp_post"], mlp) if self.gemma else mlp
             x = x + outputs[f"m{index}"]
         norm = self.decoder.ln_f if self.gpt2 else self.decoder.norm
-        final = normed(norm, x + perturb.get("logits", 0))
+        final = self.norm(norm, x + perturb.get("logits", 0))
         logits = self.model.lm_head(final[batch.rows, batch.positions])
         cap = getattr(self.config, "final_logit_softcapping", None)
         return (logits if cap is None else cap * (logits / cap).tanh()), outputs
@@ -144,19 +164,20 @@ class Oracle:
                     shift = shift + perturb.get(f"a{index}.h{h}<{side}>", 0)
                 weight, bias = qkv[side]
                 bias = None if bias is None else bias[row]
-                parts[side] = linear(normed(norm, x + shift), weight[row], bias)
+                parts[side] = linear(self.norm(norm, x + shift), weight[row], bias)
             q, k = parts["q"], parts["k"]
             scale = self.e**-0.5
             if not self.gpt2:
                 if hasattr(layer.self_attn, "q_norm"):
-                    q, k = normed(layer.self_attn.q_norm, q), normed(layer.self_attn.k_norm, k)
+                    norms = layer.self_attn.q_norm, layer.self_attn.k_norm
+                    q, k = self.norm(norms[0], q), self.norm(norms[1], k)
                 cos, sin = self.turns(index, x)
                 q, k = rotated(q, cos, sin), rotated(k, cos, sin)
                 scale = layer.self_attn.scaling
-            weights = q @ k.mT * scale
+            weights = self.factor(q) @ self.factor(k).mT * scale
             cap = getattr(self.config, "attn_logit_softcapping", None)
             if cap is not None:
                 weights = cap * (weights / cap).tanh()
-            weights = weights.masked_fill(~allowed, -torch.inf).softmax(-1)
-            heads.append(weights @ parts["v"])
+            weights = self.softmax(weights.masked_fill(~allowed, -torch.inf))
+            heads.append(self.factor(weights) @ self.factor(parts["v"]))
         return heads

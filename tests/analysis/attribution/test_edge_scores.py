@@ -118,6 +118,16 @@ def test_grouped_scores_are_sums_of_ungrouped_ones(name, method):
     )
 
 
+def test_the_ensemble_is_the_mean_of_its_two_methods():
+    model, pairs = tiny_model("qwen3"), random_pairs(2)
+    for quadrature in ("left", "midpoint"):
+        options = {"metric": "nll", "ig_steps": 2, "quadrature": quadrature}
+        names = ("EAP-IG-mean", "EAP-IG-inputs", "EAP-IG-activations")
+        found, *both = (attribute(model, pairs, name, **options).per_pair for name in names)
+        mean = torch.stack(both).mean(0)
+        assert (found - mean).abs().max() < 1e-12 * mean.abs().max()
+
+
 def test_positions_and_labels():
     """kl and nll at several positions are means over them; nll is of the next clean tokens."""
     model = tiny_model("llama")
