@@ -150,7 +150,9 @@ def _reasoning_gym(task: str, seed: int, options: dict[str, Any]) -> Iterator[Pr
         )
     size = 1024
     for block in range(10**6):
-        scorer = Scorer(task, json.dumps(options, default=list), seed * 10**6 + block, size, "")
+        # an item's own seed is that of its data set and its index, so blocks lie a size apart
+        first = seed * 10**6 + block * size
+        scorer = Scorer(task, json.dumps(options, default=list), first, size, "")
         dataset = reasoning_gym.create_dataset(task, seed=scorer.seed, size=size, **options)
         own = type(dataset).score_answer is not ProceduralDataset.score_answer
         own = own and not _accepts_nonsense(dataset, dataset[0])

@@ -81,6 +81,12 @@ def test_exhausted_generator_says_so():
     assert 1 < len(few) == len({p.question for p in few}) < 20
 
 
+def test_reasoning_gym_gives_new_problems_in_each_block():
+    options = {"min_terms": 2, "max_terms": 2, "min_digits": 3, "max_digits": 3}
+    problems = generate("reasoning_gym:chain_sum", 2000, seed=1, options=options)
+    assert len({p.question for p in problems}) > 1990
+
+
 def test_reasoning_gym_problems():
     options = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
     problems = generate("reasoning_gym:chain_sum", 20, seed=1, options=options)
