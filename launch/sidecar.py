@@ -193,6 +193,7 @@ def act(options: Options) -> None:
             "start it with tracking.where=sidecar, or come back when it has ended"
         )
     watched = Watched(run, training, training.tracker, alarm=alarm_of(training.cfg, run))
+    watched.needed = training.cfg.tracking.get("needed")  # not in older runs
     follow(watched, options.device, options.poll, options.wait)
     if not training.trainer_is_there:
         _conclude(training, watched)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.cli import key
-from analysis.commands.recorded import model_of, pairs_of
 from analysis.ranges import COUNT, NATURAL, SEED
+from analysis.records.recorded import model_of, pairs_of
 
 if TYPE_CHECKING:
     from analysis.prompts.pairs import Pairs

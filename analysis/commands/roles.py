@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.cli import key
-from analysis.commands.recorded import model_of, pairs_of
 from analysis.heads.roles import Roles, head_roles, read_roles, write_roles
 from analysis.ranges import COUNT
+from analysis.records.recorded import model_of, pairs_of
 from analysis.reporting.roles import format_roles
 
 if TYPE_CHECKING:

@@ -134,12 +134,29 @@ def _all(options: Options) -> None:
         print(f"[{count}/{len(todo)}] step {step}: {path}", flush=True)
         tracker.track(load_model(path, options.dtype, options.device, bare=options.base), step)
         present(run, publisher, known=known)
-    if not todo:
+    if _ask(options, tracker, found, todo) or not todo:
         present(run, publisher, known=known)
     if publisher is not None:
         publisher.conclude()
     print(format_table(Run.read(run, known)))
     print(f"report: {run / 'report.html'}")
+
+
+def _ask(
+    options: Options, tracker: HeadTracker, found: dict[int, str], todo: dict[int, str]
+) -> bool:
+    """Whether the called heads of the last checkpoint are needed; whether it was measured."""
+    from analysis.live.needed_at_end import ask_at_end
+    from analysis.models.loading import load_model
+
+    step, most = max(found), options.tracking.needed
+    if step not in todo or step == 0 or most == 0:
+        return False
+
+    def load(path: str) -> Model:
+        return load_model(path, options.dtype, options.device, bare=options.base)
+
+    return ask_at_end(tracker, step, load(found[step]), lambda: load(found[0]), most)
 
 
 def _mirrors(options: Options) -> list[Mirror]:
@@ -204,7 +221,7 @@ def _watch(options: Options, root: str) -> None:
         return load_model(weights or base, dtype, device, base=base, bare=base)
 
     source = Directory(place, base, load, tracker, options.settle, options.last)
-    _follow(options, tracker, source)
+    _follow(options, tracker, source, options.tracking.needed)
     if source.unreadable:
         raise ValueError(
             f"{len(source.unreadable)} checkpoints are in a form that is not read: "
@@ -212,12 +229,13 @@ def _watch(options: Options, root: str) -> None:
         )
 
 
-def _follow(options: Options, tracker: HeadTracker, source: Source) -> None:
+def _follow(options: Options, tracker: HeadTracker, source: Source, needed: int | None = 0) -> None:
+    """needed: see `Watched`."""
     from analysis.live.following import follow_to_the_end
     from analysis.live.watching import Watched
 
     follow_to_the_end(
-        Watched(tracker.run, source, tracker),
+        Watched(tracker.run, source, tracker, needed=needed),
         options.device,
         options.poll,
         options.wait,

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from analysis.tracking.tracker import HeadTracker
 
 
+FREE = ("batch_size", "needed")  # may differ from what a run was tracked with
+
+
 @dataclass
 class Options:
     run: str = key("directory for the records and the report; may exist")
@@ -100,7 +103,7 @@ def prepare_run(options: Options) -> Path:
     differ = [
         f"tracking.{name}={'null' if saved[name] is None else saved[name]}"
         for name, value in tracking.items()
-        if name in saved and saved[name] != value and name != "batch_size"
+        if name in saved and saved[name] != value and name not in FREE
     ]
     if differ:
         raise ValueError(f"{run} was tracked with other settings; give {' '.join(differ)}")
@@ -198,7 +201,7 @@ def of_run(options: Options) -> Options:
     own, default = options.tracking, TrackingOptions()
     names = [entry.name for entry in fields(own)]
     given = {n: getattr(own, n) for n in names if getattr(own, n) != getattr(default, n)}
-    if differ := [n for n in given if n in saved and saved[n] != given[n] and n != "batch_size"]:
+    if differ := [n for n in given if n in saved and saved[n] != given[n] and n not in FREE]:
         listed = ", ".join(f"tracking.{name}={saved[name]}" for name in differ)
         raise ValueError(f"{run} is tracked with {listed}; leave these keys out")
     if options.base not in (None, base.path, base.pinned):

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from analysis.interventions.head_sets import SETS, NoHeads, parse_heads
 from analysis.interventions.needed import CONTROLS, effect_of, fair_controls, match_of
 from analysis.models.graph import Graph, Head, short_head_name
 from analysis.prompts.pairs import Pairs
 from analysis.records.needed import Effect, Needed
 from analysis.tracking import distributed
+from analysis.tracking.sharing import out_of_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -149,7 +148,9 @@ def measure(
         return found
     try:
         return replace(found, base=_in_base(effect, base))
-    except (torch.OutOfMemoryError, MemoryError):
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         gc.collect()
         note = "there was no memory for the base"
         return replace(found, note="; ".join(part for part in (found.note, note) if part))

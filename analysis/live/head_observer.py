@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from analysis.live.compat import unsharded_loading
-from analysis.live.observing import Observer
+from analysis.live.needed_at_end import ask_at_end
+from analysis.live.observing import Observer, seen_whole
 from analysis.live.schedule import Budget, Schedule
 from analysis.live.track_now import TrackNow
 from analysis.records.checkpoints import Base
@@ -54,6 +56,7 @@ class HeadObserver(Observer):
         self.show_progress = True
         self._given = tracker
         self._now = TrackNow()
+        self.asked = False  # whether the heads of the last step were taken out, at the end
         self._also: set[int] = set()  # steps that are tracked whatever the schedule says
 
     @property
@@ -141,6 +144,25 @@ class HeadObserver(Observer):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._now.stop()
+        self.asked = False
+        last = self.looked == state.global_step and state.global_step > 0
+        if last and self.tracking.where != "sidecar" and not self.stopping():
+            self.asked = self._ask(state.global_step, kwargs["model"])
+
+    def _ask(self, step: int, model: Model) -> bool:
+        """Whether the called heads are needed; whether it was measured."""
+        may_load = not self.is_inline or distributed.world_size() == 1
+        base = partial(self._copy, 0) if may_load else None
+        try:
+            with seen_whole(model, self.trainer) as plain:
+                live = plain if self.is_inline else self._copy(step)
+                return ask_at_end(self.tracker, step, live, base, self.tracking.needed)
+        except Exception:
+            if self.tracking.on_error == "raise":
+                raise
+            if distributed.rank() == 0:
+                log.exception("whether heads are needed could not be measured; all else is there")
+        return False
 
     def observe(
         self, step: int, model: Model | None, tokenizer: PreTrainedTokenizerBase | None

@@ -274,6 +274,8 @@ class HeadTracking(HeadObserver):
         if self.training is not state:
             return
         super().on_train_end(args, state, control, **kwargs)
+        if self.asked:
+            self._show(kwargs["model"])
         if self.run is not None:
             self.run.end(state.global_step)
         self._close()

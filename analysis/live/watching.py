@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
@@ -70,7 +71,8 @@ class Watched:
     """What is followed, and where its records go.
 
     publisher: W&B, where this process gives it the rows. known: of the trajectory, for the next
-    page. alarm: what looks at the rows.
+    page. alarm: what looks at the rows. needed: called heads that are taken out of the last
+    checkpoint in the end; None: all, 0: none.
     """
 
     run: Path
@@ -79,6 +81,8 @@ class Watched:
     publisher: Publisher | None = None
     known: Known = field(default_factory=dict)
     alarm: Alarm | None = None
+    needed: int | None = 0
+    _last: int = 0
 
     def track(self, found: Found, device: str) -> bool:
         """Track a checkpoint unless another process does; whether it was done here.
@@ -100,7 +104,30 @@ class Watched:
             print(f"step {step}: {found.path}", flush=True)
             with self.source.loaded(found, device) as model:
                 self.tracker.track(model, step)
+        self._last = step
         return True
+
+    def ask(self, device: str) -> None:
+        """Whether the called heads of the last checkpoint are needed, if it was tracked here.
+
+        What fails is logged, as the records are there.
+        """
+        from analysis.live.needed_at_end import ask_at_end
+        from analysis.records.record import read_record, recorded_steps
+        from analysis.records.recorded import model_of
+
+        steps = recorded_steps(self.run / "heads")
+        if self.needed == 0 or not self._last or self._last != max(steps, default=0):
+            return
+        try:
+            base, last = (read_record(self.run, step) for step in (0, self._last))
+            if base is None or last is None:
+                return
+            load = partial(model_of, self.run, device=device)
+            if ask_at_end(self.tracker, last.step, load(last), partial(load, base), self.needed):
+                self.show()
+        except Exception:
+            log.exception("whether heads are needed could not be measured; all else is there")
 
     def show(self) -> None:
         """Bring the report, and W&B where it is this process's, up to date."""
@@ -183,6 +210,8 @@ def follow(
             if source.is_over(wait) and not (wait and todo):
                 break
             stop.wait(poll)
+    if not stop.is_asked:
+        watched.ask(device)
     # what will never be tracked is said
     for line in source.left_out():
         log.warning("%s", line)

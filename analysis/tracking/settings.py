@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from analysis.cli import key
-from analysis.ranges import COUNT, PART, POSITIVE, SEED, SHARE, Range
+from analysis.ranges import COUNT, NATURAL, PART, POSITIVE, SEED, SHARE, Range
 
 FREE = "free"  # a routing of analysis/models/routing.py
 
@@ -157,6 +157,13 @@ class TrackingOptions(CircuitKeys):
     fdr: float = free("false-discovery rate of the heads called emergent or pruned", 0.05, SHARE)
     hysteresis: int = free(
         "checkpoints in a row that must call a head before it counts as settled", 2, COUNT
+    )
+    needed: int | None = free(
+        "at the end of the run, take so many of the called heads out of the last checkpoint and "
+        "the base, beside random heads (headlab needed); null: all that leave fair random sets; "
+        "0: none",
+        None,
+        NATURAL,
     )
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from analysis.prompts.pairs import Pair, Pairs
 from analysis.prompts.problems import Problem
 from train.recipes.tiny import build_tokenizer
 
@@ -97,3 +98,18 @@ def save_copier(directory: Path) -> None:
     """The model and its tokenizer as a Hugging Face directory."""
     build_copier().save_pretrained(directory)
     build_tokenizer().save_pretrained(directory)
+
+
+def copier_pairs(count: int) -> Pairs:
+    """Repeat the digit of the question; the corrupted prompt has another letter and digit."""
+    tokenizer = build_tokenizer()
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+
+    def one(question: str, answer: str) -> Pair:
+        other = str((int(answer) + 3) % 10)
+        known = (tokenizer.convert_tokens_to_ids(digit) for digit in (answer, other))
+        return Pair(ids(f"{question}="), ids(f"{chr(ord(question[0]) + 4)}{other}="), *known)
+
+    return Pairs([one(p.question, p.answer) for p in PROBLEMS[:count]])

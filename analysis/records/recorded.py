@@ -28,7 +28,7 @@ def pairs_of(run: Path, record: Record) -> Pairs:
     return pairs
 
 
-def model_of(run: Path, record: Record) -> Model:
+def model_of(run: Path, record: Record, device: str = "auto") -> Model:
     """The model that a record of a run was measured with.
 
     Raises:
@@ -39,7 +39,7 @@ def model_of(run: Path, record: Record) -> Model:
     from analysis.records.checkpoints import find_model
 
     named, measured = find_model(f"{run}@{record.step}"), record.origin["model"]
-    model = load_model(named.path, named.dtype or measured["dtype"], base=named.base)
+    model = load_model(named.path, named.dtype or measured["dtype"], device, named.base)
     if any(measured[part] != found for part, found in weight_hashes(model).items()):
         raise ValueError(
             f"{named.path} has other weights than step {record.step} of {run} was measured with; "
