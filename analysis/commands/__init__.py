@@ -13,6 +13,7 @@ COMMANDS = {
     "faithfulness": "how much of a behaviour circuits of growing size keep",
     "track": "track checkpoints that exist already",
     "compare": "two circuits or more side by side: heads, edges, each in each model",
+    "agreement": "whether two metrics find the same heads at a run's checkpoints",
     "evaluate": "pass@1 with and without a change of some heads, against controls",
     "needed": "whether the heads that a run calls are needed, against random heads and the base",
     "intervene": "write a change of some heads into a checkpoint's weights",

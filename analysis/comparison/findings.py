@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.comparison.definitions import Cell, Comparison, Profile, Subject
+from analysis.comparison.matching import Matched
 from analysis.heads.sample import sample_note
 
 NO_INTERVALS = (
@@ -22,7 +23,10 @@ SHARED = (
 
 @dataclass(frozen=True)
 class Findings:
-    """All that one command found. profiles: by subject.  made_with: models and pairs of `cells`."""
+    """All that one command found. profiles: by subject.  made_with: models and pairs of `cells`.
+
+    matched: both runs where they have come as far, where that is asked for.
+    """
 
     subjects: list[Subject]
     comparisons: list[Comparison]
@@ -32,6 +36,7 @@ class Findings:
     made_with: dict[str, Any]
     q: float
     seed: int
+    matched: Matched | None = None
 
     @property
     def warnings(self) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from analysis.comparison.definitions import SETS, Comparison, Difference, Subject
 from analysis.comparison.findings import Findings, base_weights
+from analysis.comparison.matching import matched_json
 from analysis.comparison.rows import edge_list, head_list
 from analysis.files import short_hash
 from analysis.models.provenance import code_version
@@ -20,6 +21,7 @@ def to_json(findings: Findings) -> dict[str, Any]:
         "seed": findings.seed,
         "warnings": findings.warnings,
         "subjects": {s.name: subject_json(s) for s in findings.subjects},
+        **({} if findings.matched is None else {"matched": matched_json(findings.matched)}),
         "comparisons": [_comparison_json(c) for c in findings.comparisons],
         "layers": {name: asdict(found) for name, found in findings.profiles.items()},
         "cross_faithfulness": {

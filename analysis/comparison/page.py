@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from analysis.comparison.definitions import Comparison
 from analysis.comparison.findings import Findings
 from analysis.comparison.json import subject_json
+from analysis.comparison.matching import matched_notes, matched_tables
 from analysis.comparison.rows import (
     HeadRow,
     cross_rows,
@@ -180,6 +181,8 @@ def write_comparison(path: Path, findings: Findings) -> None:
     """Write the page."""
     from analysis.comparison.figures import profile_figure
 
+    matched = findings.matched
+    tables = [] if matched is None else matched_tables(matched)
     heading, *rows = cross_rows(findings, [subject.name for subject in findings.subjects])
     write_page(
         path,
@@ -187,6 +190,8 @@ def write_comparison(path: Path, findings: Findings) -> None:
         title=" · ".join(subject.label for subject in findings.subjects),
         subjects=subject_table(findings),
         warnings=findings.warnings,
+        matched=[Table(titles, rows) for titles, *rows in tables],
+        matched_notes=[] if matched is None else matched_notes(matched),
         pairs=[pair(c) for c in findings.comparisons],
         layers=chart(profile_figure(findings), "layers"),
         cross=Table(heading, rows),

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
 from analysis.ranges import COUNT, SEED, SHARE
@@ -22,16 +22,26 @@ _RECORD = re.compile(r"(?:step|checkpoint)-(\d+)$")
 
 @dataclass
 class Options:
-    a: str = key(
-        "run, RUN@STEP, RUN/checkpoint-STEP, RUN/heads/step-STEP, hub:ORG/NAME, or graph file"
+    a: str | None = key(
+        "run, RUN@STEP, RUN/checkpoint-STEP, RUN/heads/step-STEP, hub:ORG/NAME, or graph file",
+        None,
     )
-    b: str = key("what a is compared with")
+    b: str | None = key("what a is compared with", None)
     c: str | None = key("one more to compare", None)
     d: str | None = key("as c", None)
     e: str | None = key("as c", None)
     f: str | None = key("as c", None)
     g: str | None = key("as c", None)
     h: str | None = key("as c", None)
+    match: str | None = key(
+        "where runs are compared: at equal kl (from the base), score (held out) or step; default: "
+        "at the steps that are named, or their last",
+        None,
+        among=("kl", "score", "step"),
+    )
+    seeds: Any = key("runs of one training with other seeds: RUN1,RUN2,RUN3 or a glob", None)
+    against: Any = key("as seeds, of another training that they are compared with", None)
+    at: float | None = key("seeds with match: the value; default: the largest that all have", None)
     out: str = key("directory for comparison.json and comparison.html", "comparison")
     q: float = key("false-discovery rate of called heads", 0.05, SHARE)
     cross: bool = key("run each circuit in each model", True)
@@ -49,6 +59,20 @@ class Options:
     seed: int = key("of the random circuits", 0, SEED)
     device: str = key("cpu, cuda, or auto: cuda if there is one", "auto")
     dtype: str = key("of the models: float32, float64 or bfloat16", "float32")
+
+    def __post_init__(self) -> None:
+        circuits = [name for name in NAMES if getattr(self, name) is not None]
+        if self.seeds is None:
+            if self.against is not None or self.at is not None:
+                raise ValueError("against and at are for seeds=RUN1,RUN2,RUN3")
+            if missing := [f"{name}=..." for name in "ab" if getattr(self, name) is None]:
+                raise ValueError(f"missing: {', '.join(missing)} (or seeds=RUN1,RUN2,RUN3)")
+            if self.match is not None and circuits != ["a", "b"]:
+                raise ValueError("match compares two runs; give a and b only")
+        elif circuits:
+            raise ValueError(f"give seeds or {', '.join(circuits)}, and not both")
+        elif self.at is not None and self.match not in ("kl", "score", "step"):
+            raise ValueError("at is a value of what is matched; give match=kl, score or step too")
 
 
 def locate(given: str) -> tuple[Path, int | None]:
@@ -160,16 +184,12 @@ def _run_name(run: Path) -> str:
     return RunFile.read(run).name if is_run(run) else run.resolve().name
 
 
-def read_subjects(options: Options) -> list[Subject]:
+def read_given(options: Options) -> list[Subject]:
     """Everything that is compared, in order.
 
     Raises:
-        ValueError: as `read_subject`, or two of them do not measure the same thing.
+        ValueError: as `read_subject`.
     """
-    from itertools import combinations
-
-    from analysis.comparison.definitions import check_pair
-
     given = {name: getattr(options, name) for name in NAMES if getattr(options, name) is not None}
     for name in NAMES:
         if getattr(options, f"model_{name}") is not None and name not in given:
@@ -180,10 +200,70 @@ def read_subjects(options: Options) -> list[Subject]:
             found.append(read_subject(name, text))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    found = on_one_graph(found)
+    return found
+
+
+def checked(subjects: list[Subject]) -> list[Subject]:
+    """The subjects on one graph.
+
+    Raises:
+        ValueError: two of them do not measure the same thing.
+    """
+    from itertools import combinations
+
+    from analysis.comparison.definitions import check_pair
+
+    found = on_one_graph(subjects)
     for pair in combinations(found, 2):
         check_pair(*pair)
     return found
+
+
+def read_subjects(options: Options) -> list[Subject]:
+    """Everything that is compared, in order, on one graph.
+
+    Raises:
+        ValueError: as `read_subject`, or two of them do not measure the same thing.
+    """
+    return checked(read_given(options))
+
+
+def run_named(name: str, given: str) -> Path:
+    """The directory of a whole run that a key names, for what is compared over its checkpoints.
+
+    Raises:
+        ValueError: it names a single checkpoint or a graph file, or nothing.
+    """
+    try:
+        path, step = locate(given)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if path.is_file() or step is not None:
+        raise ValueError(f"{name}={given} is one circuit; give a whole run, RUN, without a step")
+    return path
+
+
+def runs_named(name: str, given: object) -> list[Path]:
+    """The directories of the runs that a list names: RUN1,RUN2, [RUN1,RUN2] or a glob.
+
+    Raises:
+        ValueError: there is none, or as `run_named`.
+    """
+    entries = given if isinstance(given, list) else str(given).split(",")
+    found = []
+    for entry in (str(entry).strip() for entry in entries):
+        places = _matching(entry) if set("*?[") & set(entry) else [entry]
+        if not places:
+            raise ValueError(f"{name}: no run with tracked heads matches {entry}")
+        found += [run_named(name, place) for place in places]
+    return found
+
+
+def _matching(pattern: str) -> list[str]:
+    """The directories with tracked heads that match a glob."""
+    path = Path(pattern).expanduser()
+    found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    return sorted(str(place) for place in found if (place / "heads").is_dir())
 
 
 def check_options(options: Options) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from analysis.comparison.courses import TITLES
 from analysis.comparison.definitions import SETS, Comparison, Subject
 from analysis.comparison.findings import Findings
+from analysis.comparison.matching import Matched, matched_notes, matched_tables
 from analysis.comparison.rows import (
     cross_rows,
     edge_list,
@@ -40,6 +42,14 @@ def _about(subject: Subject) -> list[str]:
     return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
 
 
+def format_matched(matched: Matched) -> list[str]:
+    """Two runs where they have come as far, as lines."""
+    lines = [f"Matched by {TITLES[matched.measure]}", ""]
+    for table in matched_tables(matched):
+        lines += [*_columns(table), ""]
+    return lines + [part for n in matched_notes(matched) for part in textwrap.wrap(n, WIDTH)]
+
+
 def format_comparison(c: Comparison) -> list[str]:
     """One pair as lines."""
     lines = [f"{c.a.name} -> {c.b.name}    {c.a.label} -> {c.b.label}"[:WIDTH], ""]
@@ -70,6 +80,8 @@ def format_findings(findings: Findings) -> str:
     lines = [line for subject in findings.subjects for line in _about(subject)]
     for text in findings.warnings:
         lines += textwrap.wrap(f"Take care: {text}", WIDTH, subsequent_indent="  ")
+    if findings.matched is not None:
+        lines += [rule, *format_matched(findings.matched)]
     for comparison in findings.comparisons:
         lines += [rule, *format_comparison(comparison)]
     lines += [rule, "Cross-faithfulness: 1 is the whole model, 0 the empty circuit", ""]

@@ -31,6 +31,8 @@ def pairs_of(run: Path, record: Record) -> Pairs:
 def model_of(run: Path, record: Record, device: str = "auto") -> Model:
     """The model that a record of a run was measured with.
 
+    That of step 0 is without the adapter that is to be trained, which does nothing yet.
+
     Raises:
         ValueError: its checkpoint is gone, or has other weights.
     """
@@ -40,7 +42,10 @@ def model_of(run: Path, record: Record, device: str = "auto") -> Model:
 
     named, measured = find_model(f"{run}@{record.step}"), record.origin["model"]
     model = load_model(named.path, named.dtype or measured["dtype"], device, named.base)
-    if any(measured[part] != found for part, found in weight_hashes(model).items()):
+    found = weight_hashes(model)
+    if record.step == 0 and found["adapter"] is None:
+        del found["adapter"]
+    if any(measured[part] != hash_now for part, hash_now in found.items()):
         raise ValueError(
             f"{named.path} has other weights than step {record.step} of {run} was measured with; "
             "track that checkpoint again (headlab track redo=true)"
