@@ -55,9 +55,9 @@ def track_under(metric: str, run: Path, records: list[Record], out: Path, o: Opt
     Raises:
         ValueError: the base is gone, or the pairs lack what the metric reads.
     """
-    from analysis.records.recorded import model_of, pairs_of
     from analysis.models.loading import load_tokenizer_if_any
     from analysis.records.checkpoints import find_model
+    from analysis.records.recorded import model_of, pairs_of
     from analysis.records.run_file import RunFile, is_run
     from analysis.tracking.settings import TrackingSettings
     from analysis.tracking.tracker import HeadTracker
