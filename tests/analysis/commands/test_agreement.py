@@ -21,13 +21,35 @@ from tests.support.models import random_pairs, tiny_model
 from tests.support.tracked import SETTINGS
 
 
+def answered(model, pairs: Pairs) -> Pairs:
+    """The pairs with what the model says to each prompt as target and foil: it has a behaviour."""
+
+    def says(ids: tuple[int, ...]) -> int:
+        return int(model(torch.tensor([ids])).logits[0, -1].argmax())
+
+    return Pairs(
+        [
+            replace(
+                pair,
+                target_id=says(pair.clean_ids),
+                foil_id=says(pair.corrupted_ids),
+                positions=(-1,),
+            )
+            for pair in pairs
+        ]
+    )
+
+
 def test_a_run_is_tracked_under_a_second_metric_and_compared(tmp_path: Path, capsys) -> None:
     run = tmp_path / "run"
     RunFile("mine", "sft", "loss").write(run)
-    tracker = HeadTracker(run, random_pairs(6), SETTINGS)
+    model = tiny_model("qwen2", torch.float32)
+    tracker = HeadTracker(run, answered(model, random_pairs(6)), SETTINGS)
     places = {0: tmp_path / "base", 5: run / "checkpoint-5", 9: run / "checkpoint-9"}
     for step, place in places.items():
-        tiny_model("qwen2", torch.float32, seed=step).save_pretrained(place)
+        with torch.no_grad():
+            model.model.layers[0].self_attn.q_proj.weight.mul_(1 + step / 10)
+        model.save_pretrained(place)
         tracker.track(load_model(str(place), "float32"), step, show_progress=False)
     shutil.rmtree(places[9])
     act(parse(Options, [f"run={run}"]))
