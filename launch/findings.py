@@ -79,8 +79,8 @@ def _which(found: Needed) -> str:
     if found.match is None:
         return f"{said}; {found.note}"
     return (
-        f"{said}; {found.match.sets} random sets, {found.match.layers:.0%} of their heads in the "
-        f"same layers, {found.match.overlap:.0%} shared by two sets"
+        f"{said}; {found.match.sets} random sets, {100 * found.match.layers:.0f} % of their heads "
+        f"in the same layers, {100 * found.match.overlap:.0f} % shared by two sets"
     )
 
 
@@ -142,7 +142,7 @@ def acts_text(found: Findings) -> str:
     for title, lines in found.acts.items():
         text.append(title)
         for name, said in lines:
-            wrapped = textwrap.wrap(said, WIDTH - left)
+            wrapped = textwrap.wrap(said, WIDTH - left, break_on_hyphens=False)
             text += [f"  {name}".ljust(left) + wrapped[0]]
             text += [" " * left + more for more in wrapped[1:]]
     text += ["", *textwrap.wrap("[ ]: 95 % intervals. " + GUESSING, WIDTH)]
