@@ -22,7 +22,7 @@ from analysis.prompts.benchmarks import load_task, problems_for_pairs, slug
 from analysis.prompts.chat import Prompting, on_off
 from analysis.prompts.pair_building import answer_style_pairs, counterfactual_pairs
 from analysis.prompts.pairs import Pairs
-from analysis.prompts.problems import Problem, generate
+from analysis.prompts.problems import Problem, generate, spaceless
 from analysis.prompts.row_files import file_of
 from analysis.ranges import check_number
 from analysis.tracking.settings import TrackingSettings
@@ -257,8 +257,10 @@ def build_pairs(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
     p = cfg.pairs
     if p.kind == "file":
         return Pairs.load(Path(p.path), tokenizer, cfg.tracking.metric)
-    ask = asks(cfg)
-    problems = _pair_problems(cfg, p.size if p.kind == "answer_style" else 50 * p.size)
+    ask, times = asks(cfg), cfg.tracking.base_pairs if cfg.tracking.enabled else 1
+    wanted, of_one = (p.size, 1) if p.kind == "answer_style" else (50 * p.size, 10)
+    problems = _pair_problems(cfg, wanted)
+    further = _further_problems(cfg, problems, wanted + of_one * (times - 1) * p.size)
     if p.kind == "answer_style":
         starts = (p.clean_start, p.corrupted_start)
         if len(problems) < p.size:
@@ -267,8 +269,30 @@ def build_pairs(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
                 "source, or set pairs.source to one that has more",
                 *(len(problems), p.size),
             )
-        return answer_style_pairs(tokenizer, problems, ask, *starts, p.prefix_tokens)
-    return counterfactual_pairs(tokenizer, problems, ask, p.size, p.prefix, p.cut_solution_after)
+        found = answer_style_pairs(
+            tokenizer, [*problems, *further], ask, *starts, p.prefix_tokens
+        ).split(len(problems))
+    else:
+        found = counterfactual_pairs(
+            *(tokenizer, [*problems, *further], ask, times * p.size, p.prefix),
+            *(p.cut_solution_after, p.size),
+        ).split(p.size)
+    there = 0 if found.further is None else len(found.further)
+    if there < (times - 1) * len(found):
+        log.info(
+            "only %d further pairs for the base, of %d (tracking.base_pairs)",
+            *(there, (times - 1) * len(found)),
+        )
+    return found
+
+
+def _further_problems(cfg: DictConfig, problems: list[Problem], wanted: int) -> list[Problem]:
+    """More of the same source, as many as there are of `wanted` in all, beyond those given."""
+    if wanted <= len(problems):
+        return []
+    asked = {spaceless(problem.question) for problem in problems}
+    more = _pair_problems(cfg, wanted)
+    return [problem for problem in more if spaceless(problem.question) not in asked]
 
 
 def run_pairs(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:

@@ -39,6 +39,7 @@ ARGUMENTS = (  # of train.args: what is logged and saved, and how rows are fetch
 # made by a start before its first step; the rest of a run comes with the steps
 _BEFORE_THE_FIRST = (
     *(INPUTS, "base.json", "pairs.jsonl", "pairs.json", "heads", "evaluations"),
+    "base_pairs.jsonl",
     *("evaluations.json", "report.html", "wandb-published.json", "prompting.json"),
     *("mirrors.jsonl", "alerts.jsonl"),
 )

@@ -113,6 +113,7 @@ def prepare_run(options: Options) -> Path:
         content = {"name": run.name, "train": {"kind": "track"}, **asdict(options)}
         with atomic_write(run / WITNESS) as draft:
             draft.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    del tracking["base_pairs"]  # of how pairs are made
     calls = {name: tracking.pop(name) for name in ("fdr", "hysteresis")}
     RunFile(
         name=run.name,
@@ -179,7 +180,7 @@ def _forget_unmeasured(run: Path, options: Options, pairs: Pairs) -> None:
     saved, frozen = _settings_there(run), run / "pairs.jsonl"
     differ = any(saved.get(n, value) != value for n, value in asdict(options.tracking).items())
     if differ or (frozen.exists() and Pairs.load(frozen).hash != pairs.hash):
-        for name in ("run.json", WITNESS, "pairs.jsonl", "pairs.json"):
+        for name in ("run.json", WITNESS, "pairs.jsonl", "pairs.json"):  # base_pairs.jsonl is given
             (run / name).unlink(missing_ok=True)
 
 

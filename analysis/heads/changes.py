@@ -66,13 +66,15 @@ class Heads:
     strength and threshold ([1+R]) decide; a threshold of infinity says that there is no circuit.
     importance is I of the module's docstring. R is 0 where the pairs can't be resampled
     (analysis/intervals.py). clusters: how many were resampled. What follows from them is kept, as a
-    checkpoint is compared several times.
+    checkpoint is compared several times. wide: the same heads measured on further pairs too, row by
+    row of the same draws, for the tests of changes.
     """
 
     strength: torch.Tensor
     threshold: torch.Tensor
     importance: torch.Tensor
     clusters: int
+    wide: Heads | None = None
 
     @cached_property
     def inside(self) -> torch.Tensor:
@@ -287,8 +289,15 @@ def effect(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 
 
 def evidence_of(before: Heads, after: Heads) -> Evidence:
-    """The evidence of two checkpoints measured on the same pairs and resamples."""
+    """The evidence of two checkpoints measured on the same pairs and resamples.
+
+    Where further pairs tell more of one of them, its margins and states are those over all its
+    pairs, and a head has to have changed by these as well.
+    """
     changed = before.inside[0] != after.inside[0]
+    if len(before.inside) > 1 and len(after.inside) > 1:
+        before, after = before.wide or before, after.wide or after
+        changed &= before.inside[0] != after.inside[0]
     p = torch.full(changed.shape, 1.0 if len(after.inside) > 1 else math.nan, dtype=torch.float64)
     held = torch.zeros_like(p)
     # the others have p = 1 and are not called; two columns, as one is summed in another order

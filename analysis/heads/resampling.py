@@ -30,6 +30,8 @@ from analysis.heads.widest_paths import (
 )
 from analysis.models.graph import Graph
 
+WIDE = ("strength", "signed", "threshold", "sweep")  # the tables of Wide
+FURTHER = 1_000_003  # added to the seed for the draws of further pairs, which are their own
 CHUNK = 32  # rows at a time: bounds memory at a few tables of 32 x E
 SWEEP = (0.25, 0.5, 1.0, 2.0, 4.0)  # sizes of the sensitivity sweep, as multiples of the circuit's
 
@@ -78,6 +80,21 @@ class Resampled:
         )
 
 
+@dataclass(frozen=True)
+class Wide:
+    """The heads of a base over its pairs and `further` more: tables that `Resampled` names so too.
+
+    Row r is of the same draw of the pairs as in all checkpoints, with a draw of the further ones,
+    so that noise which the checkpoints share still cancels.
+    """
+
+    further: int
+    strength: torch.Tensor
+    signed: torch.Tensor
+    threshold: torch.Tensor
+    sweep: torch.Tensor
+
+
 def resample_weights(groups: Sequence[int], resamples: int, seed: int) -> torch.Tensor:
     """Share of each pair in each row's mean: float [1+R, P], row 0 uniform.
 
@@ -116,6 +133,7 @@ def resample_heads(
     show_progress: bool = False,
     groups: Sequence[int] | None = None,
     sizes: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> Resampled:
     """The heads of the circuits of the pairs and of R resamples of them.
 
@@ -123,12 +141,14 @@ def resample_heads(
     each circuit is cut. resamples: R. seed: of the draws. show_progress: a bar, on a terminal.
     groups: the cluster of each pair; None: no two pairs share a prompt.
     sizes: edges of the circuit of each row, int64 [1+R]; selection.top_n in all rows for None.
+    weights: of the pairs in each row, float [1+R, P]; None: those of `resample_weights`.
     """
     scores = by_destination(graph, per_pair.float())
     absolute = scores.abs()
     found: list[tuple[torch.Tensor, ...]] = []
-    groups = range(len(scores)) if groups is None else groups
-    weights = resample_weights(groups, resamples, seed)
+    if weights is None:
+        groups = range(len(scores)) if groups is None else groups
+        weights = resample_weights(groups, resamples, seed)
     if sizes is None:
         sizes = torch.full((len(weights),), selection.top_n)
     bar = tqdm(total=len(weights), desc="bootstrap", disable=None if show_progress else True)
@@ -145,6 +165,32 @@ def resample_heads(
             found.append((strength, signed, paths.importance, *degrees, threshold, cuts[:, 1:]))
             bar.update(len(rows))
     return Resampled(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+
+def resample_wide(
+    graph: Graph,
+    per_pair: torch.Tensor,
+    further: torch.Tensor,
+    selection: Selection,
+    resamples: int,
+    seed: int,
+    groups: tuple[Sequence[int], Sequence[int]] | None = None,
+    sizes: torch.Tensor | None = None,
+) -> Wide:
+    """The heads of a base over its pairs and further ones.
+
+    further: their scores [M, E]. groups: the clusters of the pairs, and of the further ones. The
+    rest as in `resample_heads`.
+    """
+    n, m = len(per_pair), len(further)
+    of_pairs, of_further = (range(n), range(m)) if groups is None else groups
+    drawn = (
+        resample_weights(of_pairs, resamples, seed) * (n / (n + m)),
+        resample_weights(of_further, resamples, seed + FURTHER) * (m / (n + m)),
+    )
+    scores, weights = torch.cat([per_pair, further]), torch.cat(drawn, 1)
+    found = resample_heads(graph, scores, selection, resamples, seed, sizes=sizes, weights=weights)
+    return Wide(m, *(getattr(found, name) for name in WIDE))
 
 
 def _cuts(graph: Graph, size: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,10 @@ from analysis.records.record import Record, read_record, record_dir, recorded_st
 log = logging.getLogger(__name__)
 
 # of a run, and not of a step (docs/architecture.md)
-ABOUT = ("run.json", "base.json", "config.yaml", "pairs.jsonl", "pairs.json", "metrics.jsonl")
+ABOUT = (
+    *("run.json", "base.json", "config.yaml", "pairs.jsonl", "pairs.json", "base_pairs.jsonl"),
+    "metrics.jsonl",
+)
 SHOWN = (
     *("trajectory.json", "report.html", "finished.json", "alerts.jsonl"),
     *("wandb-id", "wandb-published.json", "wandb-view.json", "mirrors.jsonl"),

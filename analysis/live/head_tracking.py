@@ -308,7 +308,8 @@ class HeadTracking(HeadObserver):
             check(args, plain, base, self.tracking)
             own = path if state.global_step else None
             pairs = given_pairs(
-                self._pairs, own, tokenizer, self.tracking.metric, self.trainer, loader
+                *(self._pairs, own, tokenizer, self.tracking.metric, self.trainer, loader),
+                times=self.tracking.base_pairs,
             )
             tracker = HeadTracker(path, pairs, self.tracking.settings(), tokenizer)
             reference = reference_of(self._reference, args, self.trainer, tokenizer)

@@ -14,6 +14,7 @@ from torch import nn
 from analysis.models.anatomy import base_model
 from analysis.models.loading import load_model, load_tokenizer_if_any
 from analysis.models.preserve import preserved
+from analysis.prompts.pairs import Pairs
 from analysis.records.record import Record, read_record
 from analysis.records.run_file import RunFile
 from analysis.tracking import distributed
@@ -92,7 +93,8 @@ class ReferenceModel:
     def measure(self, tracker: HeadTracker) -> None:
         """Write its record beside those of a run, unless it stands there; called by all ranks."""
         directory = tracker.run / DIRECTORY
-        ours = HeadTracker(directory, tracker.pairs, tracker.settings, None)
+        # its heads are not tested against a base's, so without further pairs
+        ours = HeadTracker(directory, Pairs(tracker.pairs), tracker.settings, None)
         if distributed.main_decides(lambda: self._is_done(directory, ours)):
             return
         if distributed.rank() == 0:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors import safe_open
 
-from analysis.live.auto_pairs import auto_pairs, rows_of
+from analysis.live.auto_pairs import SIZE, auto_pairs, rows_of
 from analysis.models import hub
 from analysis.models.anatomy import base_model
 from analysis.models.loading import load_tokenizer_if_any
@@ -64,8 +64,11 @@ def given_pairs(
     metric: str,
     trainer: Trainer | None,
     loader: Any,
+    times: int = 1,
 ) -> Pairs:
     """The pairs, of their file or made of the trainer's rows; called by all ranks.
+
+    times: as many pairs are made, those beyond auto_pairs.SIZE as further ones for the base.
 
     run: of a training that is resumed, which keeps the pairs that were made.
 
@@ -83,7 +86,7 @@ def given_pairs(
         if distributed.rank() != 0:
             return None
         rows, whose = rows_of(trainer, loader)
-        pairs = auto_pairs(rows, tokenizer)
+        pairs = auto_pairs(rows, tokenizer, times * SIZE).split(SIZE)
         pairs.about = f"{pairs.about}, made of rows {whose}"
         log.info("heads are tracked on %d pairs: %s", len(pairs), pairs.about)
         return pairs

@@ -21,6 +21,7 @@ def counterfactual_pairs(
     size: int,
     prefix: str,
     cut_solution_after: str | None = None,
+    least: int | None = None,
 ) -> Pairs:
     """Pairs of problems with the same skeleton and token length but another next token.
 
@@ -31,11 +32,13 @@ def counterfactual_pairs(
     tokens that the two problems call for: of the rest of the solution, or of the answer. Each
     problem is used in one pair at most, and each prompt, where problems are asked alike.
 
+    least: how many are enough, where the problems hold fewer than `size`; None: `size`.
+
     Raises:
-        ValueError: the problems hold fewer than `size` such pairs.
+        ValueError: the problems hold fewer such pairs.
     """
     return common_counterfactual_pairs(
-        tokenizer, problems, [prompting], size, prefix, cut_solution_after
+        tokenizer, problems, [prompting], size, prefix, cut_solution_after, least
     )[0]
 
 
@@ -46,14 +49,16 @@ def common_counterfactual_pairs(
     size: int,
     prefix: str,
     cut_solution_after: str | None = None,
+    least: int | None = None,
 ) -> list[Pairs]:
     """`counterfactual_pairs` under several promptings: pair i of each is of the same two problems.
 
     Two problems are a pair if they are one under every prompting.
 
     Raises:
-        ValueError: the problems hold fewer than `size` such pairs.
+        ValueError: as there.
     """
+    least = size if least is None else least
     waiting: dict[tuple[str, tuple[int, ...]], list[list[_Start]]] = defaultdict(list)
     pairs: list[list[Pair]] = [[] for _ in promptings]
     seen: set[tuple[int, ...]] = set()
@@ -73,10 +78,10 @@ def common_counterfactual_pairs(
         group.remove(partner)
         for found, (clean, target), (corrupted, foil) in zip(pairs, partner, starts, strict=True):
             found.append(Pair(clean, corrupted, target_id=target, foil_id=foil))
-    if len(pairs[0]) < size:
+    if len(pairs[0]) < least:
         raise ValueError(
             f"{len(problems)} distinct problems gave only {len(pairs[0])} counterfactual pairs of "
-            f"{size} asked for (same skeleton and token length, different next token); ask for "
+            f"{least} asked for (same skeleton and token length, different next token); ask for "
             "fewer (size), widen the generator's options (more digits or terms), use a generator "
             "(source=arithmetic), or another kind of pairs (answer_style, file)"
         )

@@ -113,17 +113,21 @@ class Batch:
 class Pairs(Sequence[Pair]):
     """A fixed list of pairs. Two lists with the same `hash` are the same measurement.
 
-    about: what they were made of, in words, where nobody gave them.
+    about: what they were made of, in words, where nobody gave them.  further: more pairs of the
+    same source, for the base only (analysis/tracking/further.py).
 
     Raises:
         ValueError: there are no pairs.
     """
 
-    def __init__(self, pairs: Sequence[Pair], about: str | None = None) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], about: str | None = None, further: Pairs | None = None
+    ) -> None:
         if not pairs:
             raise ValueError("there are no pairs; a circuit needs at least one")
         self._pairs = list(pairs)
         self.about = about
+        self.further = further
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -157,6 +161,13 @@ class Pairs(Sequence[Pair]):
     def n_distinct(self) -> int:
         """How many clusters of pairs there are: the size of the sample."""
         return len(set(self.groups))
+
+    def split(self, size: int) -> Pairs:
+        """The first `size` pairs, with as `further` those of the others that share no prompt."""
+        groups = self.groups
+        others = zip(self._pairs[size:], groups[size:], strict=True)
+        further = [pair for pair, group in others if group not in groups[:size]]
+        return Pairs(self._pairs[:size], self.about, Pairs(further) if further else None)
 
     def save(self, path: Path) -> None:
         """Write as JSONL of token ids."""

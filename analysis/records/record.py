@@ -4,6 +4,7 @@
     RUN/heads/step-000040/heads-<hash>.safetensors   its circuit and resampled heads
     RUN/heads/step-000040/scores-<hash>.safetensors  its per-pair scores [pairs, E]
     RUN/heads/step-000040/experts-<hash>.safetensors with experts: what tokens were given to
+    RUN/heads/step-000000/wide-<hash>.safetensors    heads of the base over further pairs too
     RUN/heads/step-000000/logprobs-<hash>.safetensors next-token log-probabilities of the base
     RUN/evaluations/step-000040.json                 held-out pass@1
     RUN/metrics.jsonl                                what the trainer logged, and when
@@ -32,7 +33,7 @@ from analysis.attribution.metrics import faithfulness
 from analysis.files import OtherSchema, atomic_write, short_hash, write_json
 from analysis.heads.changes import Heads
 from analysis.heads.experts import Experts
-from analysis.heads.resampling import Resampled, resample_weights
+from analysis.heads.resampling import WIDE, Resampled, Wide, resample_weights
 from analysis.intervals import Estimate, estimate, resamples_of
 from analysis.models.graph import Graph
 from analysis.models.graph_form import graph_from
@@ -68,8 +69,9 @@ class Record:
     experts: what the tokens were given to, None in a model without experts.  kl: from the base
     on the clean prompts, in nats, float [pairs] (analysis/tracking/distance.py); None where it was
     not measured.  held_out, sizes, gap_metric, gap: as in analysis/tracking/finding.py, None in
-    older records.  digest: of circuit, resamples and experts, as read from a file; empty for a
-    record just made.
+    older records.  wide: heads of the base over further pairs too (analysis/tracking/further.py),
+    None where there are none.  digest: of circuit, resamples and experts, as read from a file;
+    empty for a record just made.
     """
 
     step: int
@@ -95,6 +97,7 @@ class Record:
     sizes: torch.Tensor | None = None
     gap_metric: str | None = None
     gap: torch.Tensor | None = None
+    wide: Wide | None = None
     digest: str = ""
 
     @property
@@ -115,7 +118,15 @@ class Record:
         """The heads of the circuit, with their resamples."""
         r = self.resamples
         strength = r.strength if self.selection["tau"] is None else r.signed
-        return Heads(strength, r.threshold, r.importance, self.distinct)
+        return Heads(strength, r.threshold, r.importance, self.distinct, self._wide(r.importance))
+
+    def _wide(self, importance: torch.Tensor) -> Heads | None:
+        """The heads over further pairs too; None without any."""
+        if self.wide is None:
+            return None
+        signed = self.selection["tau"] is not None
+        strength = self.wide.signed if signed else self.wide.strength
+        return Heads(strength, self.wide.threshold, importance, self.distinct)
 
     @property
     def weights(self) -> torch.Tensor:
@@ -168,7 +179,7 @@ class Record:
     def without_circuit(self) -> Record:
         """The same of a model that lacks the behaviour: no edge and no head is in."""
         nothing = torch.zeros_like(self.circuit)
-        return replace(self, circuit=nothing, resampled=self.resampled.without_circuit)
+        return replace(self, circuit=nothing, resampled=self.resampled.without_circuit, wide=None)
 
     @property
     def kl_rows(self) -> torch.Tensor | None:
@@ -218,6 +229,8 @@ def write_record(
     for name in beside:
         value = getattr(record, name)
         heads[name] = value.float() if value.is_floating_point() else value.int()
+    if record.wide is not None:
+        kinds["wide"] = {name: getattr(record.wide, name) for name in WIDE}
     if log_probs is not None:
         kinds["logprobs"] = {"log_probs": log_probs.float()}
     files = {}
@@ -226,7 +239,7 @@ def write_record(
         files[kind] = f"{kind}-{short_hash(blob)}.safetensors"
         with atomic_write(directory / files[kind]) as draft:
             draft.write_bytes(blob)
-    left_out = [*_TENSORS, *BESIDE, "resampled", "digest", "experts"]
+    left_out = [*_TENSORS, *BESIDE, "resampled", "digest", "experts", "wide"]
     optional = ("n_distinct", "groups", "gap_metric")
     left_out += [name for name in optional if getattr(record, name) is None]
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in left_out}
@@ -243,6 +256,7 @@ def write_record(
         **({} if record.experts is None else {"experts": _about_experts(record)}),
         **({} if (kl := record.kl_from_base()) is None else {"kl_from_base": asdict(kl)}),
         **({} if log_probs is None else {"log_probs": list(log_probs.shape)}),
+        **({} if record.wide is None else {"further_pairs": record.wide.further}),
         "tensors": files,
     }
     write_json(directory / "record.json", {"schema": SCHEMA, **content})
@@ -355,7 +369,7 @@ def _open(run: str | Path, content: dict[str, Any]) -> Record:
     beside = content.get("beside", [])
     shapes = shapes_of(graph, content["n_pairs"], beside)
     stored = _tensors(run, step, content, "heads", shapes)
-    left_out = {*_TENSORS, *BESIDE, "graph", "resampled", "digest", "experts"}
+    left_out = {*_TENSORS, *BESIDE, "graph", "resampled", "digest", "experts", "wide"}
     wanted = {f.name for f in fields(Record)} - left_out
     values: dict[str, Any] = {name: content.get(name) for name in wanted}
     values |= {name: math.nan for name in _NUMBERS if values[name] is None}
@@ -364,6 +378,12 @@ def _open(run: str | Path, content: dict[str, Any]) -> Record:
     if "experts" in content:
         values["experts"] = _experts(run, step, content, path)
         values["digest"] += " " + content["tensors"]["experts"]
+    values["wide"] = None
+    if "further_pairs" in content:
+        shapes = {name: form for name, form in shapes.items() if name in WIDE}
+        tables = _tensors(run, step, content, "wide", shapes)
+        values["wide"] = Wide(content["further_pairs"], *(tables[name] for name in WIDE))
+        values["digest"] += " " + content["tensors"]["wide"]
     if "n_distinct" not in content:
         values["n_distinct"] = _distinct_in_file(run)
     return StoredRecord.open(values, stored)

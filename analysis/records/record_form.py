@@ -84,6 +84,7 @@ class _File:
     log_probs: list[int] | None = None
     gap_metric: str | None = None
     beside: list[str] = field(default_factory=list)
+    further_pairs: int | None = None
     experts: _Experts | None = None
 
 
@@ -125,6 +126,7 @@ def read_content(path: Path, step: int) -> dict[str, Any] | None:
             raise ValueError(f"{path}: nothing is called {min(unknown)!r} beside the heads")
         needed = {"heads", "scores"} | ({"experts"} if found.experts else set())
         needed |= {"logprobs"} if found.log_probs else set()
+        needed |= {"wide"} if found.further_pairs else set()
         if missing := needed - set(found.tensors):
             raise ValueError(f"{path} names no tensors of {min(missing)}; track this step again")
     return content

@@ -23,6 +23,7 @@ MARK = "hub:"  # what the name of such a run begins with
 # patterns of the files below a run
 PARTS = (
     *(FILE, WITNESS, "base.json", "pairs.json", "pairs.jsonl", "metrics.jsonl"),
+    "base_pairs.jsonl",
     *("trajectory.json", "report.html"),
     *("heads/step-*/*", "evaluations/**/*.json", "interventions/**/*.json"),
     "needed/step-*.json",

@@ -25,7 +25,7 @@ from analysis.files import atomic_write, write_json
 from analysis.heads.attention import PATTERN_SCORES, pattern_scores
 from analysis.heads.copying import copying
 from analysis.heads.experts import Experts, as_experts, layers_with_experts, measure_experts
-from analysis.heads.resampling import resample_heads
+from analysis.heads.resampling import Wide, resample_heads, resample_wide
 from analysis.heads.roles import summarise, write_roles
 from analysis.heads.sample import sample_note
 from analysis.models.anatomy import base_model
@@ -51,6 +51,7 @@ from analysis.tracking.distance import (
     positions_read,
 )
 from analysis.tracking.finding import CircuitFinder, FoundCircuit
+from analysis.tracking.further import freeze_further, further_pairs
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.sharing import SharedPairs, out_of_memory
 
@@ -135,6 +136,7 @@ class HeadTracker:
         """
         if not self._started and distributed.rank() == 0:
             freeze_pairs(self.run, self.pairs)
+            freeze_further(self.run, self.pairs.further, self._tokenizer)
             if note := sample_note(len(self.pairs), self.pairs.n_distinct):
                 log.warning(note)
         self._started = True
@@ -172,18 +174,42 @@ class HeadTracker:
         _spared(partial(self._track_roles, model, step), failed)
         experts = _spared(partial(self._experts, model), failed)
         log_probs = _spared(partial(self._log_probabilities, model), failed)
-        write = partial(self._write, model, step, scores, found, experts, log_probs, began)
+        wide = self._over_further(model, scores, found) if step == 0 else None
+        write = partial(self._write, model, step, scores, found, experts, log_probs, wide, began)
         record = distributed.together(write)
         if failed:
             raise failed[0]
         return record
 
+    def _over_further(
+        self, model: nn.Module, scores: EdgeScores, found: FoundCircuit
+    ) -> Wide | None:
+        """On rank 0, the heads of the base over further pairs too; None where there are none."""
+        further = further_pairs(self.run, self.pairs.further, self._tokenizer)
+        if further is None:
+            return None
+        s, graph = self.settings, scores.graph
+        more, *_ = self._scores_of(SharedPairs(further, s.batch_size), model, graph, False)
+        if distributed.rank() != 0 or not more.isfinite().all():
+            return None
+        return resample_wide(
+            *(graph, scores.per_edge.float(), more.float(), found.selection, s.resamples, s.seed),
+            groups=(self.pairs.groups, further.groups),
+            sizes=found.sizes,
+        )
+
+    def _scores_of(
+        self, shared: SharedPairs, model: nn.Module, graph: Graph, show_progress: bool
+    ) -> list[torch.Tensor]:
+        """Scores of the edges [pairs, E], clean and corrupted metric [pairs, 1]."""
+        measure = partial(_edge_scores, model, self.settings, show_progress)
+        return shared.measure(measure, [graph.n_edges, 1, 1])
+
     def _attribute(self, model: nn.Module, show_progress: bool) -> EdgeScores:
         """The scores of all pairs, each of which one rank has computed."""
         graph = graph_of_heads(model, self.settings.kv)
-        per_edge, clean, corrupted = self._shared.measure(
-            partial(_edge_scores, model, self.settings, show_progress), [graph.n_edges, 1, 1]
-        )
+        scores = self._scores_of(self._shared, model, graph, show_progress)
+        per_edge, clean, corrupted = scores
         per_pair = per_edge.new_zeros(len(self.pairs), *graph.edge_mask.shape)
         per_pair[:, graph.edge_mask] = per_edge
         return EdgeScores(graph, per_pair, clean.squeeze(1), corrupted.squeeze(1))
@@ -273,6 +299,7 @@ class HeadTracker:
         found: FoundCircuit,
         experts: Experts | None,
         log_probs: torch.Tensor | None,
+        wide: Wide | None,
         began: float,
     ) -> Record | None:
         """On rank 0, resample, and write the record of a step whose measuring began at `began`."""
@@ -316,6 +343,7 @@ class HeadTracker:
             gap=found.gap,
             experts=experts,
             kl=self._kl(step, log_probs),
+            wide=wide,
             seconds=time.perf_counter() - began,
         )
         if record.lacks_behaviour:

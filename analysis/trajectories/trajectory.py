@@ -394,12 +394,18 @@ def _sensitivity(base: _Opened, now: _Opened) -> list[_Swept]:
 
 def _sweeps(record: Record, gap: float) -> Iterator[tuple[str, float, Heads]]:
     """What is swept, its value, and the heads under it."""
-    r, distinct = record.resamples, record.distinct
+    r, wide, distinct = record.resamples, record.wide, record.distinct
+
+    def heads(strength: torch.Tensor, cut: torch.Tensor, more: Heads | None) -> Heads:
+        return Heads(strength, cut, r.importance, distinct, more)
+
     for column, size in enumerate(sweep_sizes(record.graph, record.selection["top_n"])):
-        yield "top_n", size, Heads(r.strength, r.sweep[:, column], r.importance, distinct)
+        more = None if wide is None else heads(wide.strength, wide.sweep[:, column], None)
+        yield "top_n", size, heads(r.strength, r.sweep[:, column], more)
     for share in TAU_SHARES:
         tau = torch.where(r.threshold.isinf(), r.threshold, share * gap)  # no circuit: none
-        yield "tau", share * gap, Heads(r.signed, tau, r.importance, distinct)
+        more = None if wide is None else heads(wide.signed, tau, None)
+        yield "tau", share * gap, heads(r.signed, tau, more)
 
 
 def curves(points: Sequence[Point]) -> dict[str, list[Estimate]]:

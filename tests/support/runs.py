@@ -17,6 +17,7 @@ SMALL = [
     "pairs.size=4",
     "tracking.resamples=10",
     "tracking.ig_steps=2",
+    "tracking.base_pairs=1",
     "evaluation.size=3",
     "evaluation.samples=2",
     "evaluation.max_new_tokens=6",

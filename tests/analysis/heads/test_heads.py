@@ -185,7 +185,7 @@ def test_one_level_for_all_checkpoints_of_a_run():
     assert level_of([lucky, bare], 0.05) == 0.02
     assert level_of([bare], 0.05) == level_of([], 0.05) < 0
     assert not bare.called(level_of([bare, clear], 0.05)).any()
-    unstable = Evidence(clear.p_value, torch.tensor([0.79, 0.81]))
+    unstable = Evidence(clear.p_value, torch.tensor([0.84, 0.86]))
     assert unstable.called(0.01).tolist() == [False, True]
 
 

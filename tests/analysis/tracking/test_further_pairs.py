@@ -1,0 +1,121 @@
+"""The base is measured on further pairs too, for the tests of changes and for nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from analysis.heads.changes import compare
+from analysis.heads.resampling import WIDE, Wide, resample_heads, resample_wide
+from analysis.prompts.pairs import Pair, Pairs
+from analysis.records.record import read_record, write_record
+from analysis.tracking.further import FILE, freeze_further
+from analysis.tracking.tracker import HeadTracker
+from analysis.trajectories.trajectory import trajectory
+from tests.support.planted import GRAPH, SELECTION, World, make_record
+from tests.support.tracked import SETTINGS, tracked
+from train.build import build_pairs
+from train.recipes.tiny import build_tokenizer
+
+WORLD = World(3, changed=5)
+
+
+def test_further_pairs_share_no_prompt_with_those_of_the_run():
+    prompts = [(1, 2), (2, 3), (3, 4), (1, 2), (5, 6), (7, 8)]
+    pairs = Pairs([Pair(clean, (9, 9 + i)) for i, clean in enumerate(prompts)], "made up")
+    split = pairs.split(2)
+    assert (len(split), split.about, split.hash) == (2, "made up", Pairs(pairs[:2]).hash)
+    assert split.further is not None
+    assert [pair.clean_ids for pair in split.further] == [(3, 4), (5, 6), (7, 8)]
+    assert pairs.split(6).further is None
+
+
+def test_they_are_saved_once_and_read_again(tmp_path):
+    further = Pairs([Pair((1,), (2,))])
+    assert freeze_further(tmp_path, None, None) is None
+    assert freeze_further(tmp_path, further, None) is further
+    other = freeze_further(tmp_path, Pairs([Pair((3,), (4,))]), None)
+    assert other is not None and other.hash == further.hash
+    assert (tmp_path / FILE).is_file()
+
+
+def test_rows_are_of_the_same_draws_of_the_pairs_and_of_other_ones_of_the_further():
+    scores = WORLD.scores(8)[0]
+    alone = resample_heads(GRAPH, scores, SELECTION, 20, 0)
+    silent = resample_wide(GRAPH, scores, torch.zeros(24, GRAPH.n_edges), SELECTION, 20, 0)
+    assert silent.further == 24
+    assert torch.allclose(silent.strength, alone.strength / 4)  # 8 of 32 pairs
+    more = WORLD.further(24)
+    wide = resample_wide(GRAPH, scores, more, SELECTION, 20, 0)
+    whole = resample_heads(GRAPH, torch.cat([scores, more]), SELECTION, 1, 0)
+    assert torch.allclose(wide.strength[0], whole.strength[0])
+    assert torch.allclose(wide.threshold[0], whole.threshold[0])
+    assert wide.strength[1:].std(0).mean() < alone.strength[1:].std(0).mean()
+
+
+def test_they_decide_what_is_called_and_leave_the_raw_sets_alone(tmp_path):
+    before, after = WORLD.scores(32)
+    plain, now = make_record(0, before, 100), make_record(10, after, 100)
+    wide = resample_wide(GRAPH, before, WORLD.further(96), SELECTION, 100, 0)
+    base = make_record(0, before, 100, wide=wide)
+    one, two = compare(plain.heads, now.heads), compare(base.heads, now.heads)
+    for name, mask in one.masks.items():
+        assert torch.equal(mask, two.masks[name])
+    assert one.jaccard.value == two.jaccard.value and one.null == two.null
+    changed = two.masks["emergent"] | two.masks["pruned"]
+    assert (two.p_value[~changed] == 1).all()
+    assert (two.p_value != one.p_value).any()
+    # a head that has changed by the pairs of the run only has not changed
+    assert compare(make_record(0, before, 100, wide=_of(now)).heads, now.heads).found.sum() == 0
+    for record in (base, now):
+        write_record(tmp_path, record, before)
+    read = read_record(tmp_path, 0)
+    assert read.wide.further == 96 and torch.equal(read.wide.sweep, wide.sweep)
+    assert read_record(tmp_path, 10).wide is None
+    point = trajectory([read, read_record(tmp_path, 10)])[1]
+    assert torch.equal(point.change.p_value, two.p_value)
+    same = next(s for s in point.sensitivity if s.by == "top_n" and s.value == SELECTION.top_n)
+    assert same.called["emergent"] == int(point.change.called["emergent"].sum())
+
+
+def _of(record):
+    """What further pairs say if they find a base that is like a later checkpoint."""
+    return Wide(1, *(getattr(record.resampled, name) for name in WIDE))
+
+
+def test_the_tracker_scores_them_at_the_base_only(tmp_path, tiny_dir):
+    model, pairs = tracked(tmp_path / "plain", tiny_dir)
+    further = Pairs([Pair(pair.corrupted_ids, pair.clean_ids) for pair in pairs])
+    run = tmp_path / "wide"
+    tracker = HeadTracker(run, Pairs(list(pairs), further=further), SETTINGS)
+    tracker.track(model, 0, show_progress=False)
+    again = HeadTracker(run, pairs, SETTINGS)  # finds them in the run's directory
+    again.track(model, 5, show_progress=False)
+    base, plain = read_record(run, 0), read_record(tmp_path / "plain", 0)
+    assert base.wide.further == len(further) and read_record(run, 5).wide is None
+    assert torch.equal(base.resampled.strength, plain.resampled.strength)
+    assert Pairs.load(run / FILE).hash == further.hash
+    again.track(model, 0, show_progress=False)
+    assert torch.equal(read_record(run, 0).wide.strength, base.wide.strength)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [[], ["pairs=answer_style"], ["FILE"], ["pairs=answer_style", "FILE"]],
+    ids=["generator", "answers", "few", "file"],
+)
+def test_a_run_has_the_same_pairs_with_further_ones(compose, tmp_path, more):
+    """Those of the run are the first of its source, however many are made for the base."""
+    lines = [json.dumps({"problem": f"{n} + 1", "answer": str(n + 1)}) for n in range(300)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    given = [m if m != "FILE" else f"data.source=file:{tmp_path / 'rows.jsonl'}" for m in more]
+    words = [f"run_dir={tmp_path}", "data=arithmetic", "pairs.size=6", *given]
+    tokenizer = build_tokenizer()
+    alone = build_pairs(compose("sft", *words, "tracking.base_pairs=1"), tokenizer)
+    pairs = build_pairs(compose("sft", *words), tokenizer)
+    assert (pairs.hash, alone.further) == (alone.hash, None)
+    assert pairs.further is not None and 0 < len(pairs.further) <= 18
+    whole = Pairs([*pairs, *pairs.further])
+    assert set(whole.groups[: len(pairs)]).isdisjoint(whole.groups[len(pairs) :])
