@@ -8,6 +8,7 @@ from typing import Any
 from analysis.comparison.definitions import Cell, Comparison, Profile, Subject
 from analysis.comparison.matching import Matched
 from analysis.heads.sample import sample_note
+from analysis.reporting.sums import sums_note
 
 NO_INTERVALS = (
     "A graph file holds no scores of single pairs, so what is compared with one has no intervals, "
@@ -15,6 +16,10 @@ NO_INTERVALS = (
 )
 
 NO_SCORES = "the file says which edges are in and gives no scores, so nothing ranks its heads."
+NO_GAP = (
+    "a file does not say whether its scores add up (their completeness gap), so importance and "
+    "effect are an order, and no amounts."
+)
 SHARED = (
     "the file has a k and a v edge for every query head. Those into one shared head are taken as "
     "one edge, which is in if any of them is; its score is their sum."
@@ -52,6 +57,12 @@ class Findings:
             for s in self.subjects
             if s.file is not None and not s.file.has_scores
         ]
+        found += [
+            f"{s.name}: {NO_GAP}" for s in self.subjects if s.file is not None and s.file.has_scores
+        ]
+        records = [s.record for s in self.subjects if s.record is not None]
+        if note := sums_note(records):
+            found.append(note)
         for c in self.comparisons:
             if c.bases is None or c.a.base is None or c.b.base is None:
                 continue

@@ -42,6 +42,8 @@ def compare_heads(a: Subject, b: Subject, q: float = FDR) -> HeadDifference:
         "weighted overlap": change.overlap,
         "rank correlation": change.rank_correlation,
     }
+    if math.isnan(change.overlap.value):  # importances that are none
+        del numbers["weighted overlap"]
     return HeadDifference(
         masks={name: change.masks[_NAMES[name]] for name in SETS},
         numbers=numbers,
@@ -65,10 +67,12 @@ def members(subject: Subject) -> torch.Tensor:
 def importance_of(subject: Subject) -> torch.Tensor:
     """Share of each head in |mean score|, or in |score| of a file's nodes: float [A].
 
-    NaN where a file has no scores.
+    NaN where a file has no scores, and where those of a record do not add up.
     """
     if subject.file is not None and subject.file.scores is None:
         return subject.file.importance.float()
+    if subject.record is not None and not subject.record.adds_up:
+        return torch.full_like(subject.record.importance, math.nan)
     return head_importance(subject.graph, subject.mean[None], subject.edges)
 
 
@@ -85,7 +89,8 @@ def _bare_heads(a: Subject, b: Subject) -> HeadDifference:
     importance = torch.stack([importance_of(s) for s in (a, b)])
     if a.graph.heads and all(s.file is None or s.file.has_scores for s in (a, b)):
         strengths = (_strengths(s).numpy() for s in (a, b))
-        found.numbers["weighted overlap"] = bare(float(overlap(importance[0], importance[1])))
+        if not math.isnan(shared := float(overlap(importance[0], importance[1]))):
+            found.numbers["weighted overlap"] = bare(shared)
         found.numbers["rank correlation"] = bare(float(spearman(*strengths)[0]))
     nothing = torch.full_like(importance[0], math.nan)
     effects = torch.stack([effect(importance[0], importance[1]), nothing, nothing])

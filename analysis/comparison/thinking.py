@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.heads.sample import sample_note
 from analysis.reporting.kinds import kinds_note
+from analysis.reporting.sums import sums_note
 from analysis.reporting.text import WIDTH, count, inclusion, number, text_table
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from analysis.heads.changes import Change
     from analysis.intervals import Estimate
-    from analysis.records.record import Record
+from analysis.records.record import Record
 
 MODES = ("on", "off")
 SETS = {"think-on-only": "pruned", "think-off-only": "emergent", "both": "retained"}
@@ -91,8 +92,8 @@ def summary(modes: Modes) -> dict[str, Any]:
         "p_value": c.p_value,
         "inclusion_on": c.inclusion_before,
         "inclusion_off": c.inclusion_after,
-        "importance_on": on.importance,
-        "importance_off": off.importance,
+        "importance_on": on.shares,
+        "importance_off": off.shares,
         "effect": c.effect,
         "effect_low": c.effect_low,
         "effect_high": c.effect_high,
@@ -159,6 +160,8 @@ def format_modes(modes: Modes, q: float) -> str:
     distinct = min(record.distinct for record in modes.records.values())
     if small := sample_note(on.n_pairs, distinct):
         notes.append(small)
+    if sums := sums_note(modes.records.values()):
+        notes.append(sums)
     if on.pairs_hash == modes.records["off"].pairs_hash:
         notes.append("Take care: the chat template gives the same prompts with think on and off.")
     return "\n".join([*table, *(part for note in notes for part in textwrap.wrap(note, WIDTH))])

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from analysis.attribution.adding_up import adds_up
 from analysis.attribution.metrics import faithfulness
 from analysis.files import OtherSchema, atomic_write, short_hash, write_json
 from analysis.heads.changes import Heads
@@ -115,10 +116,11 @@ class Record:
 
     @property
     def heads(self) -> Heads:
-        """The heads of the circuit, with their resamples."""
+        """The heads of the circuit, with their resamples; importance is NaN as in `shares`."""
         r = self.resamples
         strength = r.strength if self.selection["tau"] is None else r.signed
-        return Heads(strength, r.threshold, r.importance, self.distinct, self._wide(r.importance))
+        importance = r.importance if self.adds_up else torch.full_like(r.importance, math.nan)
+        return Heads(strength, r.threshold, importance, self.distinct, self._wide(importance))
 
     def _wide(self, importance: torch.Tensor) -> Heads | None:
         """The heads over further pairs too; None without any."""
@@ -141,8 +143,19 @@ class Record:
 
     @property
     def importance(self) -> torch.Tensor:
-        """Share of each head in the circuit: float [A]."""
+        """Share of each head in the circuit, by which heads are put in order: float [A]."""
         return self.resampled.importance[0]
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether sums of the scores are amounts (analysis/attribution/adding_up.py)."""
+        return adds_up(self.completeness_gap)
+
+    @property
+    def shares(self) -> torch.Tensor:
+        """`importance` as an amount that can be shown: float [A], NaN if scores don't add up."""
+        found = self.importance
+        return found if self.adds_up else torch.full_like(found, math.nan)
 
     @property
     def n_edges(self) -> int:

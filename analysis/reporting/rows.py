@@ -89,10 +89,11 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
         values |= _with_ends("heads/overlap_previous", turn.overlap)
         values |= _with_ends("heads/excess_turnover", turn.excess_turnover)
     values |= routing_values(point)
-    shown, importance = curve_heads(points, most), record.importance.tolist()
+    shown, shares = curve_heads(points, most), record.shares.tolist()
     values |= {"head/curves": len(shown), "head/curves_cap": most}
     for index in shown:
-        values[curve_name(record.graph, index)] = importance[index]
+        if not math.isnan(shares[index]):
+            values[curve_name(record.graph, index)] = shares[index]
     return values
 
 
@@ -265,7 +266,7 @@ def map_rows(point: Point, most: int = MAP_MOST) -> list[list[Any]]:
         strongest = importance.abs().argsort(descending=True, stable=True)[:most]
         order = sorted(strongest.tolist())
     weights, called, settled = (
-        importance.tolist(),
+        [None if math.isnan(share) else share for share in point.record.shares.tolist()],
         _words(point.change.called),
         _words(point.settled),
     )

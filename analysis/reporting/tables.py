@@ -23,6 +23,7 @@ from analysis.records.run_file import RunFile
 from analysis.reporting.kinds import kind_cell, kind_title, kinds_note
 from analysis.reporting.needed import format_needed
 from analysis.reporting.roles import TITLES, no_cells, role_cells
+from analysis.reporting.sums import sums_note
 from analysis.reporting.text import (
     WIDTH,
     called_heads,
@@ -154,7 +155,7 @@ def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[
     }
     columns = zip(
         *_of(shown, change.inclusion_before, change.inclusion_after),
-        *_of(shown, base.importance, last.record.importance),
+        *_of(shown, last.record.importance, base.shares, last.record.shares),
         *_of(shown, change.effect, change.effect_low, change.effect_high),
         *_of(shown, last.entered, change.p_value, depths),
         *degrees,
@@ -162,7 +163,7 @@ def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[
     )
     graph = last.record.graph
     for index, values in zip(shown.tolist(), columns, strict=True):
-        before, after, at_base, now, *effect, entered, p, depth, ins, outs = values
+        before, after, rank, at_base, now, *effect, entered, p, depth, ins, outs = values
         state = last.states[index] or "-"
         cells = [
             head_name(graph.heads[index]),
@@ -170,13 +171,13 @@ def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[
             *(state, settled.get(index, "-"), str(entered)),
             *(f"{x:.2f}" if change.is_tested else "-" for x in (before, after)),
             p_value(p),
-            *(f"{x:.4f}" for x in (at_base, now)),
-            number(Estimate(*effect)),
+            *("-" if math.isnan(x) else f"{x:.4f}" for x in (at_base, now)),
+            "-" if math.isnan(effect[0]) else number(Estimate(*effect)),
             *(count(Estimate(*degree)) for degree in (ins, outs)),
             "-" if math.isnan(depth) else f"{depth:.1f}",
             *(no_cells() if roles is None else role_cells(roles, index)),
         ]
-        found.append((ranks.index(state), -now, index, cells))
+        found.append((ranks.index(state), -rank, index, cells))
     return [cells for *_, cells in sorted(found)]
 
 
@@ -210,6 +211,8 @@ def legend(rows: list[Row]) -> list[str]:
             f"By chance, two resamples of step {base.step} give {chances(base.change.null)}."
         )
     if base is not None and (note := kinds_note(base.record.graph)):
+        lines.append(note)
+    if note := sums_note(row.point.record for row in rows if row.point is not None):
         lines.append(note)
     lines += [f"invalid: at step {row.step} {row.invalid}." for row in rows if row.invalid]
     return lines

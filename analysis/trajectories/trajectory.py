@@ -434,7 +434,7 @@ def associations(points: Sequence[Point], signal: Sequence[float | None]) -> dic
         known = [
             (s, v.value)
             for s, v in zip(late, values, strict=True)
-            if s is not None and math.isfinite(s)
+            if s is not None and math.isfinite(s) and math.isfinite(v.value)
         ]
         if known:
             found[name] = association([s for s, _ in known], [v for _, v in known])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -33,7 +34,7 @@ def head_map_content(run: Run) -> Content:
     linear = [
         place for place, kind in zip(graph.heads, graph.head_kinds, strict=True) if kind == LINEAR
     ]
-    highest = max(float(point.record.importance.max()) for point in points)
+    highest = max(float(point.record.shares.nan_to_num(0.0).max()) for point in points)
     traces, steps, outlines = [], [], [True] * (3 if linear else 2)
     for index, point in enumerate(points):
         traces += [{**trace, "visible": index == last} for trace in _map_of(point)]
@@ -73,6 +74,11 @@ def rectangle(graph: Graph, values: Sequence[T]) -> list[list[T | None]]:
     return rows
 
 
+def known(values: Sequence[float]) -> list[float | None]:
+    """None for NaN."""
+    return [None if math.isnan(value) else value for value in values]
+
+
 def _map_of(point: Point) -> list[dict[str, Any]]:
     """One checkpoint of the map: the coloured cells, then one trace of marks for each of MARKS."""
     graph, hover = point.record.graph, _hover(point)
@@ -81,7 +87,7 @@ def _map_of(point: Point) -> list[dict[str, Any]]:
         "coloraxis": "coloraxis",
         "xgap": 2,
         "ygap": 2,
-        "z": rectangle(graph, point.record.importance.tolist()),
+        "z": rectangle(graph, known(point.record.shares.tolist())),
         "text": rectangle(graph, hover),
         "hovertemplate": "%{text}<extra></extra>",
     }
@@ -124,7 +130,7 @@ def _hover(point: Point) -> list[str]:
         change.inclusion_before,
         change.inclusion_after,
         change.p_value,
-        point.record.importance,
+        point.record.shares,
         change.effect,
         change.effect_low,
         change.effect_high,
@@ -136,10 +142,15 @@ def _hover(point: Point) -> list[str]:
         before, after, p, importance, *effect = numbers
         state = point.states[index] or "never in a circuit"
         tested = f"<br>inclusion {before:.2f} → {after:.2f}, p = {p:.2g}" * change.is_tested
+        amounts = ""
+        if not math.isnan(importance):
+            amounts = f"<br>importance {importance:.4f}"
+        if not math.isnan(effect[0]):
+            amounts = f"<br>E = {number(Estimate(*effect))}{amounts}"
         found.append(
             f"<b>{head_name(graph.heads[index])}</b> {kinds[index]}{state}"
             f"{', called' * marked[index]}"
-            f"{tested}<br>E = {number(Estimate(*effect))}<br>importance {importance:.4f}"
+            f"{tested}{amounts}"
         )
     return found
 

@@ -28,6 +28,8 @@ def comparison(**changes: object) -> dict[str, object]:
         "reasons": [EVIL],
         "sources": table,
         "details": EVIL,
+        "matched": [table],
+        "matched_notes": [EVIL],
     }
     return {**values, **changes}
 
