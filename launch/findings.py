@@ -86,12 +86,12 @@ def _which(found: Needed) -> str:
 
 def _effect(effect: Effect) -> str:
     """The change of the metric with its interval, beside the random sets'."""
-    said = number(effect.change.estimate, sign=True)
+    said = number(effect.change.estimate, 3, sign=True)
     if effect.excess is None or effect.p_value is None:
         return said
     return (
-        f"{said}; random sets {_spread(effect.random, 1, 2)}; excess "
-        f"{number(effect.excess.estimate, sign=True)}, p {p_value(effect.p_value)}"
+        f"{said}; random sets {_spread(effect.random, 1, 3)}; excess "
+        f"{number(effect.excess.estimate, 3, sign=True)}, p {p_value(effect.p_value)}"
     )
 
 
@@ -108,13 +108,13 @@ def came_back(run: Run, planted: list[str]) -> list[tuple[str, str]]:
     called = set(last.names(last.change.called["emergent"]))
     hits, n_heads = len(called & set(planted)), len(last.record.graph.heads)
     mean, high = by_chance(len(planted), len(called), n_heads)
-    others = sorted(called - set(planted))
+    others = len(called) - hits
     return [
         ("pass@1", _scores(run)),
         ("emergent", _emergent(last)),
         (
             "called",
-            f"{hits} of the {len(planted)} zeroed heads, {len(others)} others; by chance "
+            f"{hits} of the {len(planted)} zeroed heads, {others} not zeroed; by chance "
             f"{len(called)} of {n_heads} heads hold {mean:.1f} zeroed (97.5 % point {high})",
         ),
     ]

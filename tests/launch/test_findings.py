@@ -47,9 +47,9 @@ def test_the_screen_tells_each_act_with_its_chance_level_in_80_columns(both):
     assert "called 2: L0H2, L1H3; the first at step 10" in said
     assert "heads L0H2 of 2 called; 3 random sets, 100 % of their heads in the same layers" in said
     assert "100.0 % of the pairs, 42.0 % without the heads; without random heads 60.0 (50.0" in said
-    assert "kl +1.20 [1.00, 1.40]; random sets 0.20 (0.10 to 0.30); excess +1.00 [" in said
-    assert "in the base +0.01 [0.00, 0.02]; random sets" in said
-    assert "1 of the 2 zeroed heads, 1 others; by chance 2 of 8 heads hold 0.5 zeroed" in said
+    assert "kl +1.200 [1.000, 1.400]; random sets 0.200 (0.100 to 0.300); excess +1.000 [" in said
+    assert "in the base +0.010 [0.000, 0.020]; random sets" in said
+    assert "1 of the 2 zeroed heads, 1 not zeroed; by chance 2 of 8 heads hold 0.5 zeroed" in said
     page = both[0].path / "acts.html"
     shown = text_of(write_report(both[:1], page, found.sentences))
     assert all(part in shown for part in ("called 2: L0H2, L1H3", "1 of the 2", "learns nothing"))
@@ -59,7 +59,7 @@ def test_a_set_that_was_not_taken_out_says_why():
     assert taken_out(PLAN) == [("heads", "no head is called emergent")]
     alone = replace(NEEDED, match=None, base=None, now=replace(NOW, excess=None, right=None))
     assert taken_out(replace(alone, note="no random sets were asked for"))[1:] == [
-        ("kl", "+1.20 [1.00, 1.40]")
+        ("kl", "+1.200 [1.000, 1.400]")
     ]
 
 
