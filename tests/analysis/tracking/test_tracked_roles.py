@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from analysis.heads.roles import (
     read_roles,
@@ -64,6 +65,7 @@ pairs = random_pairs(5, (20, 16, 18))
 tracker = HeadTracker(Path({run!r}), pairs, settings)
 """
 TRACK = """
+tracker.track(tiny_model("qwen2", seed=1), 0, show_progress=False)
 tracker.track(tiny_model("qwen2"), 3, show_progress=False)
 """
 FAIL_ON_ONE = """
@@ -103,9 +105,13 @@ def test_roles_that_fail_on_one_rank_do_not_cost_the_record(tmp_path: Path) -> N
 
 
 @pytest.mark.distributed
-def test_two_ranks_find_the_roles_of_one(tmp_path: Path) -> None:
+def test_two_ranks_find_the_roles_and_the_kl_of_one(tmp_path: Path) -> None:
     two_ranks(tmp_path / "two", TRACK)
     tracker = HeadTracker(tmp_path / "one", random_pairs(5, (20, 16, 18)), SETTINGS)
+    tracker.track(tiny_model("qwen2", seed=1), 0, show_progress=False)
     tracker.track(tiny_model("qwen2"), 3, show_progress=False)
     one, two = (roles_path(tmp_path / name, 3).read_text() for name in ("one", "two"))
     assert one == two
+    records = [read_record(tmp_path / name, 3) for name in ("one", "two")]
+    kl = [record.kl for record in records if record is not None and record.kl is not None]
+    torch.testing.assert_close(kl[0], kl[1], rtol=1e-5, atol=1e-7)
