@@ -37,14 +37,17 @@ ONE_ROW = {0: comparisons.EARLY, 10: comparisons.LATE}
 RANGE = re.compile(r"\[[^\]]*\d[^\]]*\]|\bnan\b")
 
 
-def record_of(step: int, n_pairs: int, n_distinct: int | None):
+def record_of(step: int, n_pairs: int, n_distinct: int | None, groups: list[int] | None = None):
     torch.manual_seed(step)
     scores = comparisons.plant(ONE_ROW[step], 1).repeat(n_pairs, 1)
     record = comparisons.make_record(step, scores, 12)
-    return replace(record, n_distinct=n_distinct), scores
+    return replace(record, n_distinct=n_distinct, groups=groups), scores
 
 
-@pytest.fixture(params=[(1, None), (COPIES, 1)], ids=["single", "copies"])
+SAMPLES = {"single": (1, None), "copies": (COPIES, 1), "reversed": (COPIES, None, [0] * COPIES)}
+
+
+@pytest.fixture(params=SAMPLES.values(), ids=SAMPLES)
 def run(request, tmp_path: Path) -> Path:
     path = configure(tmp_path / "r")
     for step in ONE_ROW:

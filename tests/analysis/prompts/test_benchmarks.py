@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from analysis.prompts.benchmarks import (
@@ -93,6 +95,15 @@ def test_pairs_of_trivia_come_from_the_hub(monkeypatch):
     assert all(problem.question == f"Who is {problem.answer}?" for problem in found)
     assert found == problems_for_pairs("triviaqa", 30, 1, None)
     assert len(problems_for_pairs("triviaqa", 99, 1, None)) == 50
+
+
+def test_pairs_take_each_question_once(tmp_path):
+    rows = [{"problem": problem, "answer": "2"} for problem in ("1+1=?", "1 + 1 =?", "1+2=?")]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = problems_for_pairs(f"file:{tmp_path}/a.jsonl", 9, 1, None)
+    assert [problem.question for problem in found] == ["1+1=?", "1+2=?"]
+    few = problems_for_pairs("arithmetic", 50, 1, {"digits": 1})
+    assert len(few) == len({problem.question for problem in few}) < 20
 
 
 def test_keys_of_a_command_are_those_of_the_file_it_names(tmp_path):
