@@ -173,6 +173,15 @@ class Record:
             circuit = weights @ self.held_out.double()
         return estimate(faithfulness(circuit, full, empty))
 
+    def size(self) -> Estimate | None:
+        """Edges of the smallest faithful circuit before pruning, found anew in each resample.
+
+        None where the size was given.
+        """
+        if self.sizes is None:
+            return None
+        return estimate(resamples_of(self.sizes.double(), self.distinct))
+
     def metric_gap(self) -> Estimate:
         """Between corrupted and clean prompts, with a bootstrap interval over pairs.
 

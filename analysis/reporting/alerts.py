@@ -38,6 +38,7 @@ WITH_ENDS = {
     "faithfulness": "circuit/faithfulness",
     "heads": "circuit/heads",
     "kl": "circuit/kl_from_base",
+    "metric_gap": "circuit/metric_gap",
     "pass@1": "eval/held_out/pass@1",
     "routing": "routing/changed",
 }
@@ -52,7 +53,7 @@ _KEY = re.compile(
     r"(circuit/(edges|completeness_gap|metric_corrupted|seconds)|head/L\d+H\d+"
     r"|heads/(emergent|pruned)/(called|settled|null|null_hi)"
     rf"|(heads/({'|'.join((*_STATES, *_CHANGES))}|rank_correlation)"
-    r"|circuit/(heads|faithfulness|kl_from_base)|eval/[^/]+/pass@1"
+    r"|circuit/(heads|faithfulness|kl_from_base|metric_gap|size)|eval/[^/]+/pass@1"
     r"|routing/(changed|(changed|busiest)/L\d+))(/lo|/hi)?|routing/unused/L\d+)"
 )
 _OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}

@@ -79,6 +79,7 @@ class Section:
     checkpoints: Table
     legend: list[str]
     behaviour: Table | None
+    behaviour_notes: list[str]
     tasks: Table | None
     interventions: Table | None
     needed: list[Asked]
@@ -205,8 +206,8 @@ def checkpoint_table(run: Run) -> Table:
 
 
 def behaviour(run: Run) -> Table | None:
-    """How far the model's behaviour has moved at each checkpoint; None if that was not measured."""
-    from analysis.reporting.tables import behaviour_table
+    """What the model does and its circuit keeps at each checkpoint; None if it was not measured."""
+    from analysis.reporting.behaviour import behaviour_table
 
     if not (found := behaviour_table(run.rows)):
         return None
@@ -328,6 +329,7 @@ def head_table(run: Run, name: str) -> Table:
 
 def section(run: Run, name: str) -> Section:
     """Everything about one run; `name` begins the ids of its figures and tables."""
+    from analysis.reporting.behaviour import behaviour_notes
     from analysis.reporting.routing import routing_note
     from analysis.reporting.tables import legend
 
@@ -339,6 +341,7 @@ def section(run: Run, name: str) -> Section:
         checkpoints=checkpoint_table(run),
         legend=legend(run.rows),
         behaviour=behaviour(run),
+        behaviour_notes=behaviour_notes(run.rows),
         tasks=task_scores(run),
         interventions=intervention_table(run),
         needed=asked(run),

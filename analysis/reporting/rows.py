@@ -74,6 +74,10 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
         **_with_ends("heads/overlap", change.overlap),
         **_with_ends("heads/rank_correlation", change.rank_correlation),
     }
+    if record.held_out is not None:
+        values |= _with_ends("circuit/metric_gap", record.metric_gap())
+    if (size := record.size()) is not None:
+        values |= _with_ends("circuit/size", size)
     if (kl := record.kl_from_base()) is not None:
         values |= _with_ends("circuit/kl_from_base", kl)
     for name in ("emergent", "retained", "pruned", "transient"):

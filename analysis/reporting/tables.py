@@ -20,6 +20,7 @@ from analysis.intervals import Estimate, bare, percentile
 from analysis.models.graph import Graph, head_name
 from analysis.records.record import COMPARABLE
 from analysis.records.run_file import RunFile
+from analysis.reporting.behaviour import behaviour_lines
 from analysis.reporting.kinds import kind_cell, kind_title, kinds_note
 from analysis.reporting.needed import format_needed
 from analysis.reporting.roles import TITLES, no_cells, role_cells
@@ -96,23 +97,6 @@ def task_table(rows: Sequence[Row]) -> list[list[str]]:
             scores = [row.tasks.get(task) for task in tasks]
             cells = ["-" if found is None else score(found) for found in scores]
             lines.append([str(row.step), *cells])
-    return lines
-
-
-def behaviour_table(rows: Sequence[Row]) -> list[list[str]]:
-    """How far the model's behaviour has moved: a heading, then a line for each checkpoint measured.
-
-    A column that no checkpoint has is left out; empty where there would be none.
-    """
-    points = [row.point for row in rows if row.point is not None]
-    columns = {"KL from the base, nats": [p.record.kl_from_base() for p in points]}
-    there = {title: cells for title, cells in columns.items() if any(c is not None for c in cells)}
-    if not there:
-        return []
-    lines = [["checkpoint", *there]]
-    for index, point in enumerate(points):
-        cells = (column[index] for column in there.values())
-        lines.append([str(point.step), *("-" if c is None else number(c, 3) for c in cells)])
     return lines
 
 
@@ -241,17 +225,9 @@ def format_table(run: Run) -> str:
         text = text_table(lines, "r", heading=2, gap=" ")
     said = [*legend(rows), *parts_note(run.file)]
     notes = [part for line in said for part in textwrap.wrap(line, WIDTH)]
-    below = [*_task_lines(rows), *_behaviour_lines(rows)]
+    below = [*_task_lines(rows), *behaviour_lines(rows)]
     asked = [line for found in run.needed.values() for line in ["", *format_needed(found)]]
     return "\n".join([*text, text[2], *below, *notes, *asked]) + "\n"
-
-
-def _behaviour_lines(rows: Sequence[Row]) -> list[str]:
-    """`behaviour_table` below the table; nothing if it is empty."""
-    if not (found := behaviour_table(rows)):
-        return []
-    text = text_table(found, "r", heading=0)
-    return [*text, "-" * max(map(len, text))]
 
 
 def _task_lines(rows: Sequence[Row]) -> list[str]:

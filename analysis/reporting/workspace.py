@@ -54,6 +54,7 @@ def sections(signal: str | None, curves: Sequence[str], tasks: Sequence[str]) ->
         _with_ends("faithfulness", "circuit/faithfulness"),
         _with_ends("heads in the circuit", "circuit/heads"),
         _with_ends("KL from the base", "circuit/kl_from_base"),
+        _with_ends("metric gap", "circuit/metric_gap"),
         _with_ends("excess turnover", "heads/excess_turnover"),
         _with_ends("Jaccard with the base", "heads/jaccard"),
         _line("edges", ["circuit/edges"]),

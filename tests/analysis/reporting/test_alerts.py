@@ -36,8 +36,9 @@ def run(tmp_path: Path) -> Path:
 def test_every_name_is_a_value_of_some_row(run: Path) -> None:
     rows = head_values(Run.read(run).points)
     keys = {name: key for name, key in NAMES.items() if not key.startswith("eval/")}
-    # of two checkpoints, of a base whose distributions are stored, of a mixture of experts
-    elsewhere = {"excess_turnover", "kl", "routing"}
+    # of two checkpoints, of a base whose distributions are stored, of pairs in halves, of a mixture
+    # of experts
+    elsewhere = {"excess_turnover", "kl", "metric_gap", "routing"}
     assert {name for name, key in keys.items() if key not in rows} <= elsewhere
     with_ends = {f"{key}/lo" for key in WITH_ENDS.values() if key in rows}
     assert with_ends - rows.keys() <= {"eval/held_out/pass@1/lo"}

@@ -68,4 +68,30 @@ def test_kl_from_the_base_is_shown_where_it_was_measured(tmp_path: Path) -> None
         if t["name"].startswith("KL") and "customdata" in t
     ]
     assert (curve["x"], curve["y"]) == ([0, 20], pytest.approx([0, 0.25]))
-    assert "How far the model has moved" in report_of(run)
+    assert "KL from the base, nats" in report_of(run)
+
+
+def test_gap_and_held_out_faithfulness_are_shown_at_every_checkpoint(tmp_path: Path) -> None:
+    """Of a base without the behaviour too, which is said; of pairs without answers, why not."""
+    run = make_run(tmp_path / "r", FINAL)
+    assert "gap" not in format_table(Run.read(run))
+    held_out = torch.full((PAIRS,), 0.8)
+    known = {"held_out": held_out, "gap_metric": "logit_diff"}
+    plant(run, 0, BASE, gap=torch.tensor([-1.0, 1.0, -1.0, 1.0, -1.0, 1.0]), **known)
+    plant(run, 20, FINAL, gap=torch.full((PAIRS,), 3.0), sizes=torch.arange(201) % 5 + 20, **known)
+    text = format_table(Run.read(run))
+    lines = [re.split(r"\s\s+", line.strip()) for line in text.splitlines()]
+    base, last = ([c for c in lines if c[0] == step and len(c) == 4][0] for step in ("0", "20"))
+    assert re.fullmatch(r"0.00 \[-.*\], no circuit", base[1]) and base[3] == "-"
+    assert (last[1], last[2]) == ("3.00 [3.00, 3.00]", "0.60 [0.60, 0.60]")
+    assert last[3].startswith("20 [")
+    words = " ".join(text.split())
+    assert (
+        "gap: logit_diff of the corrupted prompts less that of the clean ones. no circuit:" in words
+    )
+    assert "under a circuit that the other half of the pairs ranked" in report_of(run)
+    values = head_values(Run.read(run).points)
+    assert values["circuit/metric_gap"] == 3.0 and values["circuit/size"] == 20
+    plant(run, 0, BASE, held_out=held_out)
+    plant(run, 20, FINAL, held_out=held_out)
+    assert "pairs with a target and a foil do" in " ".join(format_table(Run.read(run)).split())
