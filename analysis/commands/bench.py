@@ -91,6 +91,7 @@ class Options:
     layers: int = key("size: layers of the model, which has as many heads in each", 28, COUNT)
     worlds: int = key("worlds: how many, of each kind", 20, Range(2))
     pairs: int = key("worlds: pairs of each", 32, Range(2))
+    base_pairs: int = key("worlds: times as many pairs for the base", 4, COUNT)
     scores: str | None = key(
         "worlds: RUN@STEP, a record whose scores of single pairs the worlds are drawn from; "
         "default: lognormal worlds",
@@ -275,7 +276,7 @@ def act(options: Options) -> None:
         measure_size(options.checkpoints, options.layers, options.layers, options.resamples)
         return
     if options.part == "worlds":
-        measure_worlds(options.worlds, options.pairs, options.scores)
+        measure_worlds(options.worlds, options.pairs, options.scores, options.base_pairs)
         return
     if options.part == "bootstrap":
         runs = bootstrap_seconds(options)

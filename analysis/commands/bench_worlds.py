@@ -50,14 +50,15 @@ def worlds_of(scores: str | None, changes: bool, shared: float) -> Callable[[int
     return make
 
 
-def measure_worlds(worlds: int, pairs: int, scores: str | None) -> None:
+def measure_worlds(worlds: int, pairs: int, scores: str | None, times: int = 1) -> None:
     """Print the rates over many worlds, each a mean with its Monte-Carlo standard error."""
     from analysis.heads.changes import FDR
     from analysis.heads.rates import measure_rates
 
     kind = "lognormal" if scores is None else f"drawn from {scores}"
     print(
-        f"{worlds} worlds, {kind}: {pairs} pairs, {CHECKPOINTS} checkpoints, q = {FDR:g}; "
+        f"{worlds} worlds, {kind}: {pairs} pairs, {times} times as many for the base, "
+        f"{CHECKPOINTS} checkpoints, q = {FDR:g}; "
         "in brackets the Monte-Carlo standard error"
     )
     words = {
@@ -68,7 +69,7 @@ def measure_worlds(worlds: int, pairs: int, scores: str | None) -> None:
     for shared in SHARED:
         for word, what in words.items():
             make = worlds_of(scores, "m" in word, shared)
-            rates = measure_rates(make, word, pairs, worlds, FDR, RESAMPLES)
+            rates = measure_rates(make, word, pairs, worlds, FDR, RESAMPLES, times)
             power = f", power {rates.power}" if "m" in word else ""
             print(
                 f"noise shared {shared:g}, {what}: runs with a false call {rates.any_false}, "

@@ -80,13 +80,14 @@ def measure_rates(
     worlds: int,
     q: float = FDR,
     resamples: int = 300,
+    times: int = 1,
 ) -> Rates:
     """The rates of runs, one in each world.
 
     make: the world of a seed.  word: the run's checkpoints, such as bmmm, the base first (see
-    analysis/heads/worlds.py).
+    analysis/heads/worlds.py).  times: as many pairs for the base (tracking.base_pairs).
     """
-    seen = [_see(make(seed), word, n_pairs, q, resamples) for seed in range(worlds)]
+    seen = [_see(make(seed), word, n_pairs, q, resamples, times) for seed in range(worlds)]
     changed = sum(world.changed for world in seen)
     power = Rate.of(world.found / world.changed for world in seen if world.changed)
     return Rates(
@@ -103,10 +104,12 @@ def measure_rates(
     )
 
 
-def _see(world: World, word: str, n_pairs: int, q: float, resamples: int) -> _Seen:
+def _see(world: World, word: str, n_pairs: int, q: float, resamples: int, times: int) -> _Seen:
     true = world.truth()
     moved = true[0].inside[0] != true[1].inside[0]
-    base, *others = (world.heads(scores, resamples) for scores in world.run(n_pairs, word))
+    of_base, *of_others = world.run(n_pairs, word)
+    base = world.base(of_base, times, resamples)
+    others = [world.heads(scores, resamples) for scores in of_others]
     changes = [compare(base, heads, q) for heads in others]
     level = level_of([change.evidence for change in changes], q)
     really = [moved if letter == "m" else torch.zeros_like(moved) for letter in word[1:]]

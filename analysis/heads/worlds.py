@@ -20,11 +20,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from analysis.heads.changes import Heads
-from analysis.heads.resampling import Selection, resample_heads
+from analysis.heads.resampling import Selection, resample_heads, resample_wide
 from analysis.models.graph import Graph
 
 LOGNORMAL_GRAPH = Graph(6, 8, 4)
@@ -65,6 +66,18 @@ class World(ABC):
         """The resampled heads of per-pair scores [P, E]."""
         r = resample_heads(self.graph, scores, self.selection, resamples, seed)
         return Heads(r.strength, r.threshold, r.importance, len(scores))
+
+    def base(
+        self, scores: torch.Tensor, times: int = 1, resamples: int = 300, seed: int = 0
+    ) -> Heads:
+        """The heads of the base, measured on further pairs too: `times` as many in all."""
+        found = self.heads(scores, resamples, seed)
+        if times == 1:
+            return found
+        further = self.further((times - 1) * len(scores))
+        wide = resample_wide(self.graph, scores, further, self.selection, resamples, seed)
+        over_all = Heads(wide.strength, wide.threshold, found.importance, len(scores))
+        return replace(found, wide=over_all)
 
     def truth(self) -> tuple[Heads, Heads]:
         """The heads of the true circuits before and after."""

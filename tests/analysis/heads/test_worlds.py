@@ -75,7 +75,7 @@ def test_the_benchmark_takes_the_scores_of_a_record(tmp_path: Path, capsys, monk
     monkeypatch.setattr(bench_worlds, "CHECKPOINTS", 1)
     scores = World(0).scores(6)[0]
     write_record(tmp_path / "r", make_record(0, scores, 20), scores)
-    measure_worlds(2, 4, f"{tmp_path / 'r'}@0")
+    measure_worlds(2, 4, f"{tmp_path / 'r'}@0", 2)
     printed = capsys.readouterr().out
     assert "2 worlds, drawn from" in printed and "runs with a false call 0." in printed
     for wrong, message in (
