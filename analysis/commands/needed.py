@@ -10,7 +10,7 @@ printed and written to RUN/needed/step-000040.json, which the run's report shows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +43,10 @@ class Options:
     controls: int = key("random sets of heads", 20, NATURAL)
     base: bool = key("take the same heads out of the base too", True)
     pairs: str | None = key("another file of pairs to measure on; default: the run's own", None)
+    backups: bool = key(
+        "ask too which heads the model leans on more without them; as long as tracking it twice",
+        True,
+    )
     batch_size: int = key("pairs in one pass; does not change the result", 8, COUNT)
     seed: int = key("of the random sets and the resamples", 0, SEED)
     out: str | None = key("file for the result; default: RUN/needed/step-N.json", None)
@@ -72,7 +76,9 @@ def needed(options: Options) -> Needed:
         ValueError: there is no such run, step, head, checkpoint or pairs file, or a checkpoint has
             other weights than its record.
     """
+    from analysis.interventions.backups import backups_of
     from analysis.interventions.needed_run import measure, question
+    from analysis.records.run_file import RunFile
 
     run = Path(options.run)
     base, point = points_at(run, options.step)
@@ -84,7 +90,12 @@ def needed(options: Options) -> Needed:
     model = model_of(run, record)
     in_base = partial(model_of, run, base.record) if options.base and record.step else None
     resamples = int(record.settings["resamples"])
-    return measure(asked, pairs, model, in_base, options.batch_size, resamples, options.seed)
+    found = measure(asked, pairs, model, in_base, options.batch_size, resamples, options.seed)
+    if not options.backups:
+        return found
+    q = RunFile.read(run).fdr
+    others = backups_of(model, pairs, asked.heads, record.settings, options.batch_size, q)
+    return replace(found, backups=others)
 
 
 def _pairs(options: Options, record: Record) -> Pairs:

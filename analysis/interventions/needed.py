@@ -126,7 +126,7 @@ def effect_of(
     shared, sets = SharedPairs(pairs, batch_size), [list(heads), *map(list, random)]
     with preserved(model):
         means = mean_z(parts, pairs, batch_size)
-        changes = [_at_mean(parts, means, one) for one in sets]
+        changes = [at_mean(parts, means, one) for one in sets]
         how = partial(_values, model, parts, changes, measure)
         values, right = shared.measure(how, [1 + len(sets)] * 2)
     weights = resample_weights(pairs.groups, resamples, seed)
@@ -214,7 +214,7 @@ def mean_z(parts: Anatomy, pairs: Pairs, batch_size: int) -> dict[tuple[int, int
     return {key: (total / tokens).cpu() for key, total in sums.items()}
 
 
-def _at_mean(
+def at_mean(
     parts: Anatomy, means: dict[tuple[int, int], torch.Tensor], heads: Sequence[Head]
 ) -> tuple[Intervention, Constants]:
     """The heads at their means, as an intervention."""

@@ -73,13 +73,25 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Backup:
+    """A head whose importance, in units of the metric, rises when others are out of the model."""
+
+    head: str
+    before: float
+    after: float
+    rise: Number
+    p_value: float
+
+
+@dataclass(frozen=True)
 class Needed:
     """A set of heads at its mean, at one checkpoint and in the base.
 
     of: what the set is, a SET of analysis/interventions/head_sets.py or `given`.  called: how many
     heads that is.  heads: those that were taken out, the most important first.  operation: how.
     now, base: None where it was not measured.  note: why there are fewer heads than that, no random
-    sets or no base; empty where there is nothing to say.
+    sets or no base; empty where there is nothing to say.  backups: heads that the model leans on
+    more without them; None where that was not measured.
     """
 
     step: int
@@ -93,6 +105,7 @@ class Needed:
     base: Effect | None = None
     match: Match | None = None
     note: str = ""
+    backups: list[Backup] | None = None
 
 
 def needed_path(run: Path, step: int) -> Path:

@@ -77,7 +77,20 @@ def format_needed(found: Needed) -> list[str]:
     lines += text_table([list(TITLES), *rows(found)])
     if right := right_rows(found):
         lines += ["", *text_table([list(RIGHT), *right])]
+    if words := backup_words(found):
+        lines += ["", *textwrap.wrap(words, WIDTH)]
     return [*lines, *textwrap.wrap(legend(found), WIDTH)]
+
+
+def backup_words(found: Needed) -> str:
+    """Which heads the model leans on more without the set; empty where it was not measured."""
+    if found.backups is None:
+        return ""
+    shown = [f"{one.head} {number(one.rise.estimate, DIGITS)}" for one in found.backups]
+    return (
+        f"Backups, whose importance rises without them (in units of {found.metric}): "
+        f"{', '.join(shown) or 'none beyond the false-discovery rate'}."
+    )
 
 
 def legend(found: Needed) -> str:

@@ -245,7 +245,15 @@ def intervention_table(run: Run) -> Table | None:
 
 def asked(run: Run) -> list[Asked]:
     """Whether the heads of the checkpoints are needed, where that was measured."""
-    from analysis.reporting.needed import RIGHT, TITLES, legend, right_rows, rows, sentence
+    from analysis.reporting.needed import (
+        RIGHT,
+        TITLES,
+        backup_words,
+        legend,
+        right_rows,
+        rows,
+        sentence,
+    )
 
     found = []
     for one in run.needed.values():
@@ -254,7 +262,7 @@ def asked(run: Run) -> list[Asked]:
             for titles, lines in ((TITLES, rows(one)), (RIGHT, right_rows(one)))
             if lines
         ]
-        found.append(Asked(sentence(one), tables, legend(one) if tables else ""))
+        found.append(Asked(f"{sentence(one)} {backup_words(one)}", tables, legend(one)))
     return found
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from analysis.detection.detect import anatomy
+from analysis.interventions.backups import backups_of
 from analysis.interventions.needed import effect_of, fair_controls, match_of, mean_z
 from analysis.interventions.operations import Intervention, constants
 from analysis.models.graph import Graph
@@ -72,3 +73,21 @@ def test_fair_controls_keep_as_many_heads_as_leave_some() -> None:
     assert fair_controls(few, graph, count=0) == (few, [])
     one, other = match_of([(0, 1)], [[(0, 2)], [(1, 2)]]), match_of([(0, 1)], [[(0, 2)]] * 2)
     assert (one.layers, one.overlap) == (0.5, 0.0) and (other.layers, other.overlap) == (1.0, 1.0)
+
+
+def test_a_head_that_takes_over_is_a_backup(copier: Any) -> None:
+    """A copy of the last head at a fifth of its weight, saturated beside the original."""
+    model = build_copier()
+    with torch.no_grad():
+        attention = model.model.layers[2].self_attn
+        attention.q_proj.weight[48:64] = attention.q_proj.weight[32:48]
+        attention.o_proj.weight[:, 48:64] = attention.o_proj.weight[:, 32:48] / 5
+    settings = {"method": "EAP-IG-inputs", "metric": "kl", "ig_steps": 4, "quadrature": "midpoint"}
+    settings |= {"resamples": 50, "seed": 0}
+    found = backups_of(model, copier_pairs(8), [(2, 2)], settings)
+    assert found[0].head == "L2H3"
+    assert found[0].rise.low is not None and found[0].rise.low > 5
+    assert all(one.rise.estimate.value < 0.01 for one in found[1:])  # they add next to nothing
+    assert backups_of(copier, copier_pairs(8), [(2, 2)], settings) == []  # nobody takes over
+    one = Pairs([copier_pairs(1)[0]] * 3)
+    assert backups_of(model, one, [(2, 2)], settings) == []  # can't be resampled
