@@ -12,6 +12,7 @@ again. `logit_diff` and `nll` need pairs with a target, `logit_diff` a foil as w
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from analysis.cli import key
 from analysis.ranges import COUNT
 
 if TYPE_CHECKING:
-    from analysis.prompts.pairs import Pairs
+    from analysis.prompts.pairs import Pair
     from analysis.records.record import Record
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Options:
     device: str = key("cpu, cuda:7, ...; default: a GPU if there is one", "auto")
 
 
-def check_pairs(pairs: Pairs, metric: str, run: Path) -> None:
+def check_pairs(pairs: Sequence[Pair], metric: str, path: Path) -> None:
     """Raise ValueError unless the pairs hold what a metric reads."""
     wanted = {"logit_diff": ("target_id", "foil_id"), "nll": ("target_id",)}.get(metric, ())
     for index, pair in enumerate(pairs):
@@ -44,7 +45,7 @@ def check_pairs(pairs: Pairs, metric: str, run: Path) -> None:
             continue
         if lacking:
             raise ValueError(
-                f"pair {index} of {run}/pairs.jsonl has no {lacking[0]}, which {metric} needs; "
+                f"pair {index} of {path} has no {lacking[0]}, which {metric} needs; "
                 "track the run on pairs that have it"
             )
 
@@ -56,15 +57,20 @@ def track_under(metric: str, run: Path, records: list[Record], out: Path, o: Opt
         ValueError: the base is gone, or the pairs lack what the metric reads.
     """
     from analysis.models.loading import load_tokenizer_if_any
+    from analysis.prompts.pairs import Pairs
     from analysis.records.checkpoints import find_model
     from analysis.records.recorded import model_of, pairs_of
     from analysis.records.run_file import RunFile, is_run
+    from analysis.tracking.further import FILE as FURTHER
     from analysis.tracking.settings import TrackingSettings
     from analysis.tracking.tracker import HeadTracker
 
     first = records[0]
     pairs, file = pairs_of(run, first), RunFile.read(run)
-    check_pairs(pairs, metric, run)
+    further = Pairs.load(run / FURTHER) if (run / FURTHER).is_file() else None
+    for name, given_pairs in (("pairs.jsonl", pairs), (FURTHER, further)):
+        check_pairs(given_pairs or [], metric, run / name)
+    pairs = Pairs(list(pairs), pairs.about, further)
     known = {entry.name for entry in fields(TrackingSettings)}
     given = {name: value for name, value in first.settings.items() if name in known}
     given |= {"metric": metric, "batch_size": o.batch_size}

@@ -77,8 +77,8 @@ def test_a_run_is_tracked_under_a_second_metric_and_compared(tmp_path: Path, cap
 
 def test_pairs_that_a_metric_can_not_read_are_refused() -> None:
     bare = Pairs([replace(pair, foil_id=None) for pair in random_pairs(2)])
-    check_pairs(bare, "nll", Path("r"))
+    check_pairs(bare, "nll", Path("r/pairs.jsonl"))
     with pytest.raises(
         ValueError, match="pair 0 of r/pairs.jsonl has no foil_id, which logit_diff"
     ):
-        check_pairs(bare, "logit_diff", Path("r"))
+        check_pairs(bare, "logit_diff", Path("r/pairs.jsonl"))
