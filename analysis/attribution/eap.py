@@ -49,11 +49,14 @@ from analysis.attribution.ceap import conductance
 from analysis.attribution.contraction import Contraction
 from analysis.attribution.edge_scores import EdgeScores
 from analysis.attribution.gim import Gim
+from analysis.attribution.gradient_run import gradient_run
 from analysis.attribution.gradients import GradientSums
 from analysis.attribution.memory import Plan, plan
 from analysis.attribution.metrics import Metric, metric_named
 from analysis.attribution.patching import exact_scores
-from analysis.attribution.quadrature import path_points
+from analysis.attribution.quadrature import check_path, path_points
+from analysis.attribution.refinement import GAP
+from analysis.attribution.refiner import Refiner
 from analysis.detection.audits import proved
 from analysis.detection.detect import anatomy
 from analysis.models.allocator import keep_freed_memory
@@ -82,7 +85,7 @@ def attribute(
     pairs: Pairs,
     method: str = "EAP-IG-inputs",
     metric: str = "kl",
-    ig_steps: int = 5,
+    ig_steps: int | str = 5,
     quadrature: str = "left",
     kv: str = "grouped",
     batch_size: int = 8,
@@ -90,6 +93,7 @@ def attribute(
     memory_budget: int = MEMORY_BUDGET,
     parts: Anatomy | None = None,
     routing: str = "free",
+    gap: float = GAP,
 ) -> EdgeScores:
     """Score every edge of a model's graph on every pair.
 
@@ -104,7 +108,9 @@ def attribute(
         ig_steps, quadrature: number and kind of the points on the path
             (`analysis.attribution.quadrature`), for the EAP-IG methods and CEAP. `left` is the
             package's sum: for EAP-IG-activations, whose path runs from the clean activations to the
-            corrupted ones, it starts at the clean end.
+            corrupted ones, it starts at the clean end. `ig_steps="auto"`, of EAP-IG-inputs and
+            with `midpoint`: more points where a pair's path needs them
+            (`analysis.attribution.refinement`), until its sum misses at most `gap`.
         kv: `grouped`, one edge into a shared key or value head, or `ungrouped`, one for every
             query head that reads it (the EAP-IG package's graph).
         batch_size: pairs in one pass; the result does not depend on it.
@@ -118,14 +124,15 @@ def attribute(
             corrupted prompt's too, choose as the clean one did (`analysis.models.routing`), so
             scores and metrics are those of the model with its experts held, and add up. Other
             models are the same under both.
+        gap: of `ig_steps="auto"`: the share of the range of the metric along a pair's path.
 
     Raises:
         ValueError: unknown method, metric, quadrature, kv or routing; ids outside the vocabulary; a
             target, foil or label missing; an unsupported architecture; parts that are not proved;
             scores that are not finite.
     """
-    check_settings(method, metric, ig_steps, quadrature, kv, batch_size, routing)
-    points = path_points(quadrature, ig_steps)
+    check_settings(method, metric, ig_steps, quadrature, kv, batch_size, routing, gap)
+    points = _points_or_gap(method, ig_steps, quadrature, gap)
     parts = proved(model, given(parts, kv) or anatomy(model, kv))
     pairs.check_vocabulary(parts.vocabulary)
     pairs.check_length(parts.max_tokens)
@@ -133,7 +140,7 @@ def attribute(
     if device.type == "cpu":
         keep_freed_memory()
     choices = Routing.of(parts) if routing == "frozen" else Routing([])
-    results: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    results: list[_OfBatch] = []
     n_batches = -(-len(pairs) // batch_size)
     silent = None if show_progress else True  # None: silent unless this is a terminal
     with preserved(model), ungrouped(parts):
@@ -147,21 +154,31 @@ def attribute(
             results.append(job.scores(method, points))
     if routing == "frozen" and not choices.layers:
         log.info("routing=frozen: no layer chooses among experts, so there is nothing to freeze")
-    scores, clean, corrupted = (torch.cat(column) for column in zip(*results, strict=True))
+    scores, clean, corrupted, used = (torch.cat(column) for column in zip(*results, strict=True))
     if not bool(torch.isfinite(scores).all()):
         bad = int((~torch.isfinite(scores)).flatten(1).any(1).nonzero()[0])
         raise ValueError(f"the scores of pair {bad} are not finite; use a wider dtype")
-    return EdgeScores(parts.graph, scores, clean, corrupted)
+    return EdgeScores(parts.graph, scores, clean, corrupted, used)
+
+
+def _points_or_gap(
+    method: str, ig_steps: int | str, quadrature: str, gap: float
+) -> list[tuple[float, float]] | float:
+    """The points of the path, with their weights; or the gap, where they are found on the way."""
+    if isinstance(ig_steps, int):
+        return path_points(quadrature, ig_steps)
+    return float(gap) if method == "EAP-IG-inputs" else []  # which no other needs
 
 
 def check_settings(
     method: str,
     metric: str,
-    ig_steps: int,
+    ig_steps: int | str,
     quadrature: str,
     kv: str,
     batch_size: int,
     routing: str = "free",
+    gap: float = GAP,
 ) -> None:
     """Raise ValueError, with what is known, for a setting of `attribute` that is not."""
     if method not in METHODS:
@@ -178,7 +195,11 @@ def check_settings(
             "GIM takes its gradient on the clean prompt, where that of kl is 0; use logit_diff or "
             "nll, or EAP-IG-inputs"
         )
-    path_points(quadrature, ig_steps)
+    check_path(quadrature, ig_steps, method, gap)
+
+
+# scores [B, S, D], clean and corrupted metric [B], points used [B]
+_OfBatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -193,10 +214,13 @@ class _Job:
     routing: Routing
     gim: Gim | None = None
 
-    def scores(
-        self, method: str, points: list[tuple[float, float]]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Scores [B, S, D] and the clean and corrupted metric [B], on the CPU."""
+    def scores(self, method: str, points: list[tuple[float, float]] | float) -> _OfBatch:
+        """Scores [B, S, D], the clean and corrupted metric and the points used [B], on the CPU.
+
+        points: those of the path, or the gap that is to be left where they are not given.
+        """
+        if isinstance(points, float):
+            return self._refined(points)
         batch, metric = self.batch, self.metric
         path = _embedding_path(method, points)
         sums = GradientSums(self.parts)
@@ -216,8 +240,30 @@ class _Job:
                 differences = _differences(corrupted, clean, batch.mask)
                 scores = self._by_gradient(steps, sums, differences, clean_logits)
         m_clean, m_corrupted = (metric(x, clean_logits, batch) for x in (clean_logits, logits))
+        used = torch.full_like(m_clean, len(points), dtype=torch.int64)
+        return self._of_batch(scores, m_clean, m_corrupted, used)
+
+    def _of_batch(
+        self, scores: torch.Tensor, clean: torch.Tensor, corrupted: torch.Tensor, used: torch.Tensor
+    ) -> _OfBatch:
         mask = self.parts.graph.edge_mask.to(scores.device)
-        return (scores * mask).cpu(), m_clean.cpu(), m_corrupted.cpu()
+        return (scores * mask).cpu(), clean.cpu(), corrupted.cpu(), used.cpu()
+
+    def _refined(self, gap: float) -> _OfBatch:
+        """`scores` of EAP-IG-inputs with points where each pair needs them."""
+        batch, metric, sums = self.batch, self.metric, GradientSums(self.parts)
+        with self.routing.recorded():
+            clean, clean_logits = self._ends(sums, batch.clean, None, None)
+        with self.routing.held():
+            corrupted, logits = self._ends(sums, batch.corrupted, None, clean_logits)
+        m_clean, m_corrupted = (metric(x, clean_logits, batch) for x in (clean_logits, logits))
+        ends = corrupted.embedding, clean.embedding
+        refiner = Refiner(
+            *(self.parts, batch, metric, self.routing, self._plan(), gap),
+            *(ends, _differences(corrupted, clean, batch.mask), clean_logits),
+        )
+        scores, used = refiner.scores(m_corrupted, m_clean)
+        return self._of_batch(scores, m_clean, m_corrupted, used)
 
     def _ends(
         self,
@@ -255,17 +301,10 @@ class _Job:
 
         That is the `embedding` [B, T, d], or the tokens' own for None.
         """
-        leaves = []
-
-        def enter(x: torch.Tensor) -> torch.Tensor:
-            leaves.append((x if embedding is None else embedding).detach().requires_grad_())
-            return leaves[0]
-
-        hooks.input(self.parts.layers[0], enter)
-        logits = run(self.parts, ids, self.batch)
-        reference = logits.detach() if clean_logits is None else clean_logits
-        torch.autograd.grad(self.metric(logits, reference, self.batch).sum(), leaves)
-        return logits.detach()
+        found = gradient_run(
+            self.parts, self.metric, self.batch, hooks, ids, embedding, clean_logits
+        )
+        return found[0]
 
     def _plan(self) -> Plan:
         """Steps kept before they are contracted, and tokens in a block, that fit the budget."""

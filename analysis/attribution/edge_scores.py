@@ -15,12 +15,14 @@ class EdgeScores:
 
     per_pair: score of every edge for every pair, [pairs, S, D], 0 where there is no edge
     metric_clean, metric_corrupted: the metric on the two prompts, [pairs]
+    points: at which the gradient was taken along each pair's path, int64 [pairs]; None: not known
     """
 
     graph: Graph
     per_pair: torch.Tensor
     metric_clean: torch.Tensor
     metric_corrupted: torch.Tensor
+    points: torch.Tensor | None = None
 
     @property
     def mean(self) -> torch.Tensor:

@@ -9,13 +9,14 @@ The path of EAP-IG-inputs runs from the corrupted embedding (alpha 0) to the cle
 
 Error of the first two O(1/m), of the midpoint O(1/m^2), of Gauss-Legendre exponential in m where
 the gradient is smooth along the path. On real weights and at few steps the midpoint is the most
-accurate (docs/LOG.md).
+accurate (docs/LOG.md). How many points: a number, or `auto` (analysis/attribution/refinement.py).
 """
 
 from __future__ import annotations
 
 import numpy
 
+AUTO = "auto"
 QUADRATURES = ("left", "right", "midpoint", "gauss-legendre")
 
 
@@ -37,3 +38,27 @@ def path_points(quadrature: str, steps: int) -> list[tuple[float, float]]:
         return [(float(x + 1) / 2, float(w) / 2) for x, w in zip(nodes, weights, strict=True)]
     shift = {"left": 0.0, "midpoint": 0.5, "right": 1.0}[quadrature]
     return [((k + shift) / steps, 1 / steps) for k in range(steps)]
+
+
+def check_path(quadrature: str, steps: int | str, method: str, gap: float) -> None:
+    """Raise ValueError for points of the path that can't be had.
+
+    steps: a number, or `auto`, which places midpoints and needs a path whose sum is known.
+    """
+    if isinstance(steps, int) and not isinstance(steps, bool):
+        path_points(quadrature, steps)
+        return
+    if steps != AUTO:
+        raise ValueError(f"ig_steps is {steps!r}; give a whole number of at least 1, or auto")
+    path_points(quadrature, 1)
+    if method in ("EAP-IG-activations", "EAP-IG-mean", "CEAP"):
+        raise ValueError(
+            f"ig_steps=auto is of EAP-IG-inputs; give {method} a number of points, such as 6"
+        )
+    if quadrature != "midpoint":
+        raise ValueError(
+            f"ig_steps=auto places midpoints; give quadrature=midpoint, or a number of points with "
+            f"quadrature={quadrature}"
+        )
+    if not 0 < gap < 1:
+        raise ValueError(f"gap is {gap}; it must lie in (0, 1)")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
 from analysis.models.loading import DTYPES, load_config, load_model, load_tokenizer
-from analysis.ranges import COUNT, NATURAL, PART
+from analysis.ranges import COUNT, NATURAL, PART, SHARE
 
 if TYPE_CHECKING:
     from analysis.attribution.edge_scores import EdgeScores
@@ -35,7 +35,14 @@ class AttributionOptions:
         "EAP-IG-inputs",
     )
     metric: str = key("kl, logit_diff or nll", "kl")
-    ig_steps: int = key("points on the path", 5, COUNT)
+    ig_steps: Any = key(
+        "points on the path, or auto: 4 midpoints and more where a pair needs them", 5, COUNT
+    )
+    gap: float = key(
+        "of ig_steps=auto: what a pair's path may miss, as a share of the metric's range on it",
+        0.05,
+        SHARE,
+    )
     quadrature: str = key("left, right, midpoint or gauss-legendre", "left")
     kv: str = key("grouped, or ungrouped: a k and a v for every query head", "grouped")
     routing: str = key(
@@ -127,6 +134,7 @@ def experts_of(options: Options, model: Model, pairs: Pairs, scores: EdgeScores)
     Nothing of other models, and no gap of methods that are no integral along the embeddings.
     """
     from analysis.attribution.completeness import completeness_gap
+    from analysis.attribution.eap import attribute
     from analysis.heads.experts import layers_with_experts
     from analysis.models.routing import ROUTINGS
 
@@ -136,13 +144,14 @@ def experts_of(options: Options, model: Model, pairs: Pairs, scores: EdgeScores)
         return {}
     if own.method not in ("EAP-IG-inputs", "CEAP"):  # of both the input's scores are the same
         return {"routing": own.routing, "layers": layers}
-    settings = (own.metric, own.ig_steps, own.quadrature, own.batch_size)
-    found = {
-        routing: scores.completeness_gap
-        if routing == own.routing
-        else completeness_gap(model, pairs, *settings, routing)
-        for routing in ROUTINGS
-    }
+    [other] = (routing for routing in ROUTINGS if routing != own.routing)
+    if own.ig_steps == "auto":
+        gap = attribute(model, pairs, **_settings(options) | {"routing": other}).completeness_gap
+    else:
+        settings = (own.metric, own.ig_steps, own.quadrature, own.batch_size)
+        gap = completeness_gap(model, pairs, *settings, other)
+    both = {own.routing: scores.completeness_gap, other: gap}
+    found = {routing: both[routing] for routing in ROUTINGS}
     return {"routing": own.routing, "layers": layers, "completeness_gap": found}
 
 
@@ -169,6 +178,8 @@ def summary(
     attribution = asdict(options.attribution)
     if attribution["routing"] == "free":  # as in files that are older than the key
         del attribution["routing"]
+    if attribution["ig_steps"] != "auto":
+        del attribution["gap"]
     return {
         "model": options.model.path,
         **({} if commit is None else {"commit": commit}),
@@ -177,10 +188,19 @@ def summary(
         "n_pairs": len(scores.per_pair),
         "n_edges": scores.graph.n_edges,
         "completeness_gap": scores.completeness_gap,
+        **({"points": points} if (points := _points(options, scores)) is not None else {}),
         "metric_clean": float(scores.metric_clean.mean()),
         "metric_corrupted": float(scores.metric_corrupted.mean()),
         **({"experts": experts} if experts else {}),
     }
+
+
+def _points(options: Options, scores: EdgeScores) -> float | None:
+    """How many points a pair took, in the mean, where ig_steps=auto chose them."""
+    own = options.attribution
+    if own.ig_steps != "auto" or own.method != "EAP-IG-inputs" or scores.points is None:
+        return None
+    return float(scores.points.double().mean())
 
 
 def write(
@@ -208,9 +228,11 @@ def write(
     write_json(out / "names.json", {**names, **summary(options, scores, experts), **agreement})
     write_graph(out / "graph.json", circuit, scores.mean, d_model)
     gaps = (experts or {}).get("completeness_gap", {})
+    points = _points(options, scores)
+    used = "" if points is None else f" with {points:.1f} points a pair"
     of_both = ", ".join(f"{gap:.2%} with routing={routing}" for routing, gap in gaps.items())
     print(
         f"{scores.graph.n_edges} edges, {len(scores.per_pair)} pairs; completeness gap "
-        f"{of_both or f'{scores.completeness_gap:.2%}'}; circuit of {circuit.n_edges} edges and "
-        f"{len(circuit.heads)} heads; wrote {out}"
+        f"{of_both or f'{scores.completeness_gap:.2%}'}{used}; circuit of {circuit.n_edges} edges "
+        f"and {len(circuit.heads)} heads; wrote {out}"
     )

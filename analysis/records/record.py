@@ -69,7 +69,8 @@ class Record:
     of each pair, None where all are distinct, and in older records, whose draws were of pairs.
     experts: what the tokens were given to, None in a model without experts.  kl: from the base
     on the clean prompts, in nats, float [pairs] (analysis/tracking/distance.py); None where it was
-    not measured.  held_out, sizes, gap_metric, gap: as in analysis/tracking/finding.py, None in
+    not measured.  points: of the path, that a pair took in the mean where ig_steps=auto chose them.
+    held_out, sizes, gap_metric, gap: as in analysis/tracking/finding.py, None in
     older records.  wide: heads of the base over further pairs too (analysis/tracking/further.py),
     None where there are none.  digest: of circuit, resamples and experts, as read from a file;
     empty for a record just made.
@@ -91,6 +92,7 @@ class Record:
     evaluation: torch.Tensor
     resampled: Resampled
     n_distinct: int | None = None
+    points: float | None = None
     groups: list[int] | None = None
     experts: Experts | None = None
     kl: torch.Tensor | None = None
@@ -262,7 +264,7 @@ def write_record(
         with atomic_write(directory / files[kind]) as draft:
             draft.write_bytes(blob)
     left_out = [*_TENSORS, *BESIDE, "resampled", "digest", "experts", "wide"]
-    optional = ("n_distinct", "groups", "gap_metric")
+    optional = ("n_distinct", "points", "groups", "gap_metric")
     left_out += [name for name in optional if getattr(record, name) is None]
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in left_out}
     content = {

@@ -79,6 +79,7 @@ class _File:
     seconds: float
     tensors: dict[str, str]
     n_distinct: int | None = None
+    points: float | None = None
     groups: list[int] | None = None
     kl_from_base: _Estimate | None = None
     log_probs: list[int] | None = None

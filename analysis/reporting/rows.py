@@ -78,6 +78,8 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
         values |= _with_ends("circuit/metric_gap", record.metric_gap())
     if (size := record.size()) is not None:
         values |= _with_ends("circuit/size", size)
+    if record.points is not None:
+        values["circuit/points"] = record.points
     if (kl := record.kl_from_base()) is not None:
         values |= _with_ends("circuit/kl_from_base", kl)
     for name in ("emergent", "retained", "pruned", "transient"):

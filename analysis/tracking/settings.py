@@ -19,6 +19,7 @@ from typing import Any
 from analysis.cli import key
 from analysis.ranges import COUNT, NATURAL, PART, POSITIVE, SEED, SHARE, Range
 
+AUTO = "auto"  # points of analysis/attribution/refinement.py
 FREE = "free"  # a routing of analysis/models/routing.py
 
 
@@ -42,16 +43,23 @@ class CircuitKeys:
         "EAP-IG-inputs",
     )
     metric: str = key("kl, logit_diff (needs pairs with target and foil) or nll", "kl")
-    # 6 midpoints leave a completeness gap below 1 % on SmolLM2-135M, and 41 % on
-    # Qwen2.5-Coder-1.5B, where 20 leave 1.8 % (docs/LOG.md)
-    ig_steps: int = key(
-        "points on the integration path; circuit/completeness_gap tells whether they are enough "
-        "(the EAP-IG package has 5, with quadrature=left)",
-        6,
+    # auto takes some 4.5 midpoints a pair on SmolLM2-135M, and three times as many on a model with
+    # cliffs in its paths, where 6 leave a third of the change (docs/LOG.md)
+    ig_steps: Any = key(
+        "points on the integration path: auto, 4 and more where a pair needs them (EAP-IG-inputs "
+        "with quadrature=midpoint), or a number; circuit/completeness_gap tells whether they are "
+        "enough (the EAP-IG package has 5, with quadrature=left)",
+        AUTO,
         COUNT,
     )
+    gap: float = key(
+        "of ig_steps=auto: what a pair's path may miss, as a share of the metric's range on it",
+        0.05,
+        SHARE,
+    )
     quadrature: str = key(
-        "where the points lie: left, right, midpoint or gauss-legendre", "midpoint"
+        "where the points lie: left, right, midpoint or gauss-legendre; auto places midpoints",
+        "midpoint",
     )
     kv: str = key(
         "grouped: one edge into a key or value head that query heads share; ungrouped: one for "
@@ -113,7 +121,7 @@ class TrackingSettings(CircuitKeys):
         try:
             check_settings(
                 *(self.method, self.metric, self.ig_steps, self.quadrature, self.kv),
-                *(self.batch_size, self.routing),
+                *(self.batch_size, self.routing, self.gap),
             )
         except ValueError as error:
             raise ValueError(f"tracking: {error}") from error
@@ -137,12 +145,15 @@ class TrackingSettings(CircuitKeys):
     def of_record(self) -> dict[str, str | int | float | None]:
         """Those that shape a record, and must be equal for two records to be comparable.
 
-        Without `routing` where that is free, as in records that are older than the key.
+        Without `routing` where that is free and `gap` where it does nothing, as in records that are
+        older than the keys.
         """
         kept = [entry.name for entry in fields(self) if not entry.metadata.get("free")]
         found = {name: getattr(self, name) for name in kept}
         if found["routing"] == FREE:
             del found["routing"]
+        if found["ig_steps"] != AUTO:
+            del found["gap"]
         return found
 
 

@@ -52,7 +52,7 @@ from analysis.tracking.distance import (
 )
 from analysis.tracking.finding import CircuitFinder, FoundCircuit
 from analysis.tracking.further import freeze_further, further_pairs
-from analysis.tracking.settings import TrackingSettings
+from analysis.tracking.settings import AUTO, FREE, TrackingSettings
 from analysis.tracking.sharing import SharedPairs, out_of_memory
 
 if TYPE_CHECKING:
@@ -201,25 +201,27 @@ class HeadTracker:
     def _scores_of(
         self, shared: SharedPairs, model: nn.Module, graph: Graph, show_progress: bool
     ) -> list[torch.Tensor]:
-        """Scores of the edges [pairs, E], clean and corrupted metric [pairs, 1]."""
+        """Scores of the edges [pairs, E]; clean and corrupted metric, points used [pairs, 1]."""
         measure = partial(_edge_scores, model, self.settings, show_progress)
-        return shared.measure(measure, [graph.n_edges, 1, 1])
+        return shared.measure(measure, [graph.n_edges, 1, 1, 1])
 
     def _attribute(self, model: nn.Module, show_progress: bool) -> EdgeScores:
         """The scores of all pairs, each of which one rank has computed."""
         graph = graph_of_heads(model, self.settings.kv)
         scores = self._scores_of(self._shared, model, graph, show_progress)
-        per_edge, clean, corrupted = scores
+        per_edge, clean, corrupted, points = scores
         per_pair = per_edge.new_zeros(len(self.pairs), *graph.edge_mask.shape)
         per_pair[:, graph.edge_mask] = per_edge
-        return EdgeScores(graph, per_pair, clean.squeeze(1), corrupted.squeeze(1))
+        return EdgeScores(
+            graph, per_pair, clean.squeeze(1), corrupted.squeeze(1), points.squeeze(1).long()
+        )
 
     def _check_dtype(self, model: nn.Module, scores: EdgeScores) -> None:
         """On rank 0, at the first step that is tracked, if it is asked for."""
         if not self._to_check or distributed.rank() != 0:
             return
         self._to_check = False
-        names = ("method", "metric", "ig_steps", "quadrature", "kv", "batch_size")
+        names = ("method", "metric", "ig_steps", "quadrature", "kv", "batch_size", "gap")
         how = {name: getattr(self.settings, name) for name in names}
         try:
             self._checked = check_dtype(model, self.pairs, scores, **how)
@@ -339,6 +341,7 @@ class HeadTracker:
             ),
             held_out=found.held_out,
             sizes=found.sizes,
+            points=self._points(step, scores),
             gap_metric=found.gap_metric,
             gap=found.gap,
             experts=experts,
@@ -356,6 +359,25 @@ class HeadTracker:
             record = record.without_circuit()
         write_record(self.run, record, per_pair, log_probs if step == 0 else None)
         return record
+
+    def _points(self, step: int, scores: EdgeScores) -> float | None:
+        """Of ig_steps=auto: how many a pair took, in the mean; told, and whether they do."""
+        s, points = self.settings, scores.points
+        if s.ig_steps != AUTO or s.method != "EAP-IG-inputs" or points is None:
+            return None
+        mean = float(points.double().mean())
+        log.info(
+            "step %d: %.1f points of the path a pair (at most %d), completeness gap %.2f %%",
+            *(step, mean, points.max(), 100 * scores.completeness_gap),
+        )
+        if scores.completeness_gap > s.gap:
+            log.warning(
+                "the scores of step %d miss %.1f %% of the metric's change, more than "
+                "tracking.gap=%s%s",
+                *(step, 100 * scores.completeness_gap, s.gap),
+                "" if s.routing != FREE else "; where experts are chosen, see tracking.routing",
+            )
+        return mean
 
     def _write_invalid(self, model: nn.Module, step: int, reason: str) -> None:
         """On rank 0, say and write that a step can't be measured."""
@@ -376,10 +398,11 @@ def _spared(measure: Callable[[], T], failed: list[Exception]) -> T | None:
 def _edge_scores(
     model: nn.Module, s: TrackingSettings, show_progress: bool, pairs: Pairs, batch_size: int
 ) -> list[torch.Tensor]:
-    """Scores of the edges [pairs, E], clean and corrupted metric [pairs]."""
+    """Scores of the edges [pairs, E], clean and corrupted metric and points used [pairs]."""
     how = (s.method, s.metric, s.ig_steps, s.quadrature, s.kv, batch_size, show_progress)
-    scores = attribute(model, pairs, *how, routing=s.routing)
-    return [scores.per_edge, scores.metric_clean, scores.metric_corrupted]
+    scores = attribute(model, pairs, *how, routing=s.routing, gap=s.gap)
+    assert scores.points is not None
+    return [scores.per_edge, scores.metric_clean, scores.metric_corrupted, scores.points]
 
 
 def _patterns(

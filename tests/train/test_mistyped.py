@@ -50,7 +50,10 @@ MISTYPED = [
     (["experiment=tiny/sftt"], "no experiment 'tiny/sftt'; did you mean tiny?"),
     (["experiment=paper/gsm8k"], "experiment 'paper/gsm8k' is there for grpo, not for sft"),
     (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer"),
-    (["tracking.ig_steps=null"], "tracking.ig_steps: field 'tracking.ig_steps' is not Optional"),
+    (
+        ["tracking.resamples=null"],
+        "tracking.resamples: field 'tracking.resamples' is not Optional",
+    ),
     (["name=${nothing}"], "name: Interpolation key 'nothing' not found"),
     (["seed=0,1"], "seed=0,1 is several values; for a sweep add --multirun, for a list write"),
     (["x={"], "'x={' can't be read: "),

@@ -142,7 +142,7 @@ SETTINGS = [
     (["attribution.ig_steps=0"], 2, "attribution.ig_steps must be at least 1, not 0"),
     (["attribution.batch_size=0"], 2, "attribution.batch_size must be at least 1, not 0"),
     (["attribution.metod=EAP"], 2, "did you mean attribution.method?"),
-    (["attribution.ig_steps=many"], 2, "attribution.ig_steps: Value 'many'"),
+    (["attribution.ig_steps=many"], 1, "ig_steps is 'many'; give a whole number"),
     (["verbose"], 2, "'verbose' is not key=value"),
     (["circuit.top_n=3", "circuit.fraction=0.1"], 1, "exactly one of top_n"),
     (["circuit.top_n=100000"], 1, "top_n must lie in 1 .."),

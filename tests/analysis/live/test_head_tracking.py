@@ -30,7 +30,7 @@ def test_keywords():
         ({"schedule": [-1]}, "schedule is"),
         ({"resamples": 1}, "resamples must be at least 2"),
         ({"resamples": "10"}, "Expected `int`"),
-        ({"ig_steps": 2.5}, "Expected `int`"),
+        ({"ig_steps": 2.5}, "ig_steps is 2.5; give a whole number"),
         ({"method": "EAPIG"}, "EAPIG"),
         ({"fraction": 0.1, "top_n": 5}, "exactly one size"),
         ({"fdr": 1.0}, "fdr must lie in"),
