@@ -4,6 +4,7 @@
     headlab bench part=bootstrap shape=qwen2.5-1.5b batch=64 resamples=1000
     headlab bench part=size checkpoints=300
     headlab bench part=worlds worlds=20
+    headlab bench part=stability shape=DIR prompts=pairs.jsonl methods=EAP-IG-inputs,CEAP,GIM
 
 The floor is 2 forward passes and `steps` forward-and-backward passes to the embeddings of the plain
 Hugging Face model with frozen weights: same batch, same attention implementation, logits at the
@@ -14,7 +15,8 @@ medians. Memory is the peak above the weights, each side in a process of its own
 
 The bootstrap (analysis/heads/resampling.py) needs no model: random scores of `batch` pairs on the
 graph of the shape. The size of a run (analysis/commands/bench_size.py) needs none either, nor how
-often calls are right where the truth is known (analysis/commands/bench_worlds.py).
+often calls are right where the truth is known (analysis/commands/bench_worlds.py). How methods
+compare (analysis/commands/bench_stability.py) needs a trained model and pairs.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
 from analysis.commands.bench_size import measure_size
+from analysis.commands.bench_stability import asked, measure_stability
 from analysis.commands.bench_worlds import measure_worlds
 from analysis.files import to_json
 from analysis.ranges import COUNT, PART, Range
@@ -79,7 +82,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Options:
-    part: str = key("attribution, bootstrap, size or worlds", "attribution")
+    part: str = key("attribution, bootstrap, size, worlds or stability", "attribution")
     shape: str = key("a named shape, or a local model's directory", "smollm2-135m")
     batch: int = key("pairs in one pass", 4, COUNT)
     tokens: int = key("tokens of each pair", 64, COUNT)
@@ -97,6 +100,14 @@ class Options:
         "default: lognormal worlds",
         None,
     )
+    prompts: str | None = key("stability: JSONL file of pairs", None)
+    methods: str = key(
+        "stability: NAME or NAME:POINTS, the first is what the others are compared with",
+        "EAP-IG-inputs,CEAP",
+    )
+    metric: str = key("stability: kl, logit_diff or nll", "logit_diff")
+    shares: str = key("stability: sizes of the circuits, as shares of the edges", "0.01,0.05")
+    splits: int = key("stability: cuts of the pairs into halves", 50, Range(2))
     repeats: int = key("timed runs of each side, after one that is not", 7, COUNT)
     memory: bool = key("measure peak memory too (builds the model twice more)", True)
     time: bool = key("measure time", True)
@@ -266,7 +277,7 @@ def act(options: Options) -> None:
     """Measure, and print what was measured."""
     import torch
 
-    parts = ("attribution", "bootstrap", "size", "worlds")
+    parts = ("attribution", "bootstrap", "size", "worlds", "stability")
     if options.part not in parts:
         raise ValueError(f"part is {options.part!r}; choose one of: {', '.join(parts)}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
@@ -277,6 +288,11 @@ def act(options: Options) -> None:
         return
     if options.part == "worlds":
         measure_worlds(options.worlds, options.pairs, options.scores, options.base_pairs)
+        return
+    if options.part == "stability":
+        o = options
+        what = asked(o.methods, o.steps, o.metric, o.shares, o.splits, o.batch)
+        measure_stability(o.shape, o.prompts, what)
         return
     if options.part == "bootstrap":
         runs = bootstrap_seconds(options)

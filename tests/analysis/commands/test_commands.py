@@ -247,5 +247,15 @@ def test_bench_runs_on_a_local_model(run, tmp_path):
     assert "times the floor" in printed
     status, _, error = run("bench", "shape=gpt5")
     assert status == 1 and "known: smollm2-135m" in error
+    random_pairs(6).save(tmp_path / "pairs.jsonl")
+    stability = ["bench", "part=stability", f"shape={tmp_path / 'model'}", "splits=2"]
+    status, printed, _ = run(
+        *(*stability, f"prompts={tmp_path / 'pairs.jsonl'}", "shares=0.3", "steps=2"),
+        "methods=EAP-IG-inputs,CEAP:1,GIM",
+    )
+    assert status == 0
+    assert "CEAP:1, 0.3 of the edges: faithfulness" in printed and "6 distinct" in printed
+    status, _, error = run(*stability, "methods=GIM", "metric=kl")
+    assert status == 1 and "GIM takes its gradient on the clean prompt" in error
     pairs = bench_pairs(BenchOptions(batch=3, tokens=7), 100)
     assert len(pairs) == 3 and len(pairs[0].clean_ids) == 7
