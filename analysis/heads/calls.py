@@ -53,9 +53,12 @@ class Evidence:
 def level_of(family: Iterable[Evidence], q: float) -> float:
     """The p-value up to which Benjamini and Hochberg reject at rate q over all heads of a family.
 
-    Those whose p-values are NaN are left out; NOTHING where none is rejected.
+    That is q k / m where k of m are rejected, and q / m where none is: no p-value of the family
+    lies between the largest that is rejected and this, so other families (the sensitivity's) can
+    be held to the same level. p-values that are NaN are left out; NOTHING where all are.
     """
     p = torch.cat([torch.empty(0, dtype=torch.float64), *(each.p_value for each in family)])
     p = p[~p.isnan()]
-    rejected = p[discoveries(p, q)] if len(p) else p
-    return float(rejected.max()) if len(rejected) else NOTHING
+    if not len(p):
+        return NOTHING
+    return q * max(1, int(discoveries(p, q).sum())) / len(p)
