@@ -42,6 +42,7 @@ def test_a_command_refuses_what_lies_outside(command):
     needed |= {"name": "smollm2"} if command == "train.recipes.command" else {}
     if command == "track":  # checkpoints or a directory to watch, and what goes with them
         needed |= dict.fromkeys(("checkpoints", "base", "pairs"), "x")
+    needed |= {"seeds": "x", "match": "kl"} if command == "compare" else {}  # `at` is for them
     for name, allowed in numeric(schema).items():
         assert allowed is not None
         for value in VALUES:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
-from analysis.ranges import COUNT, SEED, SHARE
+from analysis.ranges import COUNT, NATURAL, SEED, SHARE
 
 if TYPE_CHECKING:
     from analysis.circuits.graph_contents import GraphFile
@@ -41,7 +41,9 @@ class Options:
     )
     seeds: Any = key("runs of one training with other seeds: RUN1,RUN2,RUN3 or a glob", None)
     against: Any = key("as seeds, of another training that they are compared with", None)
-    at: float | None = key("seeds with match: the value; default: the largest that all have", None)
+    at: float | None = key(
+        "seeds with match: the value; default: the largest that all have", None, NATURAL
+    )
     out: str = key("directory for comparison.json and comparison.html", "comparison")
     q: float = key("false-discovery rate of called heads", 0.05, SHARE)
     cross: bool = key("run each circuit in each model", True)

@@ -41,7 +41,7 @@ def test_sums_are_left_out_with_one_line_and_heads_are_called_as_ever(tmp_path: 
     whole, lacking = broken(tmp_path / "whole", 0.09), broken(tmp_path / "lacking", 0.41)
     line = (
         "are left out: at step 20 the scores miss 41% of the metric's change (completeness gap; "
-        "at most 10%); track again with more points (tracking.ig_steps=6)."
+        "at most 10%); track again with more points than tracking.ig_steps=6."
     )
     titles = head_titles(GRAPH)
     sums = [titles.index(name) for name in ("importance: base", "effect E")]
