@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 from tests.support.browser import FLAGS, find_browser
 
 WIDTH = 1000  # of the picture, in pixels
-KEPT = (slice(1, 2), slice(4, None))  # of the panels of curves
+KEPT = (slice(1, 2), slice(5, None))  # of the panels of curves
 PANELS = """id => Object.entries(document.getElementById(id)._fullLayout)
     .filter(([name]) => /^yaxis[0-9]*$/.test(name)).map(([, axis]) => axis._offset)"""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -60,8 +61,8 @@ def test_two_beside_the_training_share_its_checkpoints(tiny_dir, tmp_path):
     subprocess.run(trainer, env=environment, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     outputs = [child.communicate(timeout=120)[0] for child in children]
     assert [child.returncode for child in children] == [0, 0], outputs
-    done = [line for text in outputs for line in text.splitlines() if line.startswith("step ")]
-    assert sorted(line.split(":")[0] for line in done) == [f"step {step}" for step in range(5)]
+    done = re.findall("^(step [0-9]+): [^ ]+$", "\n".join(outputs), re.MULTILINE)
+    assert sorted(done) == [f"step {step}" for step in range(5)]
     published = json.loads((directory / "wandb-published.json").read_text())["offline"]
     heads = sorted(name for name in published if name.startswith("heads/"))
     assert heads == [f"heads/{step}" for step in range(5)]

@@ -38,11 +38,11 @@ def tokenizer_of(directory: Path) -> Any:
 
 
 def write_pairs(path: Path) -> Path:
-    """A file of text pairs, which need the trainer's tokenizer."""
-    rows = [
-        {"clean": f"{a}+{9 - a}=", "corrupted": f"{9 - a}+{a - 1}=", "target": "9", "foil": "8"}
-        for a in range(1, 4)
-    ]
+    """A file of text pairs, which need the trainer's tokenizer.
+
+    Without answers: by them the random models would lack the behaviour, and have no circuit.
+    """
+    rows = [{"clean": f"{a}+{9 - a}=", "corrupted": f"{9 - a}+{a - 1}="} for a in range(1, 4)]
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return path
 
