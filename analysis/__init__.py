@@ -39,9 +39,9 @@ if TYPE_CHECKING:  # `as`: these are names of this package, for type checkers to
     from analysis.prompts.problems import generate as generate
     from analysis.records.evaluations import read_evaluations as read_evaluations
     from analysis.records.record import Record as Record
-    from analysis.records.record import read_record as read_record
-    from analysis.records.record import read_records as read_records
-    from analysis.records.record import read_scores as read_scores
+    from analysis.records.record_files import read_record as read_record
+    from analysis.records.record_files import read_records as read_records
+    from analysis.records.record_files import read_scores as read_scores
     from analysis.records.run_file import RunFile as RunFile
     from analysis.reporting.report import write_report as write_report
     from analysis.reporting.run_view import RunView as RunView
@@ -72,7 +72,8 @@ _NAMES = {  # home: what is public of it
     "prompts.pairs": ("Pair", "Pairs"),
     "prompts.problems": ("Problem", "generate"),
     "records.evaluations": ("read_evaluations",),
-    "records.record": ("Record", "read_record", "read_records", "read_scores"),
+    "records.record": ("Record",),
+    "records.record_files": ("read_record", "read_records", "read_scores"),
     "records.run_file": ("RunFile",),
     "reporting.report": ("write_report",),
     "reporting.run_view": ("RunView", "read_run"),

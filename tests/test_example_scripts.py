@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.records.record import recorded_steps
+from analysis.records.record_files import recorded_steps
 from examples.notebook import notebook
 from tests.support.places import ROOT
 from tests.support.warm import warm_python

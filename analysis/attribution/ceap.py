@@ -28,12 +28,13 @@ Shape legend: B pairs, T positions, S sources, D destinations, d residual width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
 import torch
 
-from analysis.attribution.contraction import Contraction
+from analysis.attribution.contraction import Contraction, source_differences
 from analysis.attribution.gradients import GradientSums
 from analysis.models.anatomy import Anatomy
 from analysis.models.forward import Sources, source_run
@@ -82,7 +83,8 @@ def conductance(
         with sums.step(1.0) as hooks:
             backward(hooks, mixed(point))
         after = clean if end == 1.0 else _sources(parts, batch, mixed(end))
-        Contraction(parts, _change(before, after, batch.mask), tokens).add(sums, scores)
+        kept = replace(after, zr=[*after.zr], nodes=[*after.nodes])  # the next segment starts there
+        Contraction(parts, source_differences(before, kept, batch.mask), tokens).add(sums, scores)
         sums.clear()
         before = after
     return scores
@@ -93,17 +95,3 @@ def _sources(parts: Anatomy, batch: Batch, embedding: torch.Tensor) -> Sources:
     with Hooks() as hooks:
         hooks.input(parts.layers[0], lambda _: embedding)
         return source_run(parts, batch.clean, batch)[0]
-
-
-def _change(start: Sources, end: Sources, mask: torch.Tensor) -> Sources:
-    """Start less end in float32 or wider, 0 at padded positions."""
-    keep = mask[..., None]
-
-    def less(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return (wide(a) - wide(b)).mul_(keep)
-
-    def each(a: list[torch.Tensor], b: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [less(x, y) for x, y in zip(a, b, strict=True)]
-
-    nodes = each(start.nodes, end.nodes)
-    return Sources(less(start.embedding, end.embedding), each(start.zr, end.zr), nodes)

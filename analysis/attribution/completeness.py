@@ -8,11 +8,10 @@ which jumps and doesn't close, and one with its routing frozen, which does.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import nn
 
+from analysis.attribution.gradient_run import gradient_run
 from analysis.attribution.metrics import Metric, metric_named
 from analysis.attribution.quadrature import path_points
 from analysis.detection.detect import anatomy
@@ -71,11 +70,11 @@ def _of_batch(
         difference = (wide(corrupted) - wide(clean)) * batch.mask[..., None]
         total = torch.zeros_like(values[0])
         for alpha, weight in points:
-            x = torch.lerp(corrupted, clean, alpha).requires_grad_()
+            x = torch.lerp(corrupted, clean, alpha)
             with Hooks() as hooks, torch.enable_grad():
-                hooks.input(parts.layers[0], partial(_instead, x))
-                found = metric(run(parts, batch.clean, batch), clean_logits, batch).sum()
-                [gradient] = torch.autograd.grad(found, [x])
+                _, gradient = gradient_run(
+                    parts, metric, batch, hooks, batch.clean, x, clean_logits
+                )
             total += weight * (wide(gradient) * difference).sum((1, 2))
     return total, values[0] - values[1]
 
@@ -87,7 +86,3 @@ def _entering(parts: Anatomy, ids: torch.Tensor, batch: Batch) -> tuple[torch.Te
         hooks.input(parts.layers[0], lambda x: seen.append(x.detach()))
         logits = run(parts, ids, batch)
     return seen[0], logits
-
-
-def _instead(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    return x

@@ -189,3 +189,17 @@ def _product(scores: torch.Tensor, D: torch.Tensor, G: torch.Tensor, first: int)
     """Add D . G, pair by pair, to the rows of D's sources and the columns from `first` on."""
     products = torch.bmm(D.flatten(2).transpose(0, 1), G.flatten(2).permute(1, 2, 0))
     scores[:, : len(D), first : first + len(G)] += products
+
+
+def source_differences(corrupted: Sources, clean: Sources, mask: torch.Tensor) -> Sources:
+    """Corrupted less clean in float32 or wider, 0 at padded positions; both are used up."""
+    keep = mask[..., None]
+
+    def less(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (wide(a) - wide(b)).mul_(keep)
+
+    def each(a: list[torch.Tensor], b: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [less(a.pop(0), b.pop(0)) for _ in range(len(a))]
+
+    embedding = less(corrupted.embedding, clean.embedding)
+    return Sources(embedding, each(corrupted.zr, clean.zr), each(corrupted.nodes, clean.nodes))

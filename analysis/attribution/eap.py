@@ -46,7 +46,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from analysis.attribution.ceap import conductance
-from analysis.attribution.contraction import Contraction
+from analysis.attribution.contraction import Contraction, source_differences
 from analysis.attribution.edge_scores import EdgeScores
 from analysis.attribution.gim import Gim
 from analysis.attribution.gradient_run import gradient_run
@@ -66,7 +66,6 @@ from analysis.models.copies import ungrouped
 from analysis.models.forward import Sources, record_sources, run
 from analysis.models.graph import KV
 from analysis.models.hooks import Hooks
-from analysis.models.linear import wide
 from analysis.models.preserve import preserved
 from analysis.models.routing import ROUTINGS, Routing
 from analysis.prompts.pairs import Batch, Pairs
@@ -237,7 +236,7 @@ class _Job:
                 if method in ("EAP-IG-activations", "EAP-IG-mean"):
                     own = _halved(points) if method == "EAP-IG-mean" else points
                     steps = chain(steps, _activation_steps(self.parts, own, self.batch))
-                differences = _differences(corrupted, clean, batch.mask)
+                differences = source_differences(corrupted, clean, batch.mask)
                 scores = self._by_gradient(steps, sums, differences, clean_logits)
         m_clean, m_corrupted = (metric(x, clean_logits, batch) for x in (clean_logits, logits))
         used = torch.full_like(m_clean, len(points), dtype=torch.int64)
@@ -260,7 +259,7 @@ class _Job:
         ends = corrupted.embedding, clean.embedding
         refiner = Refiner(
             *(self.parts, batch, metric, self.routing, self._plan(), gap),
-            *(ends, _differences(corrupted, clean, batch.mask), clean_logits),
+            *(ends, source_differences(corrupted, clean, batch.mask), clean_logits),
         )
         scores, used = refiner.scores(m_corrupted, m_clean)
         return self._of_batch(scores, m_clean, m_corrupted, used)
@@ -372,20 +371,6 @@ class _Step:
 def _instead(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """What a module writes in the place of its own output y."""
     return output
-
-
-def _differences(corrupted: Sources, clean: Sources, mask: torch.Tensor) -> Sources:
-    """Corrupted less clean in float32 or wider, 0 at padded positions; both are used up."""
-    keep = mask[..., None]
-
-    def less(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return (wide(a) - wide(b)).mul_(keep)
-
-    def each(a: list[torch.Tensor], b: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [less(a.pop(0), b.pop(0)) for _ in range(len(a))]
-
-    embedding = less(corrupted.embedding, clean.embedding)
-    return Sources(embedding, each(corrupted.zr, clean.zr), each(corrupted.nodes, clean.nodes))
 
 
 def _embedding_path(method: str, points: list[tuple[float, float]]) -> dict[float, float]:

@@ -103,7 +103,7 @@ def act(options: Options) -> None:
     from analysis.attribution.metrics import metric_named
     from analysis.comparison.agreement import agree, agreement_json, format_agreement
     from analysis.files import write_json
-    from analysis.records.record import read_records
+    from analysis.records.record_files import read_records
     from analysis.trajectories.run import Run
 
     transformers_logging.disable_progress_bar()

@@ -30,7 +30,8 @@ def write_run(run: Path, checkpoints: int, layers: int, heads: int, resamples: i
 
     from analysis.heads.resampling import SWEEP, Resampled, Selection
     from analysis.models.graph import Graph
-    from analysis.records.record import Record, write_record
+    from analysis.records.record import Record
+    from analysis.records.record_files import write_record
     from analysis.records.run_file import RunFile
 
     graph = Graph(layers, heads, HEADS_OF_KV if heads % HEADS_OF_KV == 0 else heads)

@@ -6,7 +6,7 @@ For each method (NAME or NAME:POINTS)
 
     seconds       of the attribution of all pairs
     edges, heads  Jaccard index of the circuits of two disjoint halves of the pairs, over splits
-                  (analysis/circuits/stability.py)
+                  (analysis/comparison/stability.py)
     faithfulness  on each half of the circuit that the other half ranks, in one split, with a 95 %
                   interval over clusters of pairs; edges outside the circuit are patched
 
@@ -107,7 +107,7 @@ def _sizes(scores: EdgeScores, shares: Sequence[float]) -> list[int]:
 
 
 def _print_agreement(scores: dict[str, EdgeScores], pairs: Pairs, asked: Asked) -> None:
-    from analysis.circuits.stability import agreement, splits
+    from analysis.comparison.stability import agreement, splits
 
     inside = splits(pairs.groups, asked.splits)
     first = None
@@ -128,7 +128,7 @@ def _print_agreement(scores: dict[str, EdgeScores], pairs: Pairs, asked: Asked) 
 def _print_faithfulness(
     model: Model, scores: dict[str, EdgeScores], pairs: Pairs, asked: Asked
 ) -> None:
-    from analysis.circuits.stability import splits
+    from analysis.comparison.stability import splits
     from analysis.heads.resampling import resample_weights
 
     (second,) = splits(pairs.groups, 1)
@@ -154,7 +154,7 @@ def _evaluated(
 ) -> list[CircuitEvaluation]:
     """Each method's circuits of each size; the first half's pairs, then the second's."""
     from analysis.circuits.faithfulness import CircuitEvaluation, evaluate_circuits
-    from analysis.circuits.stability import crossed
+    from analysis.comparison.stability import crossed
     from analysis.prompts.pairs import Pairs
 
     both = [

@@ -29,7 +29,7 @@ def worlds_of(scores: str | None, changes: bool, shared: float) -> Callable[[int
     """
     from analysis.heads.resampling import Selection
     from analysis.heads.worlds import LOGNORMAL_GRAPH, Lognormal, Resampled
-    from analysis.records.record import read_record, read_scores
+    from analysis.records.record_files import read_record, read_scores
 
     if scores is None:
         changed = LOGNORMAL_GRAPH.n_heads_total // CHANGED if changes else 0

@@ -143,7 +143,7 @@ def circuits(options: Options, subjects: list[Subject], matched: Matched | None 
     from analysis.comparison.pairs import compare_subjects, profile
     from analysis.comparison.text import format_findings
     from analysis.files import write_json
-    from analysis.records.record import read_scores
+    from analysis.records.record_files import read_scores
 
     # each pair in order; edges are resampled where both have scores of single pairs
     comparisons = []

@@ -36,7 +36,7 @@ def _record(run: Path, step: str) -> Record:
     Raises:
         ValueError: there is none, or it is invalid.
     """
-    from analysis.records.record import invalid_steps, read_record, recorded_steps
+    from analysis.records.record_files import invalid_steps, read_record, recorded_steps
 
     bad = invalid_steps(run)
     valid = [number for number in recorded_steps(run / "heads") if number not in bad]

@@ -198,7 +198,7 @@ def read_mode(run: Path) -> Record:
     Raises:
         ValueError: it is missing or marked invalid.
     """
-    from analysis.records.record import invalid_steps, read_record
+    from analysis.records.record_files import invalid_steps, read_record
 
     record = read_record(run, 0)
     if record is None:

@@ -134,7 +134,7 @@ def _settings_there(run: Path) -> dict[str, Any]:
         ValueError: a trainer made it, and it has no run.json.
     """
     from analysis.records.checkpoints import Base
-    from analysis.records.record import read_record, recorded_steps
+    from analysis.records.record_files import read_record, recorded_steps
     from analysis.records.run_file import RunFile, is_run
 
     if is_run(run) or Base.read(run) is not None:
@@ -172,7 +172,7 @@ def start_tracker(options: Options) -> HeadTracker:
 def _forget_unmeasured(run: Path, options: Options, pairs: Pairs) -> None:
     """Remove what a command left that measured nothing, where this one is told otherwise."""
     from analysis.prompts.pairs import Pairs
-    from analysis.records.record import recorded_steps
+    from analysis.records.record_files import recorded_steps
     from analysis.records.run_file import WITNESS, RunFile, is_run
 
     if not is_run(run) or RunFile.read(run).kind != "track" or recorded_steps(run / "heads"):

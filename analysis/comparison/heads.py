@@ -18,7 +18,7 @@ from analysis.comparison.definitions import (
 from analysis.heads.changes import CHANGES, FDR, Change, compare, effect, jaccard, overlap
 from analysis.heads.widest_paths import by_destination, head_strengths
 from analysis.intervals import bare, estimate_of_set, spearman
-from analysis.records.record import read_records
+from analysis.records.record_files import read_records
 from analysis.trajectories.trajectory import run_level
 
 _NAMES = {"shared": "retained", "lost": "pruned", "gained": "emergent"}

@@ -122,7 +122,7 @@ def read_subject(name: str, given: str) -> Subject:
     """
     from analysis.circuits.graph_files import read_circuit
     from analysis.comparison.definitions import Subject
-    from analysis.records.record import read_record, record_dir, recorded_steps
+    from analysis.records.record_files import read_record, record_dir, recorded_steps
 
     path, step = locate(given)
     if path.is_file():

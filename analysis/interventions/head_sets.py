@@ -26,6 +26,7 @@ from analysis.models.graph import Graph, Head
 from analysis.models.unlike import unlike_heads
 
 if TYPE_CHECKING:
+    from analysis.heads.changes import Change
     from analysis.records.record import Record
 
 
@@ -149,7 +150,7 @@ def _check_shape(what: str, found: Graph, graph: Graph) -> None:
 
 def _of_run(body: str, graph: Graph) -> list[Head]:
     from analysis.heads.changes import compare
-    from analysis.records.record import read_records
+    from analysis.records.record_files import read_records
     from analysis.records.run_file import RunFile
     from analysis.trajectories.trajectory import run_level
 
@@ -167,15 +168,22 @@ def _of_run(body: str, graph: Graph) -> list[Head]:
     file = RunFile.read(place)
     base, record = _base_and(place, step)
     _check_shape(place, record.graph, graph)
-    state = which.removeprefix("called_")
     change = compare(base.heads, record.heads, file.fdr)
-    masks = change.masks
     if which.startswith("called_"):  # at the level of the whole run, as its report has them
-        masks = change.at(run_level(read_records(place), file.fdr)).called
-    importance = (base if state == "pruned" else record).importance
+        change = change.at(run_level(read_records(place), file.fdr))
+    return heads_of_set(which, change, base, record)
+
+
+def heads_of_set(which: str, change: Change, base: Record, record: Record) -> list[Head]:
+    """The heads of a SET of a change from a run's base, the most important first.
+
+    Importance is that in the record; for pruned heads, that in the base.
+    """
+    state = which.removeprefix("called_")
+    masks = change.called if which.startswith("called_") else change.masks
+    importance = (base if state == "pruned" else record).importance.tolist()
     chosen = masks[state].nonzero().flatten().tolist()
-    ordered = sorted(chosen, key=lambda index: -float(importance[index]))
-    return [graph.heads[index] for index in ordered]
+    return [record.graph.heads[index] for index in sorted(chosen, key=lambda i: -importance[i])]
 
 
 def _base_and(place: str, step: str) -> tuple[Record, Record]:
@@ -184,13 +192,8 @@ def _base_and(place: str, step: str) -> tuple[Record, Record]:
     Raises:
         ValueError: there are none, or they don't measure the same thing.
     """
-    from analysis.records.record import (
-        check_comparable,
-        invalid_steps,
-        read_record,
-        record_dir,
-        recorded_steps,
-    )
+    from analysis.records.record import check_comparable
+    from analysis.records.record_files import invalid_steps, read_record, record_dir, recorded_steps
 
     there = [
         n

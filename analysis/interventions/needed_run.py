@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from analysis.interventions.head_sets import SETS, NoHeads, parse_heads
+from analysis.interventions.head_sets import SETS, NoHeads, heads_of_set, parse_heads
 from analysis.interventions.needed import CONTROLS, effect_of, fair_controls, match_of
 from analysis.models.graph import Graph, Head, short_head_name
 from analysis.prompts.pairs import Pairs
@@ -38,19 +38,6 @@ class Question:
     random: list[list[Head]]
 
 
-def heads_at(base: Point, point: Point, which: str) -> list[Head]:
-    """The heads of a SET at a point of a trajectory, the most important first.
-
-    Importance is that at the point; for pruned heads, that in the base.
-    """
-    state = which.removeprefix("called_")
-    masks = point.change.called if which.startswith("called_") else point.masks
-    record, graph = (base if state == "pruned" else point).record, point.record.graph
-    importance = record.importance.tolist()
-    chosen = masks[state].nonzero().flatten().tolist()
-    return [graph.heads[head] for head in sorted(chosen, key=lambda head: -importance[head])]
-
-
 def question(
     base: Point,
     point: Point,
@@ -70,7 +57,11 @@ def question(
     record = point.record
     of = heads if heads in SETS else GIVEN
     try:
-        found = heads_at(base, point, heads) if of != GIVEN else parse_heads(heads, record.graph)
+        found = (
+            parse_heads(heads, record.graph)
+            if of == GIVEN
+            else heads_of_set(heads, point.change, base.record, record)
+        )
     except NoHeads:
         found = []
     plan = Needed(

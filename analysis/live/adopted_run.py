@@ -20,7 +20,8 @@ from analysis.live.taken import enters
 from analysis.models.provenance import weight_hashes
 from analysis.records.checkpoints import Base
 from analysis.records.locks import Lock
-from analysis.records.record import Record, read_record, recorded_steps
+from analysis.records.record import Record
+from analysis.records.record_files import read_record, recorded_steps
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import append_metrics
 from analysis.reporting.alerts import Alarm

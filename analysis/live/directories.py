@@ -187,7 +187,7 @@ class Directory:
 
     def _recorded_first_epoch(self) -> int | None:
         """How the records count epochs: the first may be gone by now."""
-        from analysis.records.record import read_record, recorded_steps
+        from analysis.records.record_files import read_record, recorded_steps
 
         for step in recorded_steps(self.tracker.run / "heads"):
             record = read_record(self.tracker.run, step) if step else None
@@ -255,7 +255,7 @@ class Directory:
 
     def is_over(self, wait: bool) -> bool:
         """Whether the last step is there, or none is waited for, and no checkpoint is settling."""
-        from analysis.records.record import recorded_steps
+        from analysis.records.record_files import recorded_steps
 
         if not wait or self._settling:
             return not self._settling

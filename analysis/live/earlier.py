@@ -16,7 +16,8 @@ from pathlib import Path
 
 from analysis.heads.roles import roles_path
 from analysis.records.needed import needed_path
-from analysis.records.record import Record, read_record, record_dir, recorded_steps
+from analysis.records.record import Record
+from analysis.records.record_files import read_record, record_dir, recorded_steps
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ def follow_to_the_end(
     Raises:
         ValueError: some checkpoints could not be tracked.
     """
-    from analysis.records.record import recorded_steps
+    from analysis.records.record_files import recorded_steps
     from analysis.reporting.tables import format_table
     from analysis.trajectories.run import Run
 

@@ -15,7 +15,8 @@ from analysis.models.anatomy import base_model
 from analysis.models.loading import load_model, load_tokenizer_if_any
 from analysis.models.preserve import preserved
 from analysis.prompts.pairs import Pairs
-from analysis.records.record import Record, read_record
+from analysis.records.record import Record
+from analysis.records.record_files import read_record
 from analysis.records.run_file import RunFile
 from analysis.tracking import distributed
 from analysis.tracking.tracker import HeadTracker, graph_of_heads

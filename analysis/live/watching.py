@@ -113,7 +113,7 @@ class Watched:
         What fails is logged, as the records are there.
         """
         from analysis.live.needed_at_end import ask_at_end
-        from analysis.records.record import read_record, recorded_steps
+        from analysis.records.record_files import read_record, recorded_steps
         from analysis.records.recorded import model_of
 
         steps = recorded_steps(self.run / "heads")

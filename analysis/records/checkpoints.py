@@ -130,7 +130,7 @@ def find_model(text: str) -> Named:
 
 
 def _of_run(run: Path, step: str) -> Named:
-    from analysis.records.record import read_record
+    from analysis.records.record_files import read_record
 
     there = {
         int(found[1]): path

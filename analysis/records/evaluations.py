@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.files import as_form, check_schema, read_json, write_json
-from analysis.records.record import recorded_steps
+from analysis.records.record_files import recorded_steps
 from analysis.records.record_form import SCHEMA
 
 RESULTS = 1  # schema of scores.json

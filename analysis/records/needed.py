@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.files import as_form, check_schema, read_json, write_json
 from analysis.intervals import Estimate
-from analysis.records.record import recorded_steps
+from analysis.records.record_files import recorded_steps
 
 SCHEMA = 1
 log = logging.getLogger(__name__)

@@ -196,7 +196,7 @@ def training_rows(step: int, logged: Mapping[str, Any]) -> list[Entry]:
 
 def run_rows(run: Run) -> list[Entry]:
     """All rows of a run, by step."""
-    from analysis.records.record import record_dir
+    from analysis.records.record_files import record_dir
 
     found = []
     for count, point in enumerate(run.points, start=1):

@@ -35,13 +35,8 @@ from analysis.models.onload import packed, weights_of
 from analysis.models.provenance import describe
 from analysis.prompts.pairs import Pairs
 from analysis.prompts.regions import Region, find_regions
-from analysis.records.record import (
-    Record,
-    is_recorded,
-    read_log_probs,
-    write_invalid,
-    write_record,
-)
+from analysis.records.record import Record
+from analysis.records.record_files import is_recorded, read_log_probs, write_invalid, write_record
 from analysis.tracking import distributed
 from analysis.tracking.distance import (
     counts_read,

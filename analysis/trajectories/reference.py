@@ -16,7 +16,8 @@ from pathlib import Path
 from analysis.heads.changes import compare
 from analysis.intervals import Estimate
 from analysis.models.unlike import unlike_heads
-from analysis.records.record import COMPARABLE, Record, read_record
+from analysis.records.record import COMPARABLE, Record
+from analysis.records.record_files import read_record
 from analysis.records.run_file import RunFile
 
 DIRECTORY = "reference"

@@ -15,7 +15,8 @@ from analysis.heads.roles import Roles, read_roles, roles_path
 from analysis.intervals import Association
 from analysis.records.evaluations import evaluated_tasks, read_evaluations, read_interventions
 from analysis.records.needed import Needed, read_needed
-from analysis.records.record import Record, read_steps
+from analysis.records.record import Record
+from analysis.records.record_files import read_steps
 from analysis.records.run_file import RunFile, config_text
 from analysis.records.training_log import read_metrics, series
 from analysis.trajectories.reference import Reference, read_reference

@@ -11,15 +11,14 @@ change are in analysis/heads/changes.py; over checkpoints there are further
                 second of two that have it in the raw set no more; between, the state stands
 
 Turnover is between consecutive checkpoints, everything else against the base, the record of step 0.
-Sensitivity: the counts again for circuits of other sizes, and for circuits of all edges whose
-signed score is at least tau, for tau as shares of the base's gap m(corrupted) - m(clean).
+The counts again under other selections: analysis/trajectories/sensitivity.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,45 +27,28 @@ from typing import Any
 import torch
 
 from analysis.files import write_json
-from analysis.heads.calls import Evidence, level_of
+from analysis.heads.calls import level_of
 from analysis.heads.changes import (
     CHANGES,
     FDR,
     HYSTERESIS,
     Change,
-    Heads,
     Members,
     Turn,
     compare,
     down_to,
     evidence_of,
-    set_sizes,
-    sets,
     turn,
 )
-from analysis.heads.resampling import sweep_sizes
 from analysis.heads.routing_changes import RoutingChange, compare_routing
 from analysis.intervals import Association, Estimate, association, estimate_of_set, resamples_of
 from analysis.models.allocator import return_freed_memory
 from analysis.models.graph import short_head_name
 from analysis.records.record import Record
+from analysis.trajectories.sensitivity import Opened, Setting, Sweeps
 
 TRIM = 16  # records after which freed memory goes back
-TAU_SHARES = (0.001, 0.003, 0.01, 0.03, 0.1)
 STATES = ("in_circuit", "emergent", "retained", "pruned", "transient")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Counts under another selection: `by` is top_n or tau, `value` its value.
-
-    counts: in_circuit, emergent, retained, pruned.  called: emergent and pruned heads called.
-    """
-
-    by: str
-    value: float
-    counts: dict[str, Estimate]
-    called: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -185,11 +167,11 @@ def trajectory(
         raise ValueError("there is no record of step 0, the base, to compare with; track the base")
     if hysteresis < 1:
         raise ValueError(f"hysteresis must be 1 checkpoint or more, not {hysteresis}")
-    base, known = _Opened(ordered[0]), {} if known is None else known
+    base, known = Opened(ordered[0]), {} if known is None else known
     compared: list[Compared] = []
     before = None
     for record in ordered:
-        now = base if record is ordered[0] else _Opened(record)
+        now = base if record is ordered[0] else Opened(record)
         compared.append(_compare(base, before, now, q, known))
         before = now
         if len(compared) % TRIM == 0:
@@ -212,45 +194,7 @@ def run_level(records: Sequence[Record], q: float = FDR) -> float:
     return level_of([evidence_of(base, record.heads) for record in records[1:]], q)
 
 
-class _Opened:
-    """The tables of a record while it is compared; those that are asked for."""
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self._sweeps: dict[float, list[tuple[str, float, Heads]]] = {}
-
-    @cached_property
-    def heads(self) -> Heads:
-        return self.record.heads
-
-    def sweeps(self, gap: float) -> list[tuple[str, float, Heads]]:
-        """The heads under each setting of the sensitivity, whose tau are shares of a gap."""
-        if gap not in self._sweeps:
-            self._sweeps[gap] = list(_sweeps(self.record, gap))
-        return self._sweeps[gap]
-
-
-class Sweeps:
-    """The sensitivity of one checkpoint, made when it is first asked for.
-
-    It takes half as long as the rest of the comparison, and rows of loggers are without it.
-    """
-
-    def __init__(self, base: _Opened, record: Record) -> None:
-        self._base, self._record = base, record
-
-    @cached_property
-    def _swept(self) -> list[_Swept]:
-        return _sensitivity(self._base, _Opened(self._record))
-
-    def settings(self, level: float) -> list[Setting]:
-        """The counts of each, with what is called up to a level."""
-        return [swept.at(level) for swept in self._swept]
-
-
-def _compare(
-    base: _Opened, before: _Opened | None, now: _Opened, q: float, known: Known
-) -> Compared:
+def _compare(base: Opened, before: Opened | None, now: Opened, q: float, known: Known) -> Compared:
     """From `known`, or made and put into it; a record that is in no file has no digest to know."""
     last = None if before is None else before.record.digest
     key = (base.record.digest, now.record.digest, last, q)
@@ -354,58 +298,6 @@ def _first(steps: torch.Tensor, mask: torch.Tensor, step: int) -> torch.Tensor:
 def _count(sizes: torch.Tensor, n_heads: int, at_most: float) -> Estimate:
     """Heads in a set, float64 [1+R]; the interval reaches down to a number."""
     return down_to(estimate_of_set(sizes, 0, n_heads), at_most)
-
-
-@dataclass(frozen=True)
-class _Swept:
-    """What a setting gives, before the level of the run is known."""
-
-    by: str
-    value: float
-    sizes: dict[str, Estimate]
-    masks: dict[str, torch.Tensor]
-    evidence: Evidence
-
-    @classmethod
-    def of(cls, by: str, value: float, before: Heads, after: Heads) -> _Swept:
-        if 1 in (len(before.threshold), len(after.threshold)):
-            before, after = before.bare, after.bare
-        evidence, n_heads = evidence_of(before, after), before.strength.shape[1]
-        sizes = set_sizes(before.members, after.members)
-        found = {name: estimate_of_set(size, 0, n_heads) for name, size in sizes.items()}
-        masks = sets(before.inside[0], after.inside[0])
-        kept = {name: masks[name].clone() for name in CHANGES}  # no view that keeps the resamples
-        return cls(by, value, found, kept, evidence)
-
-    def at(self, level: float) -> Setting:
-        changed = self.evidence.called(level)
-        called = {name: int((mask & changed).sum()) for name, mask in self.masks.items()}
-        counts = {
-            name: down_to(size, called.get(name, len(changed))) for name, size in self.sizes.items()
-        }
-        return Setting(self.by, self.value, counts, called)
-
-
-def _sensitivity(base: _Opened, now: _Opened) -> list[_Swept]:
-    gap = abs(base.record.metric_corrupted - base.record.metric_clean)
-    both = zip(base.sweeps(gap), now.sweeps(gap), strict=True)
-    return [_Swept.of(by, value, before, after) for (*_, before), (by, value, after) in both]
-
-
-def _sweeps(record: Record, gap: float) -> Iterator[tuple[str, float, Heads]]:
-    """What is swept, its value, and the heads under it."""
-    r, wide, distinct = record.resamples, record.wide, record.distinct
-
-    def heads(strength: torch.Tensor, cut: torch.Tensor, more: Heads | None) -> Heads:
-        return Heads(strength, cut, r.importance, distinct, more)
-
-    for column, size in enumerate(sweep_sizes(record.graph, record.selection["top_n"])):
-        more = None if wide is None else heads(wide.strength, wide.sweep[:, column], None)
-        yield "top_n", size, heads(r.strength, r.sweep[:, column], more)
-    for share in TAU_SHARES:
-        tau = torch.where(r.threshold.isinf(), r.threshold, share * gap)  # no circuit: none
-        more = None if wide is None else heads(wide.signed, tau, None)
-        yield "tau", share * gap, heads(r.signed, tau, more)
 
 
 def curves(points: Sequence[Point]) -> dict[str, list[Estimate]]:

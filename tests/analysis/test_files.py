@@ -15,7 +15,7 @@ from analysis.circuits.graph_files import write_graph
 from analysis.files import atomic_write, to_json, write_json
 from analysis.models.graph import Graph
 from analysis.records.evaluations import read_evaluations, write_evaluation
-from analysis.records.record import read_record
+from analysis.records.record_files import read_record
 from analysis.records.training_log import append_metrics, read_metrics
 from analysis.trajectories.run import Run
 from analysis.trajectories.trajectory import write_trajectory

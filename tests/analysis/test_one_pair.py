@@ -23,7 +23,7 @@ from analysis.heads.changes import compare
 from analysis.heads.roles import summarise
 from analysis.prompts.pairs import Pair, Pairs
 from analysis.prompts.problems import Problem
-from analysis.records.record import read_record, write_record
+from analysis.records.record_files import read_record, write_record
 from analysis.reporting.report import write_report
 from analysis.reporting.rows import head_values
 from analysis.reporting.tables import format_table, head_rows

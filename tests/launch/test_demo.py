@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from analysis.records.evaluations import read_evaluations
-from analysis.records.record import read_records
+from analysis.records.record_files import read_records
 from analysis.trajectories.run import Run
 from launch.acts import planted_heads, planted_in
 from launch.findings import by_chance

@@ -45,7 +45,7 @@ VARIANTS = [pair for pair in TRAINED if pair not in (SFT, GRPO)]
     ],
 )
 def test_training_runs_end_to_end(compose, toy, name, kind):
-    from analysis.records.record import read_records
+    from analysis.records.record_files import read_records
     from analysis.records.training_log import read_metrics
 
     run = trained(compose, toy, name, kind)
@@ -91,7 +91,7 @@ def test_a_base_model_learns_where_its_turns_end(compose, toy):
 @pytest.mark.distributed
 def test_distilled(compose, toy, capsys):
     """The whole study; the same command again does nothing."""
-    from analysis.records.record import read_records
+    from analysis.records.record_files import read_records
 
     cfg = tiny(compose, toy, "study", "distilled")
     run_study(cfg)
@@ -228,7 +228,7 @@ def test_scaling_goes_on_after_a_step_that_failed(compose, toy, monkeypatch, cap
 
 def test_heads_of_runs_are_counted_as_the_paper_counts(compose, toy):
     """Unions over checkpoints, against the sets of the records themselves."""
-    from analysis.records.record import read_records
+    from analysis.records.record_files import read_records
 
     run = trained(compose, toy, *SFT)
     rows, notes = paper.head_rows(paper.tracked_runs([run]))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from analysis.live.manifest import MANIFEST
-from analysis.records.record import read_records
+from analysis.records.record_files import read_records
 from launch.sidecar import Options, act
 from tests.support.places import ROOT
 from tests.support.runs import assert_equal_records, small

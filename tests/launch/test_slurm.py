@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from analysis.records.record import read_records
+from analysis.records.record_files import read_records
 from analysis.records.training_log import read_metrics
 from analysis.reporting.wandb_mirror import run_id
 from launch.preflight import preflight

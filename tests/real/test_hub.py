@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from analysis.records.record import read_records
+from analysis.records.record_files import read_records
 from tests.real.hub_server import Hub
 from tests.support.places import ROOT
 from tests.support.runs import assert_equal_records, small

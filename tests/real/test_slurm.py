@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from analysis.records.locks import Lock
-from analysis.records.record import read_records
+from analysis.records.record_files import read_records
 from analysis.records.training_log import read_metrics
 from tests.real.slurm import Cluster
 from tests.support.launches import SMALL

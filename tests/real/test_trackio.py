@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.records.record import write_record
+from analysis.records.record_files import write_record
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import append_metrics
 from tests.support.places import ROOT

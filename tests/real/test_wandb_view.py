@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.records.record import write_record
+from analysis.records.record_files import write_record
 from analysis.records.run_file import RunFile
 from tests.real.wandb_server import Server
 from tests.support.places import ROOT

@@ -11,7 +11,8 @@ from analysis.comparison.definitions import Subject
 from analysis.comparison.subjects import Options
 from analysis.heads.resampling import Selection, resample_heads, select
 from analysis.models.graph import Graph
-from analysis.records.record import Record, write_record
+from analysis.records.record import Record
+from analysis.records.record_files import write_record
 from analysis.records.run_file import RunFile
 
 GRAPH = Graph(2, 4, 2)

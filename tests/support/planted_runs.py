@@ -16,7 +16,8 @@ import torch
 from analysis.heads.resampling import Selection, resample_heads, select
 from analysis.models.graph import Graph
 from analysis.records.evaluations import write_evaluation
-from analysis.records.record import Record, write_record
+from analysis.records.record import Record
+from analysis.records.record_files import write_record
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import append_metrics
 from analysis.reporting.report import write_report

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from analysis.records.record import read_records, read_scores
+from analysis.records.record_files import read_records, read_scores
 
 SMALL = [
     "model=hub",

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from analysis import Pairs, attribute
 from analysis.records.checkpoints import Base
 from analysis.records.evaluations import read_evaluations
-from analysis.records.record import read_record, read_records, read_scores
+from analysis.records.record_files import read_record, read_records, read_scores
 from analysis.records.training_log import read_metrics
 from tests.support.places import ROOT
 from tests.support.runs import small

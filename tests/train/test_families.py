@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from analysis.detection.detect import anatomy
 from analysis.models.graph import Graph
-from analysis.records.record import read_records
+from analysis.records.record_files import read_records
 from tests.support.places import ROOT
 from tests.support.warm import warm_python
 from train.recipes.registry import build_recipe

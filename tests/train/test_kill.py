@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from analysis.live.manifest import MANIFEST
-from analysis.records.record import read_record, read_records
+from analysis.records.record_files import read_record, read_records
 from tests.support.places import ROOT
 from tests.support.runs import assert_equal_records, small
 from tests.support.warm import pid_of, warm_python

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from analysis.live.schedule import Budget, Schedule
-from analysis.records.record import read_record, read_records
+from analysis.records.record_files import read_record, read_records
 from analysis.records.secrets import secrets_in
 from analysis.tracking.tracker import HeadTracker
 from tests.support.places import ROOT

@@ -114,7 +114,7 @@ def test_hydras_options_may_stand_before_overrides(command, capsys, monkeypatch,
 def test_the_last_step_is_tracked_once_where_epochs_are_saved(
     compose, tiny_dir, tmp_path, monkeypatch
 ):
-    from analysis.records.record import recorded_steps
+    from analysis.records.record_files import recorded_steps
     from analysis.tracking.tracker import HeadTracker
     from train.checkpoints import checkpoints
     from train.run import prepare, run

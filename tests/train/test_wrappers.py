@@ -10,7 +10,7 @@ import torch
 
 from analysis.models.loading import load_model, load_tokenizer
 from analysis.models.provenance import weight_hashes
-from analysis.records.record import read_records
+from analysis.records.record_files import read_records
 from tests.support.models import tiny_wrapper
 from tests.support.runs import small
 

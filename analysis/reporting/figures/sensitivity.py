@@ -10,7 +10,7 @@ from analysis.heads.changes import CHANGES
 from analysis.reporting.figures.panels import suffix
 from analysis.reporting.figures.style import COLOURS, DASHES, GREY, MARKS, Content, finish
 from analysis.trajectories.run import Run
-from analysis.trajectories.trajectory import Setting
+from analysis.trajectories.sensitivity import Setting
 
 OWN = {"color": GREY, "dash": "dash", "width": 1.5}
 WIDE, TALL = ([0, 0.45], [0.55, 1]), ([0.53, 1], [0, 0.47])  # of the columns and of the rows

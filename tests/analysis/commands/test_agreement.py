@@ -14,7 +14,7 @@ from analysis.cli import parse
 from analysis.commands.agreement import Options, act, check_pairs
 from analysis.models.loading import load_model
 from analysis.prompts.pairs import Pairs
-from analysis.records.record import read_record
+from analysis.records.record_files import read_record
 from analysis.records.run_file import RunFile
 from analysis.tracking.tracker import HeadTracker
 from tests.support.models import random_pairs, tiny_model

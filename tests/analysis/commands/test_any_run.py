@@ -9,7 +9,7 @@ import pytest
 
 from analysis.commands import run as command
 from analysis.records.locks import Lock
-from analysis.records.record import write_record
+from analysis.records.record_files import write_record
 from analysis.records.run_file import RunFile
 from analysis.reporting.wandb_mirror import WandbMirror
 from tests.support.mirrors import FakeMirror

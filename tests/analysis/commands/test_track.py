@@ -17,7 +17,7 @@ from analysis.commands.track import Options, act, find_checkpoints
 from analysis.models.loading import load_model
 from analysis.models.provenance import code_version, weight_hashes
 from analysis.prompts.pairs import Pairs
-from analysis.records.record import read_record, read_records, read_scores
+from analysis.records.record_files import read_record, read_records, read_scores
 from analysis.records.run_file import RunFile
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker

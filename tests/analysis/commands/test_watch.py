@@ -17,7 +17,7 @@ import torch
 
 from analysis.cli import parse
 from analysis.commands.track import Options, act
-from analysis.records.record import read_records, read_scores
+from analysis.records.record_files import read_records, read_scores
 from analysis.records.run_file import RunFile
 from tests.support.models import random_pairs, tiny_model
 from tests.support.places import ROOT

@@ -16,7 +16,7 @@ from analysis.circuits.graph_files import write_graph
 from analysis.commands.compare import act
 from analysis.comparison.subjects import read_subject
 from analysis.models.graph import Graph
-from analysis.records.record import read_record, write_record
+from analysis.records.record_files import read_record, write_record
 from tests.support.comparisons import (
     EARLY,
     GRAPH,

@@ -22,7 +22,7 @@ from analysis.comparison.cross_faithfulness import random_circuit
 from analysis.comparison.edges import edge_memberships
 from analysis.comparison.subjects import Options, read_subjects
 from analysis.heads.resampling import Selection, select
-from analysis.records.record import read_record, read_scores
+from analysis.records.record_files import read_record, read_scores
 from analysis.records.run_file import RunFile
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker

@@ -19,7 +19,7 @@ from analysis.comparison.matching import match_runs
 from analysis.comparison.seeds import compare_seeds, mean_over_seeds
 from analysis.comparison.subjects import Options
 from analysis.records.evaluations import write_evaluation
-from analysis.records.record import read_record, write_record
+from analysis.records.record_files import read_record, write_record
 from analysis.trajectories.run import Run
 from tests.support.comparisons import options
 from tests.support.planted_runs import BASE, PAIRS, configure, plant

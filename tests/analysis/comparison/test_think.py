@@ -25,7 +25,7 @@ from analysis.prompts.pair_building import (
     counterfactual_pairs,
 )
 from analysis.prompts.problems import Problem, generate
-from analysis.records.record import read_record
+from analysis.records.record_files import read_record
 from analysis.reporting.report import write_report
 from analysis.trajectories.run import Run
 from tests.support.known_circuit import HEADS, PROBLEMS, build_copier

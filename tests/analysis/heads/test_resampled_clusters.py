@@ -12,7 +12,8 @@ import torch
 from analysis.heads.changes import evidence_of
 from analysis.heads.resampling import Selection, resample_heads, resample_weights
 from analysis.intervals import difference_p_values
-from analysis.records.record import check_comparable, read_record, write_record
+from analysis.records.record import check_comparable
+from analysis.records.record_files import read_record, write_record
 from tests.support.comparisons import EARLY, GRAPH, LATE, make_record, plant
 
 

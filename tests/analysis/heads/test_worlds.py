@@ -15,7 +15,7 @@ from analysis.heads.resampling import Selection
 from analysis.heads.worlds import Resampled
 from analysis.models.graph import Graph
 from analysis.prompts.pairs import Pair, Pairs, encode
-from analysis.records.record import write_record
+from analysis.records.record_files import write_record
 from tests.support.known_circuit import PROBLEMS, build_copier
 from tests.support.planted import World, make_record
 from train.recipes.tiny import build_tokenizer

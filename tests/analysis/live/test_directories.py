@@ -231,7 +231,7 @@ def test_epochs_from_zero_are_one_later(tmp_path: Path, monkeypatch: Any) -> Non
     origin = {"model": {"path": str(tmp_path / "epoch_0")}}
     touch(tmp_path / "run/heads/step-000001/record.json")
     record = SimpleNamespace(origin=origin)
-    monkeypatch.setattr("analysis.records.record.read_record", lambda run, step: record)
+    monkeypatch.setattr("analysis.records.record_files.read_record", lambda run, step: record)
     assert steps(directory(tmp_path)) == [2]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from analysis.live.keywords import tracking_of
 from analysis.records.checkpoints import find_model
-from analysis.records.record import read_records
+from analysis.records.record_files import read_records
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import read_metrics
 from analysis.tracking.settings import CircuitKeys

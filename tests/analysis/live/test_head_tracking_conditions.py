@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from analysis.prompts.pairs import Pairs
 from analysis.records.checkpoints import find_model
-from analysis.records.record import read_record, read_records, read_scores, recorded_steps
+from analysis.records.record_files import read_record, read_records, read_scores, recorded_steps
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import read_metrics
 from analysis.reporting.alerts import Alarm
@@ -51,7 +51,7 @@ def quick(monkeypatch):
 
     def track(self, model, step, show_progress=True):
         from analysis.models.provenance import describe
-        from analysis.records.record import write_invalid
+        from analysis.records.record_files import write_invalid
 
         self.start()
         write_invalid(self.run, step, "not measured", describe(model, self.run))

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from analysis.records.record import read_records
+from analysis.records.record_files import read_records
 from analysis.records.run_file import RunFile
 from analysis.reporting.present import write_pages
 from headlab import HeadTracking

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from analysis.records.record import read_record, read_scores, recorded_steps
+from analysis.records.record_files import read_record, read_scores, recorded_steps
 from tests.support.hung import write_pairs
 from tests.support.places import ROOT
 from tests.support.warm import warm_python

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from analysis.records.record import read_record, record_dir
+from analysis.records.record_files import read_record, record_dir
 from analysis.trajectories.run import Run
 from headlab import HeadTracking
 from tests.support.hung import TRACKING, assert_left_alone, load, plain_trainer, write_pairs

@@ -14,7 +14,7 @@ from analysis.cli import parse
 from analysis.commands.track import Options, act
 from analysis.live import revisions
 from analysis.live.revisions import expand, step_of
-from analysis.records.record import read_records
+from analysis.records.record_files import read_records
 from tests.real.hub_server import Hub
 from tests.support.loopback_hub import forget, loopback_hub
 from tests.support.models import random_pairs, tiny_model

@@ -14,7 +14,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from analysis import Pairs, attribute
 from analysis.live.plain_copy import plain_copy
 from analysis.live.whole_weights import whole_model
-from analysis.records.record import read_records, read_scores
+from analysis.records.record_files import read_records, read_scores
 from tests.support.models import random_pairs, tiny_model
 from tests.support.places import ROOT
 from tests.support.warm import warm_python

@@ -16,8 +16,8 @@ from analysis.files import short_hash, write_json
 from analysis.heads.attention import PATTERN_SCORES
 from analysis.heads.roles import roles_path
 from analysis.records.evaluations import read_evaluations, read_interventions
-from analysis.records.record import (
-    Record,
+from analysis.records.record import Record
+from analysis.records.record_files import (
     is_recorded,
     read_record,
     read_scores,

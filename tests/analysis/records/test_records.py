@@ -9,7 +9,7 @@ import torch
 
 from analysis.circuits.graph_contents import parallel_graph
 from analysis.records.evaluations import write_evaluation
-from analysis.records.record import (
+from analysis.records.record_files import (
     is_recorded,
     read_record,
     read_records,
@@ -96,7 +96,7 @@ def test_records_of_another_schema_or_damaged_are_refused(tmp_path):
 def test_a_crash_while_writing_leaves_the_old_record(tmp_path, monkeypatch, crash_at):
     import os
 
-    from analysis.records import record
+    from analysis.records import record_files
 
     old = write(tmp_path, 10, A)
 
@@ -106,7 +106,7 @@ def test_a_crash_while_writing_leaves_the_old_record(tmp_path, monkeypatch, cras
     if crash_at == "tensors":
         monkeypatch.setattr(os, "fsync", crash)
     elif crash_at == "json":
-        monkeypatch.setattr(record, "write_json", crash)
+        monkeypatch.setattr(record_files, "write_json", crash)
     else:
         original = type(tmp_path).replace
 

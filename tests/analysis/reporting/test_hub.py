@@ -12,7 +12,7 @@ import yaml
 
 from analysis.cli import parse
 from analysis.commands import compare, publish, report
-from analysis.records.record import read_record
+from analysis.records.record_files import read_record
 from analysis.records.secrets import tokens_in
 from analysis.reporting import hub as runs_on_hub
 from tests.real.hub_server import Hub, files_of

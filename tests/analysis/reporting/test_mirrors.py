@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from analysis.records.record import write_record
+from analysis.records.record_files import write_record
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import append_metrics
 from analysis.reporting import mirror as mirrors

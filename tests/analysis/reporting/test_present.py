@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.records import record
-from analysis.records.record import write_record
+from analysis.records import record_files
+from analysis.records.record_files import write_record
 from analysis.records.run_file import RunFile
 from analysis.reporting.mirror import open_mirrors
 from analysis.reporting.present import present, write_pages
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_run_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.read(str(path))
-    monkeypatch.setattr(record, "_tensors", None)  # no record is read again
+    monkeypatch.setattr(record_files, "_tensors", None)  # no record is read again
     monkeypatch.setattr(RunFile, "read", None)
     write_pages(run)
     assert {"trajectory.json", "report.html"} <= {file.name for file in path.iterdir()}

@@ -13,7 +13,7 @@ from analysis.commands import run
 from analysis.files import write_json
 from analysis.heads.roles import Roles, Score, write_roles
 from analysis.records.evaluations import write_evaluation
-from analysis.records.record import write_invalid
+from analysis.records.record_files import write_invalid
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import append_metrics
 from analysis.reporting.report import write_report

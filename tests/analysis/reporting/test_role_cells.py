@@ -9,7 +9,7 @@ from analysis.heads.roles import (
     Score,
     head_roles,
 )
-from analysis.records.record import read_record
+from analysis.records.record_files import read_record
 from analysis.reporting.report import write_report
 from analysis.reporting.roles import TITLES, role_cell, role_cells
 from analysis.reporting.tables import HEAD_TITLES, head_cells

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis.records.evaluations import write_evaluation
-from analysis.records.record import write_record
+from analysis.records.record_files import write_record
 from analysis.records.run_file import RunFile
 from analysis.reporting import wandb_view, workspace
 from analysis.reporting.rows import head_values

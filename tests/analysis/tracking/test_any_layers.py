@@ -9,7 +9,7 @@ import torch
 
 from analysis import attribute, read_graph, select_circuit, write_graph
 from analysis.live.reference import ReferenceModel
-from analysis.records.record import read_record
+from analysis.records.record_files import read_record
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker
 from tests.support.families.build import build

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from analysis import Pair, Pairs
-from analysis.records.record import read_log_probs, read_record, record_dir
+from analysis.records.record_files import read_log_probs, read_record, record_dir
 from analysis.tracking import distance
 from analysis.tracking.distance import kl_from, positions_read, thinned
 from analysis.tracking.tracker import HeadTracker

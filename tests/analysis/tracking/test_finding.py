@@ -12,7 +12,7 @@ from analysis.circuits.faithfulness import answer_gap, evaluate_circuit
 from analysis.circuits.halves import halves
 from analysis.heads.resampling import Selection, select
 from analysis.prompts.pairs import Pair, Pairs
-from analysis.records.record import read_record, read_scores
+from analysis.records.record_files import read_record, read_scores
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker
 from analysis.trajectories.trajectory import trajectory

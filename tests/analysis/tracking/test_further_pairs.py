@@ -10,7 +10,7 @@ import torch
 from analysis.heads.changes import compare
 from analysis.heads.resampling import WIDE, Wide, resample_heads, resample_wide
 from analysis.prompts.pairs import Pair, Pairs
-from analysis.records.record import read_record, write_record
+from analysis.records.record_files import read_record, write_record
 from analysis.tracking.further import FILE, freeze_further
 from analysis.tracking.tracker import HeadTracker
 from analysis.trajectories.trajectory import trajectory

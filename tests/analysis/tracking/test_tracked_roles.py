@@ -14,7 +14,7 @@ from analysis.heads.roles import (
     read_roles,
     roles_path,
 )
-from analysis.records.record import read_record
+from analysis.records.record_files import read_record
 from analysis.tracking.tracker import HeadTracker
 from tests.support.models import random_pairs, tiny_model
 from tests.support.places import ROOT

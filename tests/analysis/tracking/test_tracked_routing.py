@@ -6,7 +6,7 @@ import pytest
 
 from analysis import HeadTracker, TrackingSettings, attribute
 from analysis.commands.measuring import AttributionOptions, Options, experts_of
-from analysis.records.record import is_recorded, read_record
+from analysis.records.record_files import is_recorded, read_record
 from tests.support.experts import tiny_mixture
 from tests.support.models import random_pairs, tiny_model
 

@@ -12,7 +12,7 @@ from analysis.heads.experts import Experts, Layer, as_experts, find_experts, nam
 from analysis.heads.resampling import resample_weights
 from analysis.heads.routing_changes import compare_routing
 from analysis.prompts.pairs import Pair, Pairs
-from analysis.records.record import read_record, record_dir
+from analysis.records.record_files import read_record, record_dir
 from analysis.reporting.report import write_report
 from analysis.reporting.rows import head_values
 from analysis.reporting.run_view import read_run

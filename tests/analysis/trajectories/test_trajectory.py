@@ -14,7 +14,8 @@ import torch
 
 from analysis.interventions.head_sets import parse_heads
 from analysis.records.evaluations import write_evaluation
-from analysis.records.record import Record, read_records, record_dir, write_record
+from analysis.records.record import Record
+from analysis.records.record_files import read_records, record_dir, write_record
 from analysis.records.run_file import RunFile
 from analysis.records.secrets import redact
 from analysis.records.stored import StoredTensors
@@ -26,8 +27,8 @@ from analysis.reporting.rows import curve_heads, head_values
 from analysis.reporting.tables import HEAD_TITLES, head_rows
 from analysis.reporting.wandb_mirror import WandbMirror
 from analysis.trajectories.run import Run
+from analysis.trajectories.sensitivity import TAU_SHARES
 from analysis.trajectories.trajectory import (
-    TAU_SHARES,
     Point,
     associations,
     curves,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from analysis.circuits.stability import agreement, crossed, jaccard, splits
+from analysis.comparison.stability import agreement, crossed, splits
 from analysis.models.graph import Graph
 
 GRAPH = Graph(n_layers=2, n_heads=4, n_kv_heads=2)
@@ -36,9 +36,3 @@ def test_agreement_falls_with_noise_and_halves_choose_for_each_other():
     again, other = crossed(GRAPH, scores, inside[0], sizes)
     assert torch.equal(again[0].edges, for_first[0].edges)
     assert not torch.equal(other[0].edges, for_second[0].edges)
-
-
-def test_jaccard_of_nothing_is_one():
-    some, none = torch.tensor([True, True, False]), torch.zeros(3, dtype=torch.bool)
-    assert (jaccard(none, none), jaccard(some, none)) == (1, 0)
-    assert jaccard(some, torch.tensor([False, True, True])) == pytest.approx(1 / 3)

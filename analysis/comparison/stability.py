@@ -16,6 +16,7 @@ import torch
 
 from analysis.circuits.circuit import Circuit, head_mask, select_edges
 from analysis.circuits.halves import halves
+from analysis.heads.changes import jaccard
 from analysis.models.graph import Graph
 
 
@@ -57,15 +58,9 @@ def agreement(
     edges, heads = [], []
     for second in inside:
         circuits = [half_circuits(graph, per_pair, second, size) for size in sizes]
-        edges.append([jaccard(*both) for both in circuits])
-        heads.append([jaccard(*head_mask(graph, both)) for both in circuits])
-    return Agreement(torch.tensor(edges), torch.tensor(heads))
-
-
-def jaccard(a: torch.Tensor, b: torch.Tensor) -> float:
-    """|a and b| / |a or b| of two bool masks; 1 if both are empty."""
-    either = int((a | b).sum())
-    return int((a & b).sum()) / either if either else 1.0
+        edges.append(torch.stack([jaccard(*both) for both in circuits]))
+        heads.append(torch.stack([jaccard(*head_mask(graph, both)) for both in circuits]))
+    return Agreement(torch.stack(edges), torch.stack(heads))
 
 
 def crossed(
