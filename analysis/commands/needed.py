@@ -44,7 +44,7 @@ class Options:
     base: bool = key("take the same heads out of the base too", True)
     pairs: str | None = key("another file of pairs to measure on; default: the run's own", None)
     backups: bool = key(
-        "ask too which heads the model leans on more without them; as long as tracking it twice",
+        "ask too which heads the model leans on more without them; two attributions more",
         True,
     )
     batch_size: int = key("pairs in one pass; does not change the result", 8, COUNT)
