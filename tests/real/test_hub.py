@@ -91,7 +91,7 @@ def test_a_run_of_a_revision_is_tracked_on_it(hub: Hub, tmp_path: Path) -> None:
     assert (base["path"], base["commit"]) == ("org/tiny@step1000", commit)
     first, *_, last = read_records(tmp_path / "r")
     assert first.origin["model"]["commit"] == commit
-    assert torch.equal(first.circuit, last.circuit)
+    assert torch.allclose(first.mean, last.mean, atol=1e-5)
     # the branch moves on; the run does not
     shutil.copytree(hub.root / "org/tiny/main", hub.root / "org/tiny/step1000", dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "r" / "checkpoint-4")  # as of a run that was stopped
@@ -166,7 +166,7 @@ def test_a_neox_is_tracked_over_its_revisions_as_pythia_is(hub: Hub, tmp_path: P
     assert_equal_records(tmp_path / "t", tmp_path / "r")
     first, *_, last = read_records(tmp_path / "t")
     assert last.origin["model"]["commit"] == hub.commit("org/neox", "step6")
-    assert not torch.equal(first.circuit, last.circuit)
+    assert not torch.allclose(first.mean, last.mean)
     assert (tmp_path / "t/report.html").is_file()
 
 

@@ -20,7 +20,7 @@ from analysis.records.evaluations import read_evaluations
 from analysis.records.record_files import read_record, read_records, read_scores
 from analysis.records.training_log import read_metrics
 from tests.support.places import ROOT
-from tests.support.runs import small
+from tests.support.runs import assert_equal_records, small
 from tests.support.warm import warm_python
 from train.run import prepare, run
 from train.sharding import check_config, zero_stage
@@ -125,7 +125,7 @@ def test_tracking_leaves_sharded_training_bit_identical(launched, kind, deepspee
 def test_so_does_tracking_from_the_checkpoint(launched, kind, deepspeed):
     tracked = launched(kind, 2, deepspeed, "tracking.where=checkpoint", "evaluation=none")
     assert_same(final_state(tracked), final_state(launched(kind, 2, deepspeed, *OFF)))
-    assert_same_circuits(tracked, launched(kind, 2, deepspeed))
+    assert_equal_records(tracked, launched(kind, 2, deepspeed))
 
 
 @pytest.mark.parametrize("deepspeed", [pytest.param("zero1", marks=pytest.mark.slow), "zero2"])
@@ -149,14 +149,7 @@ def test_so_does_a_sidecar(launched, kind, deepspeed):
     tracked = launched(kind, 2, deepspeed, "tracking.where=sidecar", "evaluation=none")
     assert_same(final_state(tracked), final_state(launched(kind, 2, deepspeed, *OFF)))
     act(Options(run=str(tracked), device="cpu"))
-    assert_same_circuits(tracked, launched(kind, 2, deepspeed))
-
-
-def assert_same_circuits(directory: Path, other: Path) -> None:
-    records = read_records(directory)
-    assert [record.step for record in records] == [0, 2, 4]
-    for record, expected in zip(records, read_records(other), strict=True):
-        assert torch.equal(record.circuit, expected.circuit)
+    assert_equal_records(tracked, launched(kind, 2, deepspeed))
 
 
 def test_adapters_are_analysed_attached_under_zero_3(launched):
