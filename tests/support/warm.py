@@ -145,8 +145,12 @@ def serve(
                 except (OSError, ValueError):  # the client was killed before it had said all
                     connection.close()
                     continue
+                client = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                place = Path(str(struct.unpack("3i", client)[0]))
                 child = os.fork()
                 if child == 0:
+                    # here, so that it stands before the first word of the process
+                    place.write_text(str(os.getpid()))
                     for other in watch.get_map().values():
                         if other.fileobj is not listener:
                             os.close(other.fd)
@@ -155,8 +159,6 @@ def serve(
                     return request
                 for stream in request[3]:
                     os.close(stream)
-                client = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-                Path(str(struct.unpack("3i", client)[0])).write_text(str(child))
                 watch.register(connection, selectors.EVENT_READ, (child, None))
                 watch.register(os.pidfd_open(child), selectors.EVENT_READ, (child, connection))
             elif isinstance(key.fileobj, socket.socket):
