@@ -131,7 +131,13 @@ class Cluster:
         return int(text.split()[0])
 
     def start_now(self, job: str) -> None:
-        """Start a job that was queued again, which Slurm lets wait for two minutes."""
+        """Start a job that was queued again, which Slurm lets wait for two minutes.
+
+        slurmd takes nothing for a job that was made in the second in which the job was ended, or
+        before: "Job credential revoked", and the job fails without a line. Slurm's own wait rules
+        that out; this one is a second.
+        """
+        time.sleep(1.1)
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def stop(self) -> None:
