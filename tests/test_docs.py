@@ -23,7 +23,7 @@ from transformers import TrainingArguments
 
 import headlab
 from analysis.cli import REQUIRED, keys, parse
-from analysis.commands import COMMANDS, command_module
+from analysis.commands import COMMANDS, as_keys, command_module
 from tests.support.hung import plain_trainer
 from tests.support.places import ROOT
 from train.config import RECIPES
@@ -168,7 +168,8 @@ def check_headlab(compose: Any, words: list[str]) -> None:
 
         assert parse(RecipeOptions, rest).name in RECIPES, rest
     elif command in COMMANDS:
-        parse(command_module(command).Options, rest)
+        module = command_module(command)
+        parse(module.Options, as_keys(module, rest))
     elif command in TRAINERS:
         check_training(compose, command, [word for word in rest if word != "--cfg"])
     elif command == "launch":

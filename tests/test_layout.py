@@ -26,7 +26,7 @@ FLOORS = (
     ("tracking", "trajectories"),
     ("interventions", "reporting"),
     ("evaluation", "comparison"),
-    ("live",),
+    ("live", "watch"),
     ("commands",),
 )
 FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}

@@ -20,6 +20,7 @@ COMMANDS = {
     "think": "the circuits of one model with thinking on and off",
     "roles": "what the heads of a circuit attend to and copy",
     "report": "the page of a run, or one page of several",
+    "watch": "runs while they go on, and what becomes of their heads",
     "publish": "give W&B what it has not got yet",
     "paper": "the tables of the paper with our numbers beside them",
     "pairs": "write a file of prompt pairs for a model",
@@ -38,4 +39,10 @@ def run(command: str, arguments: list[str]) -> None:
     from analysis.cli import main
 
     module = command_module(command)
-    main(module.Options, module.__doc__ or "", module.act, arguments)
+    main(module.Options, module.__doc__ or "", module.act, as_keys(module, arguments))
+
+
+def as_keys(module: Any, arguments: list[str]) -> list[str]:
+    """`key=value` for the words of a command that takes others too."""
+    found: list[str] = module.as_keys(arguments) if hasattr(module, "as_keys") else arguments
+    return found

@@ -29,7 +29,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -155,21 +157,41 @@ def _now(directory: Path) -> float:
 
 def holder_of(directory: Path, expiry: float = EXPIRY) -> Holder | Unknown | None:
     """Who holds a lock now, or None."""
+    last = _last_holder(directory)
+    return last[0] if last and _is_alive(*last, expiry, partial(_now, directory)) else None
+
+
+def lock_state(directory: Path, expiry: float = EXPIRY) -> str:
+    """`held`, `free` (given back, or never taken), or `left` by a holder that is gone.
+
+    Nothing is written, so this machine's clock stands for the file system's.
+    """
+    if (last := _last_holder(directory)) is None:
+        return "free"
+    return "held" if _is_alive(*last, expiry, time.time) else "left"
+
+
+def _last_holder(directory: Path) -> tuple[Holder | Unknown, float] | None:
+    """Who took a lock last and the time of its last sign of life; None if it was given back."""
     numbers = _numbers(directory)
     if not numbers:
         return None
     last = directory / str(numbers[-1])
     try:
-        holder = _read(last)
-        touched = last.stat().st_mtime
+        holder, touched = _read(last), last.stat().st_mtime
     except FileNotFoundError:  # somebody took the lock over in between
-        return holder_of(directory, expiry)
-    if touched == FREE:
-        return None
+        return _last_holder(directory)
+    return None if touched == FREE else (holder, touched)
+
+
+def _is_alive(
+    holder: Holder | Unknown, touched: float, expiry: float, now: Callable[[], float]
+) -> bool:
+    """Whether a holder that has not given its lock back is still there."""
     here = (socket.gethostname(), _place())
     if isinstance(holder, Holder) and here[1] and (holder.host, holder.place) == here:
-        return holder if _process_start(holder.pid) == holder.started else None
-    return holder if _now(directory) - touched < expiry else None
+        return _process_start(holder.pid) == holder.started
+    return now() - touched < expiry
 
 
 class Lock:

@@ -1,0 +1,113 @@
+"""The runs below a directory, read again only when their files have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.records.run_file import is_run
+from analysis.trajectories.run import Run
+from analysis.trajectories.trajectory import Known
+from analysis.watch.states import state_of
+
+# what a run's numbers are in, and how many folders deep
+FILES = {
+    **{"run.json": 0, "metrics.jsonl": 0, "base.json": 0},
+    **{"heads": 2, "evaluations": 4, "needed": 1, "roles": 1},
+}
+DEPTH = 2  # of runs in folders of runs
+
+Mark = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run as it was found.
+
+    state: see analysis/watch/states.py. run: None while it can't be read; why: the reason. mark: of
+    the files that it was read from; another mark is another content.
+    """
+
+    path: Path
+    name: str
+    state: str
+    run: Run | None
+    why: str
+    mark: Mark
+
+    @property
+    def changed(self) -> int:
+        """When a file of the run was last changed, in ns since 1970; 0 where there is none."""
+        return max((time for _, time, _ in self.mark), default=0)
+
+
+class Listing:
+    """The runs of a directory: itself, or those in it. `look` as often as one likes."""
+
+    def __init__(self, root: str | Path) -> None:
+        """
+        Raises:
+            ValueError: there is no such directory.
+        """
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise ValueError(f"there is no directory {root}; give that of a run, or of several")
+        self._seen: dict[Path, Seen] = {}
+        self._known: dict[Path, Known] = {}
+
+    def look(self) -> list[Seen]:
+        """The runs as they are now, by name; those whose files are as they were are not read."""
+        found = {path: self._look_at(path) for path in run_directories(self.root)}
+        self._known = {path: known for path, known in self._known.items() if path in found}
+        self._seen = found
+        return list(found.values())
+
+    def _look_at(self, path: Path) -> Seen:
+        before, state, mark = self._seen.get(path), state_of(path), mark_of(path)
+        if before is not None and before.mark == mark:
+            same = before.state == state
+            return before if same else Seen(path, before.name, state, before.run, before.why, mark)
+        run, why = None, ""
+        try:
+            run = Run.read(path, self._known.setdefault(path, {}))
+        except ValueError as error:
+            why = str(error)
+        except OSError as error:  # a file went while it was read; the next look sees another mark
+            why = f"{error.strerror or error}: {error.filename}"
+        name = str(path.relative_to(self.root)) if path != self.root else path.resolve().name
+        return Seen(path, name, state, run, why, mark)
+
+
+def run_directories(root: Path, depth: int = DEPTH) -> list[Path]:
+    """A run itself, or the runs in a folder and in its folders, by name; hidden ones are left."""
+    if is_run(root):
+        return [root]
+    if depth == 0:
+        return []
+    try:
+        inside = sorted(p for p in root.iterdir() if p.name[0] != "." and p.is_dir())
+    except OSError:  # it went, or is not ours to read
+        return []
+    return [run for folder in inside for run in run_directories(folder, depth - 1)]
+
+
+def mark_of(run: Path) -> Mark:
+    """Names, times and sizes of the files that a run is read from."""
+    return tuple(_marks(run))
+
+
+def _marks(run: Path) -> Iterator[tuple[str, int, int]]:
+    for name, depth in FILES.items():
+        yield from _stat(run / name, depth)
+
+
+def _stat(path: Path, depth: int) -> Iterator[tuple[str, int, int]]:
+    try:
+        found = path.stat()
+        yield path.name, found.st_mtime_ns, found.st_size
+        if depth and path.is_dir():
+            for inside in sorted(path.iterdir()):
+                yield from _stat(inside, depth - 1)
+    except OSError:  # not there, or gone between two looks
+        return
