@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from analysis.circuits.share import share_of
 from analysis.models.graph import Graph
 
 if TYPE_CHECKING:
@@ -51,8 +52,11 @@ class Circuit:
         return self.graph.names_of(inside)
 
 
-def edge_budget(graph: Graph, top_n: int | None, fraction: float | None) -> int:
-    """How many edges to select: exactly one of `top_n` and `fraction` (of all edges) is given.
+def edge_budget(graph: Graph, top_n: int | None, fraction: float | str | None) -> int:
+    """How many edges to select: exactly one of `top_n` and `fraction` is given.
+
+    fraction: of all edges, or `auto` (analysis/circuits/share.py), which counts the sources of a
+    graph that has no heads.
 
     Raises:
         ValueError: both or neither are given, or the number is not in 1 .. E.
@@ -60,9 +64,7 @@ def edge_budget(graph: Graph, top_n: int | None, fraction: float | None) -> int:
     if (top_n is None) == (fraction is None):
         raise ValueError(f"give exactly one of top_n ({top_n}) and fraction ({fraction})")
     if fraction is not None:
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction must lie in (0, 1], not {fraction}")
-        return max(1, round(fraction * graph.n_edges))
+        return share_of(fraction, graph.n_edges, graph.n_heads_total or graph.n_sources)
     assert top_n is not None
     if not 1 <= top_n <= graph.n_edges:
         raise ValueError(f"top_n must lie in 1 .. {graph.n_edges}, the model's edges, not {top_n}")
@@ -154,7 +156,7 @@ def head_mask(graph: Graph, edges: torch.Tensor) -> torch.Tensor:
 def select_circuit(
     scores: EdgeScores,
     top_n: int | None = None,
-    fraction: float | None = None,
+    fraction: float | str | None = None,
     threshold: float | None = None,
     greedy: bool = False,
     signed: bool = False,
@@ -162,8 +164,8 @@ def select_circuit(
     """The circuit of the mean scores, pruned.
 
     Args:
-        top_n, fraction, threshold: how many edges, which share of them, or from which score on;
-            exactly one is given.
+        top_n, fraction, threshold: how many edges, which share of them (or "auto"), or from which
+            score on; exactly one is given.
         greedy: grow the `top_n` (or `fraction`) edges from the logits up.
         signed: rank by score instead of by |score|, so that edges that hurt stay out.
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from analysis.circuits.share import PER_HEAD, check_fraction
 from analysis.cli import key
 from analysis.ranges import COUNT, NATURAL, PART, POSITIVE, SEED, SHARE, Range
 
-AUTO = "auto"  # points of analysis/attribution/refinement.py
+AUTO = "auto"  # points of analysis/attribution/refinement.py, edges of analysis/circuits/share.py
 FREE = "free"  # a routing of analysis/models/routing.py
 
 
@@ -83,7 +84,13 @@ class CircuitKeys:
     top_n: int | None = key(
         "size of the circuit: a number of edges; fraction is then null", None, COUNT
     )
-    fraction: float | None = key("size of the circuit: a share of all edges", 0.05, PART)
+    # a share of the edges means something else in a model of every size (docs/LOG.md)
+    fraction: Any = key(
+        f"size of the circuit: auto, {PER_HEAD:g} edges for each head of the model, or a share of "
+        "all edges",
+        AUTO,
+        PART,
+    )
     faithful: float | None = key(
         "size of the circuit: the faithfulness that the smallest one has to reach, found anew at "
         "each checkpoint and in each resample of the pairs; fraction is then null",
@@ -127,6 +134,11 @@ class TrackingSettings(CircuitKeys):
             raise ValueError(f"tracking: {error}") from error
         if self.method == "EAP" and self.metric == "kl":
             raise ValueError("EAP with kl scores every edge 0; use EAP-IG-inputs, or logit_diff")
+        if self.fraction is not None:
+            try:
+                check_fraction(self.fraction)
+            except ValueError as error:
+                raise ValueError(f"tracking.{error}") from error
         sizes = {name: getattr(self, name) for name in ("top_n", "fraction", "faithful")}
         if sum(size is not None for size in sizes.values()) != 1:
             given = ", ".join(f"tracking.{name}={size}" for name, size in sizes.items())

@@ -266,7 +266,7 @@ def test_what_may_change_on_resuming_shapes_no_record():
 @pytest.mark.parametrize(
     ("preset", "wanted"),
     [
-        ("fraction", {"fraction": 0.05, "top_n": None, "faithful": None, "tau": None}),
+        ("fraction", {"fraction": "auto", "top_n": None, "faithful": None, "tau": None}),
         ("paper", {"top_n": 5000, "tau": 0.1, "metric": "logit_diff", "kv": "ungrouped"}),
         ("faithful", {"faithful": 0.8, "fraction": None}),
     ],

@@ -28,6 +28,7 @@ from analysis.circuits.faithfulness_curve import (
     curve,
     random_scores,
 )
+from analysis.circuits.share import PER_HEAD
 from analysis.detection.detect import anatomy
 from analysis.heads.resampling import resample_weights
 from analysis.models.graph import Graph
@@ -73,8 +74,9 @@ def test_top_n_threshold_and_signed():
     assert names_of(select_circuit(scores, top_n=2, signed=True)) == {"input->logits"}
     assert names_of(select_circuit(scores, threshold=0.5, signed=True)) == {"input->logits"}
     assert edge_budget(GRAPH, None, 0.5) == round(GRAPH.n_edges / 2)
+    assert edge_budget(GRAPH, None, "auto") == round(PER_HEAD * GRAPH.n_heads_total)
     wrong = (
-        *({"top_n": 0}, {"fraction": 0.0}, {"top_n": 3, "fraction": 0.1}, {}),
+        *({"top_n": 0}, {"fraction": 0.0}, {"fraction": "all"}, {"top_n": 3, "fraction": 0.1}, {}),
         *({"threshold": 1.0, "top_n": 3}, {"threshold": 1.0, "greedy": True}),
     )
     for options in wrong:

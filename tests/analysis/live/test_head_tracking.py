@@ -33,6 +33,7 @@ def test_keywords():
         ({"ig_steps": 2.5}, "ig_steps is 2.5; give a whole number"),
         ({"method": "EAPIG"}, "EAPIG"),
         ({"fraction": 0.1, "top_n": 5}, "exactly one size"),
+        ({"fraction": "most"}, "fraction must lie in (0, 1] or be auto, not most"),
         ({"fdr": 1.0}, "fdr must lie in"),
         ({"budget": 0.5, "where": "sidecar"}, "budget is for tracking in the trainer"),
         ({"budget": 2.0}, "budget must lie in"),
