@@ -49,11 +49,12 @@ def _record(run: Path, step: str) -> Record:
 
 
 def measure(run: Path, record: Record, batch_size: int) -> Roles:
-    """The roles at a record, from its checkpoint, written beside it.
+    """The roles at a record, from its checkpoint, written beside it, as are attention patterns.
 
     Raises:
         ValueError: the checkpoint is gone, or it or the pairs are not those of the record.
     """
+    from analysis.heads.kept_patterns import head_patterns, write_patterns
     from analysis.models.loading import load_tokenizer_if_any
     from analysis.records.checkpoints import find_model
 
@@ -63,6 +64,7 @@ def measure(run: Path, record: Record, batch_size: int) -> Roles:
     sample = record.settings["resamples"], record.settings["seed"]
     roles = head_roles(model, pairs, tokenizer, batch_size, *sample)
     write_roles(run, record.step, pairs.hash, roles)
+    write_patterns(run, record.step, head_patterns(model, pairs, tokenizer, batch_size))
     return roles
 
 

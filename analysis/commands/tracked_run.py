@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from analysis.tracking.tracker import HeadTracker
 
 
-FREE = ("batch_size", "needed")  # may differ from what a run was tracked with
+FREE = ("batch_size", "needed", "patterns")  # may differ from what a run was tracked with
 
 
 @dataclass

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from analysis.heads.kept_patterns import patterns_path
 from analysis.heads.roles import roles_path
 from analysis.records.needed import needed_path
 from analysis.records.record import Record
@@ -30,7 +31,7 @@ SHOWN = (
     *("trajectory.json", "report.html", "finished.json", "alerts.jsonl"),
     *("wandb-id", "wandb-published.json", "wandb-view.json", "mirrors.jsonl"),
 )
-STEPS = ("heads", "roles", "needed", "evaluations", "reference")
+STEPS = ("heads", "roles", "patterns", "needed", "evaluations", "reference")
 
 
 def put_aside(run: Path, step: int, is_ours: Callable[[Record], bool]) -> Path | None:
@@ -55,7 +56,8 @@ def put_aside(run: Path, step: int, is_ours: Callable[[Record], bool]) -> Path |
             (run / name).rename(aside / name)
     if same:
         _link(record_dir(aside, 0), record_dir(run, 0))
-        _link(roles_path(aside, 0), roles_path(run, 0))
+        for path in (roles_path, patterns_path):
+            _link(path(aside, 0), path(run, 0))
     _say(run, aside, "the records of an earlier training")
     return aside
 
@@ -78,6 +80,7 @@ def _later(run: Path, step: int) -> Path:
         for place, there in (
             (record_dir(run, recorded), record_dir(aside, recorded)),
             (roles_path(run, recorded), roles_path(aside, recorded)),
+            (patterns_path(run, recorded), patterns_path(aside, recorded)),
             (needed_path(run, recorded), needed_path(aside, recorded)),
         ):
             if recorded <= step:

@@ -58,7 +58,7 @@ def find_regions(pairs: Pairs, tokenizer: PreTrainedTokenizerBase | None = None)
     if tokenizer is None:
         return Regions([Region((), (), (), _single(len(ids))) for ids in prompts], "tokens")
     begin = len(os.path.commonprefix([*prompts, *(pair.corrupted_ids for pair in pairs)]))
-    texts = [_pieces(tokenizer, ids) for ids in prompts]
+    texts = [token_texts(tokenizer, ids) for ids in prompts]
     sentences = [_sentences(pieces) for pieces in texts]
     long = all(chunks[-1] + 1 >= ENOUGH + GAP for chunks in sentences)
     generation = _generation_prompt(tokenizer)
@@ -73,7 +73,7 @@ def _single(length: int) -> tuple[int, ...]:
     return tuple(range(-1, length - 1))
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """The text of each token, with the space before it, as it stands after the token before it."""
 
     def text(some: Sequence[int]) -> str:

@@ -81,6 +81,12 @@ class CircuitKeys:
         "how the top edges agree; twice the memory of the weights beside them",
         False,
     )
+    patterns: int = free(
+        "prompts whose attention patterns are kept at each checkpoint, from where the metric is "
+        "read, for the report to show; a few kB each; 0: none",
+        8,
+        NATURAL,
+    )
     top_n: int | None = key(
         "size of the circuit: a number of edges; fraction is then null", None, COUNT
     )

@@ -25,6 +25,7 @@ from analysis.files import atomic_write, write_json
 from analysis.heads.attention import PATTERN_SCORES, pattern_scores
 from analysis.heads.copying import copying
 from analysis.heads.experts import Experts, as_experts, layers_with_experts, measure_experts
+from analysis.heads.kept_patterns import as_kept, measure_patterns, rows_to_keep, write_patterns
 from analysis.heads.resampling import Wide, resample_heads, resample_wide
 from analysis.heads.roles import summarise, write_roles
 from analysis.heads.sample import sample_note
@@ -167,6 +168,7 @@ class HeadTracker:
         failed: list[Exception] = []
         # before the record, which says that the step is done
         _spared(partial(self._track_roles, model, step), failed)
+        _spared(partial(self._keep_patterns, model, step), failed)
         experts = _spared(partial(self._experts, model), failed)
         log_probs = _spared(partial(self._log_probabilities, model), failed)
         wide = self._over_further(model, scores, found) if step == 0 else None
@@ -245,6 +247,27 @@ class HeadTracker:
         sample = self.settings.resamples, self.settings.seed
         roles = summarise(per_pair, copying(model), names, unit, *sample, groups=self.pairs.groups)
         write_roles(self.run, step, self.pairs.hash, roles)
+
+    def _keep_patterns(self, model: nn.Module, step: int) -> None:
+        """Write where the heads look on a few clean prompts, to be shown."""
+        rows = rows_to_keep(self.pairs, self.settings.patterns)
+        if not rows:
+            return
+        some = Pairs([self.pairs[row] for row in rows])
+        length, n_heads = max(len(pair.clean_ids) for pair in some), len(anatomy(model).graph.heads)
+
+        def measure(pairs: Pairs, batch_size: int) -> list[torch.Tensor]:
+            return [measure_patterns(model, pairs, batch_size, length)]
+
+        [found] = SharedPairs(some, self.settings.batch_size).measure(measure, [n_heads * length])
+
+        def write() -> None:
+            if distributed.rank() == 0:
+                measured = found.unflatten(1, (n_heads, length))
+                kept = as_kept(measured, self.pairs, rows, self._tokenizer)
+                write_patterns(self.run, step, kept)
+
+        distributed.together(write)
 
     def _experts(self, model: nn.Module) -> Experts | None:
         """What the tokens of the clean prompts are given to; None in a model without experts."""

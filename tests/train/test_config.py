@@ -248,7 +248,7 @@ def test_what_may_change_on_resuming_shapes_no_record():
     from train.resuming import check_same_run
 
     assert free_keys(TrackingConfig) == {
-        *("batch_size", "check_dtype", "fdr", "hysteresis", "base_pairs", "needed"),
+        *("batch_size", "check_dtype", "patterns", "fdr", "hysteresis", "base_pairs", "needed"),
         *("where", "schedule", "budget", "on_error"),
     }
     keys = {f.name for f in dataclasses.fields(TrackingConfig)}

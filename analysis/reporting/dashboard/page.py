@@ -13,6 +13,7 @@ from analysis.reporting.dashboard.form import SCHEMA, PageData, RunData, Shape, 
 from analysis.reporting.dashboard.judged import judged
 from analysis.reporting.dashboard.measured import checkpoint
 from analysis.reporting.dashboard.packing import known
+from analysis.reporting.dashboard.patterns import shown_patterns
 from analysis.reporting.dashboard.terms import TERMS
 from analysis.reporting.kinds import LINEAR
 from analysis.trajectories.run import Run
@@ -44,6 +45,7 @@ def run_data(run: Run) -> RunData:
     """All of one run."""
     points = run.points
     graph = points[0].record.graph if points else None
+    tokens, patterns = shown_patterns(run)
     return {
         "name": run.file.name,
         "label": run.label,
@@ -52,10 +54,10 @@ def run_data(run: Run) -> RunData:
         "signal": signal(run),
         "graph": None if graph is None else shape(graph),
         "heads": [] if graph is None else [head_name(head) for head in graph.heads],
-        "tokens": [],
+        "tokens": tokens,
         "ablate": ablation(run),
         "judged": judged(run),
-        "checkpoints": [checkpoint(point) for point in points],
+        "checkpoints": [checkpoint(point, patterns.get(point.step)) for point in points],
     }
 
 

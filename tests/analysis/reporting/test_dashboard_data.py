@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.heads.kept_patterns import KeptPatterns, Prompt, patterns_path, write_patterns
 from analysis.reporting.dashboard.form import SETTLED, STATES
 from analysis.reporting.dashboard.packing import packed, unpacked
 from analysis.reporting.dashboard.page import as_script
+from analysis.reporting.dashboard.patterns import shown_patterns
 from analysis.reporting.dashboard.terms import TERMS
 from analysis.trajectories.run import Run
 from tests.support.dashboards import data_of, make_long_run
@@ -139,3 +141,49 @@ def test_packing() -> None:
     for kind, value in (("u8", 256), ("u16", -1), ("f16", 1e6), ("u8", 0.5)):
         with pytest.raises(ValueError, match=f"{kind} can't hold"):
             packed(torch.tensor([value]), kind)
+
+
+def _keep(run: Path, step: int, prompts: int = 2, fill: int = 7, pairs_hash: str = "pairs") -> None:
+    seen = torch.ones(8, dtype=torch.bool)
+    seen[2] = False
+    weights = [torch.full((8, 3 + row), fill, dtype=torch.uint8) for row in range(prompts)]
+    texts = [Prompt(row, [f"</script>{row}"] * (3 + row)) for row in range(prompts)]
+    write_patterns(run, step, KeptPatterns(pairs_hash, texts, seen, weights))
+
+
+def test_patterns_of_a_run_are_on_its_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", FINAL)
+    for step in (0, 10, 20):
+        _keep(run, step, fill=step)
+    [data] = data_of(run)["runs"]
+    assert [len(tokens) for tokens in data["tokens"]] == [3, 4]
+    for found in data["checkpoints"]:
+        assert found["patterns"] is not None
+        assert found["patterns"]["unseen"] == [2]
+        assert (unpacked(found["patterns"]["weights"][1]) == found["step"]).all()
+
+
+@pytest.mark.parametrize(
+    ("room", "steps", "prompts"), [(10**6, [0, 10, 20], 2), (120, [0, 20], 2), (50, [0, 20], 1)]
+)
+def test_patterns_take_no_more_room_than_there_is(
+    tmp_path: Path, room: int, steps: list[int], prompts: int
+) -> None:
+    run = make_run(tmp_path / "r", FINAL)
+    for step in (0, 10, 20):
+        _keep(run, step)
+    tokens, found = shown_patterns(Run.read(run), room)
+    assert (list(found), len(tokens)) == (steps, prompts)
+
+
+def test_patterns_that_do_not_belong_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_run(tmp_path / "r", FINAL)
+    _keep(run, 0)
+    _keep(run, 10, pairs_hash="other")
+    patterns_path(run, 20).write_bytes(b"cut")
+    tokens, found = shown_patterns(Run.read(run))
+    assert (list(found), len(tokens)) == ([0], 2)
+    assert "is of other pairs or heads" in caplog.text
+    assert "is damaged" in caplog.text
