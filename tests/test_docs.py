@@ -376,3 +376,11 @@ def test_every_python_block_runs(tiny_files, monkeypatch, text):
     monkeypatch.chdir(tiny_files)
     names = {"trainer": plain_trainer(Path("DIR"), Path("OUT"))} if "trainer." in text else {}
     exec(compile(text, "block", "exec"), names)
+
+
+def test_the_words_of_the_report_are_those_of_its_page():
+    from analysis.reporting.dashboard.terms import TERMS
+
+    said = " ".join((ROOT / "docs" / "report.md").read_text(encoding="utf-8").split())
+    said = said.replace("`", "")
+    assert [term for term, text in TERMS.items() if f"- **{term}**: {text}" not in said] == []
