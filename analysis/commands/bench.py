@@ -3,6 +3,7 @@
     headlab bench shape=smollm2-135m tokens=64 batch=4 steps=5
     headlab bench part=bootstrap shape=qwen2.5-1.5b batch=64 resamples=1000
     headlab bench part=size checkpoints=300
+    headlab bench part=page checkpoints=300
     headlab bench part=worlds worlds=20
     headlab bench part=stability shape=DIR prompts=pairs.jsonl methods=EAP-IG-inputs,CEAP,GIM
 
@@ -14,9 +15,10 @@ medians. Memory is the peak above the weights, each side in a process of its own
 1.5 times the floor's plus sources x d x 4 bytes per token.
 
 The bootstrap (analysis/heads/resampling.py) needs no model: random scores of `batch` pairs on the
-graph of the shape. The size of a run (analysis/commands/bench_size.py) needs none either, nor how
-often calls are right where the truth is known (analysis/commands/bench_worlds.py). How methods
-compare (analysis/commands/bench_stability.py) needs a trained model and pairs.
+graph of the shape. The size of a run (analysis/commands/bench_size.py) needs none either, nor its
+page in a browser (analysis/commands/bench_page.py), nor how often calls are right where the truth
+is known (analysis/commands/bench_worlds.py). How methods compare
+(analysis/commands/bench_stability.py) needs a trained model and pairs.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cli import key
+from analysis.commands.bench_page import measure_page
 from analysis.commands.bench_size import measure_size
 from analysis.commands.bench_stability import asked, measure_stability
 from analysis.commands.bench_worlds import measure_worlds
@@ -82,16 +85,18 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Options:
-    part: str = key("attribution, bootstrap, size, worlds or stability", "attribution")
+    part: str = key("attribution, bootstrap, size, page, worlds or stability", "attribution")
     shape: str = key("a named shape, or a local model's directory", "smollm2-135m")
     batch: int = key("pairs in one pass", 4, COUNT)
     tokens: int = key("tokens of each pair", 64, COUNT)
     steps: int = key("points on the path", 5, COUNT)
     kv: str = key("grouped or ungrouped", "grouped")
     fraction: float = key("bootstrap: share of the edges in the circuit", 0.05, PART)
-    resamples: int = key("bootstrap and size: resamples of the pairs", 1000, COUNT)
-    checkpoints: int = key("size: of the run", 300, COUNT)
-    layers: int = key("size: layers of the model, which has as many heads in each", 28, COUNT)
+    resamples: int = key("bootstrap, size and page: resamples of the pairs", 1000, COUNT)
+    checkpoints: int = key("size and page: of the run", 300, COUNT)
+    layers: int = key("size and page: layers, with as many heads in each", 28, COUNT)
+    run: str | None = key("page: a run; default: one that is made up", None)
+    browser: str = key("page: the program of a Chromium", "chromium")
     worlds: int = key("worlds: how many, of each kind", 20, Range(2))
     pairs: int = key("worlds: pairs of each", 32, Range(2))
     base_pairs: int = key("worlds: times as many pairs for the base", 4, COUNT)
@@ -277,7 +282,7 @@ def act(options: Options) -> None:
     """Measure, and print what was measured."""
     import torch
 
-    parts = ("attribution", "bootstrap", "size", "worlds", "stability")
+    parts = ("attribution", "bootstrap", "size", "page", "worlds", "stability")
     if options.part not in parts:
         raise ValueError(f"part is {options.part!r}; choose one of: {', '.join(parts)}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
@@ -285,6 +290,10 @@ def act(options: Options) -> None:
     print(to_json(asdict(options)))
     if options.part == "size":
         measure_size(options.checkpoints, options.layers, options.layers, options.resamples)
+        return
+    if options.part == "page":
+        o = options
+        measure_page(o.run, o.checkpoints, o.layers, o.resamples, o.browser, o.repeats)
         return
     if options.part == "worlds":
         measure_worlds(options.worlds, options.pairs, options.scores, options.base_pairs)
