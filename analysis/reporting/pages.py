@@ -40,6 +40,20 @@ def chart(figure: Figure | dict[str, Any], name: str) -> Markup:
     return Markup(to_html(figure, validate=False, **shown))
 
 
+def kept_chart(figure: dict[str, Any], name: str) -> Markup:
+    """A figure of plain content as data in an element with an id, drawn when its fold is opened.
+
+    The page gives it the colours of its theme (templates/dashboard/figures.js), so plotly's own
+    are left out. Text from files in it must be escaped, as plotly reads tags.
+    """
+    from plotly.io.json import to_json_plotly
+
+    layout = {key: value for key, value in figure["layout"].items() if key != "template"}
+    content = {"data": figure["data"], "layout": layout}
+    shown = '<div class="lazy" id="{}"><script type="application/json">{}</script></div>'
+    return Markup(shown).format(name, Markup(to_json_plotly(content).replace("<", "\\u003c")))
+
+
 @cache
 def _environment() -> Environment:
     return Environment(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.records.secrets import redact_yaml
-from analysis.reporting.pages import Table, chart, write_page
+from analysis.reporting.pages import Table, kept_chart, write_page
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -305,7 +305,6 @@ def routing_table(run: Run) -> Table | None:
 
 def charts(run: Run, name: str) -> dict[str, Markup]:
     """The charts of a run by their titles."""
-    from analysis.reporting.figures.head_map import head_map_content
     from analysis.reporting.figures.routing import routing_content, routings
     from analysis.reporting.figures.sensitivity import sensitivity_content
     from analysis.reporting.figures.trajectory import (
@@ -314,17 +313,16 @@ def charts(run: Run, name: str) -> dict[str, Markup]:
         trajectory_content,
     )
 
-    found = {"Over the checkpoints": chart(trajectory_content(run), f"{name}-trajectory")}
+    found = {"Over the checkpoints": kept_chart(trajectory_content(run), f"{name}-trajectory")}
     if run.points:
         final = f"Sensitivity of the counts at step {run.points[-1].step}"
         found |= {
-            "Cohorts": chart(cohort_content(run), f"{name}-cohorts"),
-            "Heads at each checkpoint": chart(head_map_content(run), f"{name}-map"),
-            final: chart(sensitivity_content(run), f"{name}-sensitivity"),
-            "Faithfulness": chart(faithfulness_content(run), f"{name}-faithfulness"),
+            "Cohorts": kept_chart(cohort_content(run), f"{name}-cohorts"),
+            final: kept_chart(sensitivity_content(run), f"{name}-sensitivity"),
+            "Faithfulness": kept_chart(faithfulness_content(run), f"{name}-faithfulness"),
         }
     if routings(run):
-        found["Routing to experts"] = chart(routing_content(run), f"{name}-routing")
+        found["Routing to experts"] = kept_chart(routing_content(run), f"{name}-routing")
     return found
 
 
@@ -375,17 +373,22 @@ def write_report(runs: Sequence[Run], out: str | Path, findings: Sequence[str] =
         ValueError: a run has no checkpoint yet.
     """
     from analysis.models.provenance import code_version
+    from analysis.reporting.dashboard.page import as_script, page_data
     from analysis.reporting.tables import comparison
     from analysis.trajectories.run import checkpoint_rows
 
     for run in runs:
         checkpoint_rows(run)
+    title, code = "headlab: " + " and ".join(run.label for run in runs), _pairs(code_version())
+    shown = page_data(runs, title, code, findings)
     return write_page(
         Path(out),
         "report.html.j2",
-        title="headlab: " + " and ".join(run.label for run in runs),
+        title=title,
+        verdict=shown["runs"][0]["judged"]["verdict"],
+        data=as_script(shown),
         sections=[section(run, f"run{index}") for index, run in enumerate(runs)],
         findings=findings,
         between=comparison(runs),
-        code=_pairs(code_version()),
+        code=code,
     )

@@ -53,4 +53,4 @@ def test_the_templates_are_installed_too() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     patterns = settings["package-data"]["analysis"]
     found = {path for pattern in patterns for path in (ROOT / "analysis").glob(pattern)}
-    assert set(TEMPLATES.iterdir()) <= found
+    assert {path for path in TEMPLATES.rglob("*") if path.is_file()} <= found

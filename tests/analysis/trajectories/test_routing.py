@@ -155,7 +155,7 @@ def write_page(run, tmp_path) -> str:
 
 def test_the_report_shows_it_for_mixtures_only(run, tmp_path):
     page = write_page(run, tmp_path)
-    assert "Routing to experts" in page and "<h3>Experts</h3>" in page
+    assert "Routing to experts" in page and "<summary>Experts" in page
     dense = configure(tmp_path / "dense")
     plant(dense, 0, BASE)
     plant(dense, 10, BASE)
