@@ -34,13 +34,11 @@ from pathlib import Path
 import torch
 
 from analysis.circuits.graph_contents import GraphFile
+from analysis.heads.between import Since
 from analysis.heads.changes import jaccard
 from analysis.intervals import FEWEST, Estimate, bare
 from analysis.models.graph import Graph
 from analysis.records.record import Record, check_comparable
-
-SETS = ("shared", "lost", "gained")
-GROUPS = ("both", "only a", "only b")
 
 
 @dataclass(frozen=True)
@@ -99,19 +97,6 @@ class HeadDifference(Difference):
     p_value: torch.Tensor
     importance: torch.Tensor
     effect: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Since:
-    """Heads that a and b each gained (or lost) since their own base, by GROUPS.
-
-    called: heads of `both` that are called in a and in b, of `only a` called in a, and so on.
-    """
-
-    masks: dict[str, torch.Tensor]
-    called: dict[str, torch.Tensor]
-    counts: dict[str, Estimate]
-    jaccard: Estimate
 
 
 @dataclass(frozen=True)

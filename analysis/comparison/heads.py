@@ -7,21 +7,13 @@ import math
 import torch
 
 from analysis.circuits.circuit import head_importance, head_mask
-from analysis.comparison.definitions import (
-    GROUPS,
-    SETS,
-    HeadDifference,
-    Since,
-    Subject,
-    bare_difference,
-)
-from analysis.heads.changes import CHANGES, FDR, Change, compare, effect, jaccard, overlap
+from analysis.comparison.definitions import HeadDifference, Subject, bare_difference
+from analysis.heads.between import AS_CHANGES, SETS, Since, numbers_of, since_bases
+from analysis.heads.changes import FDR, Change, compare, effect, overlap
 from analysis.heads.widest_paths import by_destination, head_strengths
-from analysis.intervals import bare, estimate_of_set, spearman
+from analysis.intervals import bare, spearman
 from analysis.records.record_files import read_records
 from analysis.trajectories.trajectory import run_level
-
-_NAMES = {"shared": "retained", "lost": "pruned", "gained": "emergent"}
 
 
 def compare_heads(a: Subject, b: Subject, q: float = FDR) -> HeadDifference:
@@ -30,27 +22,14 @@ def compare_heads(a: Subject, b: Subject, q: float = FDR) -> HeadDifference:
         return _bare_heads(a, b)
     before, after = a.record.heads, b.record.heads
     change: Change = compare(before, after, q)
-    n_heads = before.strength.shape[1]
     tested = ("lost", "gained") if change.is_tested else ()
-    numbers = {
-        "in a": estimate_of_set(before.inside.sum(1).double(), 0, n_heads),
-        "in b": change.counts["in_circuit"],
-        **{name: change.counts[_NAMES[name]] for name in SETS},
-        "jaccard": change.jaccard,
-        "turnover": change.turnover,
-        **({"excess turnover": change.excess_turnover} if tested else {}),
-        "weighted overlap": change.overlap,
-        "rank correlation": change.rank_correlation,
-    }
-    if math.isnan(change.overlap.value):  # importances that are none
-        del numbers["weighted overlap"]
     return HeadDifference(
-        masks={name: change.masks[_NAMES[name]] for name in SETS},
-        numbers=numbers,
+        masks={name: change.masks[AS_CHANGES[name]] for name in SETS},
+        numbers=numbers_of(before, after, change),
         null_turnover=change.null_turnover,
-        null={name: change.null[_NAMES[name]] for name in tested},
+        null={name: change.null[AS_CHANGES[name]] for name in tested},
         inclusion=torch.stack([change.inclusion_before, change.inclusion_after]),
-        called={name: change.called[_NAMES[name]] for name in tested},
+        called={name: change.called[AS_CHANGES[name]] for name in tested},
         p_value=change.p_value,
         importance=torch.stack([before.importance[0], after.importance[0]]),
         effect=torch.stack([change.effect, change.effect_low, change.effect_high]),
@@ -110,24 +89,4 @@ def compare_bases(a: Subject, b: Subject, q: float = FDR) -> dict[str, Since] | 
         if records := read_records(subject.source):  # called as in the report of the run
             change = change.at(run_level(records, q))
         sides.append((base.heads, record.heads, change))
-    found = {}
-    for name in CHANGES:
-        rows = [
-            (after.inside & ~before.inside) if name == "emergent" else before.inside & ~after.inside
-            for before, after, _ in sides
-        ]
-        one, two = rows
-        called_a, called_b = (change.called[name] for *_, change in sides)
-        masks = dict(zip(GROUPS, (one & two, one & ~two, two & ~one), strict=True))
-        raw = {group: mask[0] for group, mask in masks.items()}
-        calls = zip(GROUPS, (called_a & called_b, called_a, called_b), strict=True)
-        found[name] = Since(
-            masks=raw,
-            called={group: raw[group] & call for group, call in calls},
-            counts={
-                group: estimate_of_set(mask.sum(1).double(), 0, mask.shape[1])
-                for group, mask in masks.items()
-            },
-            jaccard=estimate_of_set(jaccard(one, two), 0, 1),
-        )
-    return found
+    return since_bases(sides)

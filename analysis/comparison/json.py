@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from analysis.comparison.definitions import SETS, Comparison, Difference, Subject
+from analysis.comparison.definitions import Comparison, Difference, Subject
 from analysis.comparison.findings import Findings, base_weights
 from analysis.comparison.matching import matched_json
 from analysis.comparison.rows import edge_list, head_list
 from analysis.files import short_hash
+from analysis.heads.between import SETS
 from analysis.models.provenance import code_version
 
 

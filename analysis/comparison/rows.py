@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from analysis.comparison.definitions import Comparison, Difference, HeadDifference, Since, Subject
+from analysis.comparison.definitions import Comparison, Difference, HeadDifference, Subject
 from analysis.comparison.findings import Findings
+from analysis.heads.between import Since
 from analysis.intervals import Estimate
 from analysis.models.graph import short_head_name
 from analysis.reporting.text import count, inclusion, number

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from analysis.comparison.courses import TITLES
-from analysis.comparison.definitions import SETS, Comparison, Subject
+from analysis.comparison.definitions import Comparison, Subject
 from analysis.comparison.findings import Findings
 from analysis.comparison.matching import Matched, matched_notes, matched_tables
 from analysis.comparison.rows import (
@@ -17,6 +17,7 @@ from analysis.comparison.rows import (
     reasons,
     since_rows,
 )
+from analysis.heads.between import SETS
 from analysis.reporting.kinds import kinds_note
 from analysis.reporting.text import WIDTH, inclusion, number, text_table
 
