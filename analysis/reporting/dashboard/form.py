@@ -12,7 +12,7 @@ not known is null in lists and NaN in packed arrays.
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 SCHEMA = 1
 # of `state`: the raw state of a head against the base, by its number
@@ -216,11 +216,54 @@ class RunData(TypedDict):
     checkpoints: list[Checkpoint]
 
 
+class Numbers(TypedDict):
+    """A number of two circuits, as texts. called: of the heads that differ; chance: what two
+    resamples of a give, with nothing changed; null and empty where that is no question."""
+
+    title: str
+    term: str | None
+    shown: str
+    called: int | None
+    chance: str
+
+
+class Group(TypedDict):
+    """Heads that were gained or lost since the base of their own run.
+
+    group: `both`, `only a`, `only b`. jaccard: of those with this change in a and those in b.
+    """
+
+    change: str
+    group: str
+    shown: str
+    called: int | None
+    heads: list[int]
+    jaccard: str
+
+
+class Pair(TypedDict):
+    """Two runs at their last checkpoints.
+
+    a, b: places in `runs`. alike: whether their graphs are equal. differ: what was measured
+    otherwise; if anything was, the lists after it are empty. called: heads in one circuit only
+    beyond the noise of the pairs. since: empty where a run has no checkpoint after its base.
+    """
+
+    a: int
+    b: int
+    steps: list[int]
+    alike: bool
+    differ: list[str]
+    numbers: list[Numbers]
+    called: list[int]
+    since: list[Group]
+
+
 class PageData(TypedDict):
     """All that is drawn.
 
     verdict: sentences, of each run and between them. terms: what a term means, in plain text. code:
-    who wrote the page. between: what two runs or more have to say of each other, null for one.
+    who wrote the page. between: each two of the runs with heads; null without two.
     """
 
     schema: int
@@ -229,4 +272,4 @@ class PageData(TypedDict):
     code: str
     terms: dict[str, str]
     runs: list[RunData]
-    between: dict[str, Any] | None
+    between: list[Pair] | None

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from analysis.files import to_json
 from analysis.models.graph import Graph, head_name
+from analysis.reporting.dashboard.between import pairs_of
 from analysis.reporting.dashboard.form import SCHEMA, PageData, RunData, Shape, Signal
 from analysis.reporting.dashboard.judged import judged
 from analysis.reporting.dashboard.measured import checkpoint
@@ -37,7 +38,7 @@ def page_data(runs: Sequence[Run], title: str, code: str, findings: Sequence[str
         "code": code,
         "terms": dict(TERMS),
         "runs": found,
-        "between": None,
+        "between": pairs_of(runs),
     }
 
 

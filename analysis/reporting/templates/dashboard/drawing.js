@@ -66,7 +66,7 @@ headlab.drawing = (() => {
   };
 
   // A short line for a legend.
-  const sample = (colour, dashes) => svg("svg", {viewBox: "0 0 30 10", "aria-hidden": "true"},
-    svg("line", {x1: 0, y1: 5, x2: 30, y2: 5, stroke: colour, "stroke-width": 2, ...dash(dashes)}));
+  const sample = (colour, dashes, width = 2) => svg("svg", {viewBox: "0 0 30 10", "aria-hidden": "true"},
+    svg("line", {x1: 0, y1: 5, x2: 30, y2: 5, stroke: colour, "stroke-width": width, ...dash(dashes)}));
   return {save, sample};
 })();
