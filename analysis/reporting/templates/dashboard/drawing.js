@@ -50,7 +50,7 @@ headlab.drawing = (() => {
       "font-family": "system-ui, sans-serif"},
       svg("rect", {x: left, y: top, width, height, fill: headlab.theme.colour("card")}),
       ...edges.map(each => line(each, spots.get(each.from), spots.get(each.to))),
-      ...nodes.flatMap(mark));
+      ...nodes.filter(each => !(each.size < 1)).flatMap(mark));
     return {text: new XMLSerializer().serializeToString(made), width, height};
   };
 

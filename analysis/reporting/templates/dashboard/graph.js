@@ -27,8 +27,11 @@ headlab.graph = (() => {
     ];
     const aboutNode = id => {
       const node = view.graph.nodes[id], {at} = state.get(), edges = [...view.edges.values()];
-      const count = end => edges.filter(each => each[end] === id).length;
-      const said = [el("b", {}, node.name), el("br"), `${count("to")} edges in, ${count("from")} out`];
+      const feeds = each => each === id || view.graph.nodes[each].feeds?.includes(id);
+      const into = edges.filter(({to}) => feeds(to)).length;
+      const out = edges.filter(({from}) => from === id).length;
+      const said = [el("b", {}, node.name), el("br"),
+                    `${into} of the edges drawn in` + (node.kind === "shared" ? "" : `, ${out} out`)];
       if (node.head < 0) return said;
       const called = run.row("called", at)?.[node.head] ? ", called" : "";
       return [...said, el("br"), theme.STATES[run.row("state", at)?.[node.head] ?? 0] + called];
@@ -37,18 +40,21 @@ headlab.graph = (() => {
     const focus = id => {
       const head = id === null ? null : view.graph.nodes[id].head;
       view.focus = id;
+      tip.hide();
       state.set({head: head === null || head < 0 ? null : head});
       if (isSeen) redraw();
     };
 
     const listen = () => {
       const {network} = view, point = event => [event.clientX, event.clientY];
-      network.on("hoverNode", ({node, event}) => tip.show(aboutNode(node), ...point(event)));
+      const owner = id => Number.parseInt(id);  // of a port: its node
+      network.on("hoverNode", ({node, event}) =>
+        tip.show(aboutNode(owner(node)), ...point(event)));
       network.on("hoverEdge", ({edge, event}) => {
         if (view.edges.has(edge)) tip.show(aboutEdge(view.edges.get(edge)), ...point(event));
       });
       for (const name of ["blurNode", "blurEdge", "dragStart"]) network.on(name, tip.hide);
-      network.on("click", ({nodes: [id]}) => focus(id ?? null));
+      network.on("click", ({nodes: [id]}) => focus(id === undefined ? null : owner(id)));
     };
 
     const shown = () => {
@@ -78,9 +84,9 @@ headlab.graph = (() => {
         el("div", {class: "scroll", tabindex: "0"}, made));
     };
 
-    const redraw = () => {
-      const began = Boolean(view.network);
-      view.draw(state.get().at);
+    const redraw = (isMoving = false) => {
+      const began = Boolean(view.network), {at} = state.get();
+      if (isMoving) view.move(at); else view.draw(at);
       if (!began) listen();
       shown();
       table();
@@ -110,7 +116,7 @@ headlab.graph = (() => {
       }
       if (!isSeen) return;
       if (isOther) view.measure();
-      redraw();
+      redraw(changed.size === 1 && changed.has("step"));
       if (isOther) view.fit();
     };
 
@@ -184,7 +190,8 @@ headlab.graph = (() => {
     byId("graph-key").replaceChildren(
       ...colours.map(([name, text]) => entry(name, false, text)),
       ...["q", "k", "v"].map(side => entry("soft", headlab.looks.dashesOf(side), SIDES[side])),
-      el("span", {}, "width: |score|; marks as in the map, squares are MLPs"));
+      el("span", {}, "width: |score|; marks as in the map; squares: MLPs, small ones: a key and value "
+        + "that heads share"));
   };
   return {make};
 })();

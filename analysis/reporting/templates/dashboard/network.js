@@ -34,6 +34,12 @@ headlab.network = (() => {
     if (changed.length) set.update(changed);
   };
 
+  // Queries, keys and values of a node end a bit apart from each other: [right, down] in radii.
+  const PORTS = {q: [-0.9, 0.3], k: [0, 0.9], v: [0.9, 0.3]};
+  const portOf = (to, side) => (PORTS[side] ? `${to} ${side}` : to);
+
+  const MANY = 300;  // edges whose dashes take longer than all else
+
   class View {
     constructor(box) {
       this.box = box;
@@ -113,13 +119,24 @@ headlab.network = (() => {
       });
     }
 
+    // Where edges end: nodes that are not seen.
+    ports(edges) {
+      const found = new Map(edges.map(({edge: {to, side}}) => [portOf(to, side), [to, side]]));
+      return [...found].filter(([, [, side]]) => PORTS[side]).map(([id, [to, side]]) => {
+        const {x, y} = this.spot(this.graph.nodes[to]), [right, down] = PORTS[side];
+        const size = this.radius * (this.graph.nodes[to].kind === "shared" ? 0.9 : 1);
+        return {id, x: x + right * size, y: y + down * size, shape: "dot", size: 0.1, label: "",
+                borderWidth: 0, color: {background: "#0000", border: "#0000"}};
+      });
+    }
+
     draw(at) {
       const {nodes, edges, ties} = this.looks(at), {isRoomy} = this;
       this.edges = new Map(edges.map(each => [each.id, each.edge]));
       this.shapes = {
-        nodes: nodes.map(each => this.drawn(each, isRoomy)),
-        edges: [...ties, ...edges].map(({id, from, to, width, dashes, color}) =>
-          ({id, from, to, width, dashes, color: {color}})),
+        nodes: [...this.ports(edges), ...nodes.map(each => this.drawn(each, isRoomy))],
+        edges: [...ties, ...edges].map(({id, from, to, width, dashes, color, edge}) =>
+          ({id, from, to: portOf(to, edge?.side), width, dashes, color: {color}})),
       };
       for (const kind of ["nodes", "edges"]) {
         synced(this.sets[kind], this.known[kind], this.shapes[kind]);
@@ -130,8 +147,20 @@ headlab.network = (() => {
     begin() {
       this.network = new vis.Network(this.box, this.sets, OPTIONS);
       this.network.canvas.frame.removeAttribute("tabindex");  // nothing there for the keyboard
-      this.network.on("beforeDrawing", context => this.background(context));
+      this.network.on("beforeDrawing", context => {
+        if (this.isMoving) context.setLineDash = () => {};  // until `rest`
+        else delete context.setLineDash;
+        this.background(context);
+      });
       this.fit();
+    }
+
+    // While the bar moves many edges are drawn without dashes, which are back when it rests.
+    move(at) {
+      this.isMoving = this.edges?.size > MANY;
+      this.draw(at);
+      clearTimeout(this.resting);
+      this.resting = setTimeout(() => { this.isMoving = false; this.network.redraw(); }, 400);
     }
 
     fit() { this.network?.fit({maxZoomLevel: 1, minZoomLevel: 0.05}); }
