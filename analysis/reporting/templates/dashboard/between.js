@@ -101,7 +101,7 @@ headlab.between = (() => {
     // A figure with a title that changes.
     const figure = (id, label) => {
       const plot = el("div", {class: "plot", id, role: "img", "aria-label": label});
-      const title = el("span"), caption = el("figcaption", {}, title);
+      const title = el("bdi"), caption = el("figcaption", {}, title);
       const made = el("figure", {}, caption, el("div", {class: "plotbox"}, plot));
       caption.append(headlab.exports.buttons(plot, () => title.textContent));
       byId("between-maps").append(made);
@@ -130,8 +130,9 @@ headlab.between = (() => {
 
     const drawMap = (where, run, at, head, index) => {
       const isLast = at === run.steps.length - 1;
-      where.title.textContent = `${letter(index)}: ${run.label}, step ${run.steps[at] ?? "–"}`
-        + (isLast ? " (its last)" : "");
+      const step = run.steps.length ? `step ${run.steps[at]}${isLast ? " (its last)" : ""}` : "";
+      where.title.replaceChildren(`${letter(index)}: ${step} `,
+                                  el("bdi", {class: "name", title: run.label}, run.label));
       if (!run.graph) return void where.plot.replaceChildren(
         el("p", {class: "empty"}, "No heads are tracked in this run yet."));
       where.click = (layer, place) => {
@@ -160,14 +161,14 @@ headlab.between = (() => {
 
     const drawPair = places => {
       const pair = pairs[chosen];
-      apart.made.hidden = !pair.alike;
       if (!pair.alike) return void lists(pair, null);
       const [one, two] = [data.runs[pair.a], data.runs[pair.b]];
       const found = difference([one, places[pair.a]], [two, places[pair.b]]);
       lists(pair, found, one);
       const [a, b] = [letter(pair.a), letter(pair.b)];
       apart.title.textContent = `${a} → ${b}: which heads matter more`;
-      if (!found) return void (apart.made.hidden = true);
+      apart.plot.hidden = !found;
+      if (!found) return;
       const isLast = [[one, pair.a], [two, pair.b]].every(
         ([run, place]) => places[place] === run.steps.length - 1);
       apart.click = (layer, place) => {
@@ -212,6 +213,7 @@ headlab.between = (() => {
       `${letter(pair.a)} → ${letter(pair.b)}`));
     const choose = i => {
       chosen = i;
+      apart.made.hidden = !pairs[i].alike;
       choices.forEach((each, place) => each.setAttribute("aria-pressed", String(place === i)));
       legend(pairs[i]);
     };

@@ -35,7 +35,7 @@ headlab.network = (() => {
   };
 
   // Queries, keys and values of a node end a bit apart from each other: [right, down] in radii.
-  const PORTS = {q: [-0.9, 0.3], k: [0, 0.9], v: [0.9, 0.3]};
+  const PORTS = {q: [-0.6, 0.5], k: [0, 0.8], v: [0.6, 0.5]};
   const portOf = (to, side) => (PORTS[side] ? `${to} ${side}` : to);
 
   const MANY = 300;  // edges whose dashes take longer than all else
