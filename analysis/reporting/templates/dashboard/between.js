@@ -92,7 +92,7 @@ headlab.between = (() => {
   };
 
   const make = () => {
-    const section = byId("between-section");
+    const section = byId("sides-section");
     if (data.runs.length < 2) return () => {};
     section.hidden = false;
     const pairs = data.between ?? [];
@@ -104,11 +104,11 @@ headlab.between = (() => {
       const title = el("bdi"), caption = el("figcaption", {}, title);
       const made = el("figure", {}, caption, el("div", {class: "plotbox"}, plot));
       caption.append(headlab.exports.buttons(plot, () => title.textContent));
-      byId("between-maps").append(made);
+      byId("sides-maps").append(made);
       return {plot, title, made, drawn: false};
     };
-    const maps = data.runs.map((run, i) => figure(`between-${i}`, `Map of the heads of ${run.label}`));
-    const apart = pairs.length ? figure("between-difference", "Map of the differences") : null;
+    const maps = data.runs.map((run, i) => figure(`sides-${i}`, `Map of the heads of ${run.label}`));
+    const apart = pairs.length ? figure("sides-difference", "Map of the differences") : null;
 
     const draw = (where, shown) => {
       const {plot} = where, {traces: drawn, layout} = shown;
@@ -154,7 +154,7 @@ headlab.between = (() => {
     const lists = (pair, found, one) => {
       const [a, b] = [letter(pair.a), letter(pair.b)];
       const titles = {both: `in ${a} and ${b}`, a: `in ${a} only`, b: `in ${b} only`};
-      byId("between-heads").replaceChildren(...(!found ? [] : Object.entries(titles).flatMap(
+      byId("sides-heads").replaceChildren(...(!found ? [] : Object.entries(titles).flatMap(
         ([name, title]) => [el("dt", {}, `${title} (${found.sets[name].length})`),
                             el("dd", {}, links(one, found.sets[name]))])));
     };
@@ -196,16 +196,16 @@ headlab.between = (() => {
       const entry = (glyph, text) => el("span", {class: "key"}, el("span", {
         class: "glyph", "aria-hidden": "true"}, glyph), text);
       const box = name => headlab.drawing.sample(theme.colour(name), false, 8);
-      byId("between-key").replaceChildren(
+      byId("sides-key").replaceChildren(
         el("span", {class: "key"}, box("minus"), `matters more in ${a}`),
         el("span", {class: "key"}, box("plus"), `more in ${b}`), entry("●", "in both circuits"),
         entry("◁", `in ${a} only`), entry("▷", `in ${b} only`),
         el("span", {}, "filled: called, at the last checkpoints"));
-      const care = byId("between-care");
+      const care = byId("sides-care");
       care.hidden = !pair.differ.length;
       care.textContent = `Take care: ${a} and ${b} differ in ${pair.differ.join(", ")}, so their `
         + "heads do not answer the same question.";
-      byId("between-numbers").replaceChildren(...numbers(pair));
+      byId("sides-numbers").replaceChildren(...numbers(pair));
     };
 
     const choices = pairs.map((pair, i) => el("button", {type: "button", class: "small",
@@ -217,7 +217,7 @@ headlab.between = (() => {
       choices.forEach((each, place) => each.setAttribute("aria-pressed", String(place === i)));
       legend(pairs[i]);
     };
-    if (pairs.length > 1) byId("between-pairs").append(...choices);
+    if (pairs.length > 1) byId("sides-pairs").append(...choices);
     if (pairs.length) choose(0);
 
     const update = (shown, changed) => {
@@ -233,7 +233,7 @@ headlab.between = (() => {
       const was = isSeen;
       isSeen = entries.at(-1).isIntersecting;
       if (isSeen && !was && last) update(state.get(), new Set());
-    }, {rootMargin: "300px"}).observe(byId("between-maps"));
+    }, {rootMargin: "300px"}).observe(byId("sides-maps"));
     return update;
   };
   return {make};
