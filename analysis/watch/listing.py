@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.records.run_file import is_run
+from analysis.reporting.dashboard.columns import columns
+from analysis.reporting.dashboard.form import Column, Tile
+from analysis.reporting.dashboard.tiles import tiles
 from analysis.trajectories.run import Run
 from analysis.trajectories.trajectory import Known
 from analysis.watch.states import state_of
@@ -25,8 +28,9 @@ Mark = tuple[tuple[str, int, int], ...]
 class Seen:
     """A run as it was found.
 
-    state: see analysis/watch/states.py. run: None while it can't be read; why: the reason. mark: of
-    the files that it was read from; another mark is another content.
+    state: see analysis/watch/states.py. run: None while it can't be read; why: the reason. columns,
+    tiles: its figures, as on the page (analysis/reporting/dashboard/form.py). mark: of the files
+    that it was read from; another mark is another content.
     """
 
     path: Path
@@ -35,6 +39,8 @@ class Seen:
     run: Run | None
     why: str
     mark: Mark
+    columns: dict[str, Column]
+    tiles: list[Tile]
 
     @property
     def changed(self) -> int:
@@ -66,17 +72,17 @@ class Listing:
     def _look_at(self, path: Path) -> Seen:
         before, state, mark = self._seen.get(path), state_of(path), mark_of(path)
         if before is not None and before.mark == mark:
-            same = before.state == state
-            return before if same else Seen(path, before.name, state, before.run, before.why, mark)
-        run, why = None, ""
+            return replace(before, state=state)
+        name = str(path.relative_to(self.root)) if path != self.root else path.resolve().name
         try:
             run = Run.read(path, self._known.setdefault(path, {}))
         except ValueError as error:
-            why = str(error)
+            return Seen(path, name, state, None, str(error), mark, {}, [])
         except OSError as error:  # a file went while it was read; the next look sees another mark
             why = f"{error.strerror or error}: {error.filename}"
-        name = str(path.relative_to(self.root)) if path != self.root else path.resolve().name
-        return Seen(path, name, state, run, why, mark)
+            return Seen(path, name, state, None, why, mark, {}, [])
+        found = columns(run)
+        return Seen(path, name, state, run, "", mark, found, tiles(run, found))
 
 
 def run_directories(root: Path, depth: int = DEPTH) -> list[Path]:

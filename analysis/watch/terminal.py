@@ -12,8 +12,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from analysis.reporting.dashboard.columns import columns
-from analysis.reporting.dashboard.tiles import tiles
 from analysis.reporting.dashboard.verdict import verdict
 from analysis.watch.listing import Listing, Seen
 
@@ -45,16 +43,14 @@ def watch(root: str | Path, every: float = EVERY) -> None:
         console.print(screen(listing.look(), console.width, 10_000))
         return
 
-    def now() -> RenderableType:
-        return screen(listing.look(), console.width, console.height)
-
-    with Live(now(), console=console, screen=True, auto_refresh=False) as live:
-        try:
+    try:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
+                now = screen(listing.look(), console.width, console.height)
+                live.update(now, refresh=True)
                 time.sleep(every)
-                live.update(now(), refresh=True)
-        except KeyboardInterrupt:
-            return
+    except KeyboardInterrupt:
+        return
 
 
 def screen(runs: Sequence[Seen], width: int, height: int) -> RenderableType:
@@ -83,9 +79,8 @@ def _table(runs: Sequence[Seen], width: int) -> Table:
         if seen.run is None:
             table.add_row(name, state, "", "", "", "", "")
             continue
-        found = columns(seen.run)
-        score, heads, called, _ = tiles(seen.run, found)
-        figures = (_last(score), _bars(score, found), _last(heads), _last(called))
+        score, heads, called, _ = seen.tiles
+        figures = (_last(score), _bars(score, seen.columns), _last(heads), _last(called))
         table.add_row(name, state, _step(seen.run), *figures)
     return table
 
@@ -127,11 +122,10 @@ def _details(seen: Seen, width: int, height: int) -> list[RenderableType]:
     parts: list[RenderableType] = [head, Text(plain(verdict(run)))]
     if not run.points:
         return parts
-    found = columns(run)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    for tile in tiles(run, found):
+    for tile in seen.tiles:
         cells = (tile["title"], tile["value"][-1], tile["interval"][-1])
-        table.add_row(*(Text(plain(cell)) for cell in cells), _bars(tile, found))
+        table.add_row(*(Text(plain(cell)) for cell in cells), _bars(tile, seen.columns))
     used = 9  # lines of what is above and below the map
     heads = head_map(run.points[-1], _highest(run), width, height - used)
     return [*parts, table, Text(), *heads, Text(LEGEND, "dim", no_wrap=True, overflow="ellipsis")]
