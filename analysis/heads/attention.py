@@ -25,14 +25,15 @@ C chunks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import torch
 from torch import nn
 
 from analysis.detection.audits import proved
 from analysis.detection.detect import anatomy
+from analysis.heads.pattern_rows import PatternRows
 from analysis.heads.patterns import see_patterns
 from analysis.models.anatomy import Anatomy, Heads
 from analysis.models.preserve import preserved
@@ -109,11 +110,12 @@ def pattern_scores(
     regions: Sequence[Region],
     batch_size: int = 8,
     parts: Anatomy | None = None,
+    kept: PatternRows | None = None,
 ) -> torch.Tensor:
     """PATTERN_SCORES of every head on every clean prompt: float64 [pairs, S, A], on the CPU.
 
-    regions: of each of the pairs. parts: the model's anatomy, detected for None. The model is left
-    as it was.
+    regions: of each of the pairs. parts: the model's anatomy, detected for None. kept: what is to
+    keep the patterns too. The model is left as it was.
 
     Raises:
         ValueError: the architecture is not supported.
@@ -126,7 +128,8 @@ def pattern_scores(
             some = pairs[start : start + batch_size]
             ids = collate(some).clean.to(parts.device)
             weights = _batch_weights(some, regions[start : start + batch_size])
-            scores, unseen = _scores(parts, ids, *weights)
+            keep = None if kept is None else partial(kept.see, start)
+            scores, unseen = _scores(parts, ids, *weights, keep)
             found.append(scores)
     if unseen:
         _say_unseen(parts.graph.n_heads_total, *unseen)
@@ -144,9 +147,17 @@ def _say_unseen(n_heads: int, *unseen: str) -> None:
 
 
 def _scores(
-    parts: Anatomy, ids: torch.Tensor, W: torch.Tensor, chunks: torch.Tensor, counts: torch.Tensor
+    parts: Anatomy,
+    ids: torch.Tensor,
+    W: torch.Tensor,
+    chunks: torch.Tensor,
+    counts: torch.Tensor,
+    keep: Callable[[int, torch.Tensor], None] | None,
 ) -> tuple[torch.Tensor, list[str]]:
-    """[B, S, A], NaN where no pattern is seen, and the names of those heads."""
+    """[B, S, A], NaN where no pattern is seen, and the names of those heads.
+
+    keep: is given the first head and the pattern of each output projection.
+    """
     graph = parts.graph
     shape = len(ids), len(PATTERN_SCORES), graph.n_heads_total
     found, seen = torch.full(shape, torch.nan, dtype=torch.float64), torch.zeros(shape[2])
@@ -157,6 +168,8 @@ def _scores(
         on = W.to(A), chunks.to(A.device), counts.to(A.device)
         found[..., own] = score_patterns(A, *on).double().cpu()
         seen[own] = 1
+        if keep is not None:
+            keep(first, A)
 
     see_patterns(parts, ids, score)
     return found, graph.names_of(seen == 0)

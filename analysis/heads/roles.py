@@ -89,19 +89,31 @@ def summarise(
 
 def _score(values: torch.Tensor, weights: torch.Tensor, cluster: torch.Tensor) -> Score:
     """values [pairs, A], weights [1+R, pairs], cluster [pairs]."""
-    import numpy as np
+    means, ends = mean_over_pairs(values, weights, cluster)
+    low, high = ends.tolist()
+    return Score(means[0].tolist(), low, high, int((~values.isnan()).any(1).sum()))
+
+
+def mean_over_pairs(
+    values: torch.Tensor, weights: torch.Tensor, cluster: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means over the pairs that define a value, [1+R, A], and the ends of their intervals, [2, A].
+
+    NaN where no pair does, and the ends where too few that share no prompt do.
+    values: float64 [pairs, A]. weights: of the pairs in each resample, float64 [1+R, pairs].
+    cluster: of each pair, [pairs].
+    """
     import torch
 
     from analysis.intervals import FEWEST, percentile
 
     known = ~values.isnan()
     means = (weights @ values.nan_to_num(0.0)) / (weights @ known.double())
-    ends = np.full((2, means.shape[1]), np.nan)
+    ends = means.new_full((2, means.shape[1]), torch.nan)
     distinct = torch.stack([known[cluster == one].any(0) for one in cluster.unique()]).sum(0)  # [A]
     if (there := distinct >= FEWEST).any():
         ends[:, there] = percentile(means[:, there], skip_nan=True)
-    low, high = ends.tolist()
-    return Score(means[0].tolist(), low, high, int(known.any(1).sum()))
+    return means, ends
 
 
 def head_roles(

@@ -254,6 +254,11 @@ class Heads:
     def _matrix(self) -> torch.Tensor:
         return linear_map(self.o_proj)
 
+    @property
+    def head_width(self) -> int:
+        """Numbers of one head's z: e."""
+        return int(self._matrix.shape[1]) // self.n_heads
+
     @cached_property
     def _scaled_bias(self) -> torch.Tensor | None:
         """The projection's bias where a norm comes after it, and it is not 0: [d]."""

@@ -17,6 +17,7 @@ from analysis.attribution.metrics import faithfulness
 from analysis.heads.changes import Heads
 from analysis.heads.experts import Experts
 from analysis.heads.resampling import Resampled, Wide, resample_weights
+from analysis.heads.same import Same
 from analysis.intervals import Estimate, estimate, resamples_of
 from analysis.models.graph import Graph
 
@@ -43,7 +44,8 @@ class Record:
     not measured.  points: of the path, that a pair took in the mean where ig_steps=auto chose them.
     held_out, sizes, gap_metric, gap: as in analysis/tracking/finding.py, None in
     older records.  wide: heads of the base over further pairs too (analysis/tracking/further.py),
-    None where there are none.  digest: of circuit, resamples and experts, as read from a file;
+    None where there are none.  same: the heads against the base's (analysis/heads/same.py), None
+    where they were not compared.  digest: of circuit, resamples and experts, as read from a file;
     empty for a record just made.
     """
 
@@ -72,6 +74,7 @@ class Record:
     gap_metric: str | None = None
     gap: torch.Tensor | None = None
     wide: Wide | None = None
+    same: Same | None = None
     digest: str = ""
 
     @property

@@ -6,6 +6,7 @@
     RUN/heads/step-000040/experts-<hash>.safetensors with experts: what tokens were given to
     RUN/heads/step-000000/wide-<hash>.safetensors    heads of the base over further pairs too
     RUN/heads/step-000000/logprobs-<hash>.safetensors next-token log-probabilities of the base
+    RUN/heads/step-*/same-*, kept-*                  whether heads are the same (same_files.py)
     RUN/evaluations/step-000040.json                 held-out pass@1
     RUN/metrics.jsonl                                what the trainer logged, and when
 
@@ -29,9 +30,10 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from analysis.files import OtherSchema, atomic_write, short_hash, write_json
+from analysis.files import OtherSchema, as_form, atomic_write, short_hash, write_json
 from analysis.heads.experts import Experts
 from analysis.heads.resampling import WIDE, Resampled, Wide
+from analysis.heads.same import Kept
 from analysis.models.graph import Graph
 from analysis.models.graph_form import graph_from
 from analysis.prompts.pairs import Pairs
@@ -43,6 +45,17 @@ from analysis.records.record_form import (
     read_content,
     shapes_of,
     shapes_of_experts,
+)
+from analysis.records.same_files import (
+    KeptForm,
+    kept_content,
+    kept_from,
+    kept_tensors,
+    same_content,
+    same_from,
+    same_tensors,
+    shapes_of_kept,
+    shapes_of_same,
 )
 from analysis.records.stored import Shapes, StoredTensors
 
@@ -61,10 +74,12 @@ def write_record(
     record: Record,
     per_pair: torch.Tensor,
     log_probs: torch.Tensor | None = None,
+    kept: Kept | None = None,
 ) -> Path:
     """Write or replace the record of one step and its scores [pairs, E]; the path of its JSON.
 
-    log_probs: of the base, float [N, V] (analysis/tracking/distance.py).
+    log_probs: of the base, float [N, V] (analysis/tracking/distance.py). kept: of the base, what
+    the heads of others are compared with.
     """
     directory = record_dir(run, record.step)
     heads = {name: getattr(record, name) for name in _TENSORS} | vars(record.resampled)
@@ -79,13 +94,17 @@ def write_record(
         kinds["wide"] = {name: getattr(record.wide, name) for name in WIDE}
     if log_probs is not None:
         kinds["logprobs"] = {"log_probs": log_probs.float()}
+    if record.same is not None:
+        kinds["same"] = same_tensors(record.same)
+    if kept is not None:
+        kinds["kept"] = kept_tensors(kept)
     files = {}
     for kind, tensors in kinds.items():
         blob = save({name: value.contiguous() for name, value in tensors.items()})
         files[kind] = f"{kind}-{short_hash(blob)}.safetensors"
         with atomic_write(directory / files[kind]) as draft:
             draft.write_bytes(blob)
-    left_out = [*_TENSORS, *BESIDE, "resampled", "digest", "experts", "wide"]
+    left_out = [*_TENSORS, *BESIDE, "resampled", "digest", "experts", "wide", "same"]
     optional = ("n_distinct", "points", "groups", "gap_metric")
     left_out += [name for name in optional if getattr(record, name) is None]
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in left_out}
@@ -103,6 +122,8 @@ def write_record(
         **({} if (kl := record.kl_from_base()) is None else {"kl_from_base": asdict(kl)}),
         **({} if log_probs is None else {"log_probs": list(log_probs.shape)}),
         **({} if record.wide is None else {"further_pairs": record.wide.further}),
+        **({} if record.same is None else {"same": _about_same(record)}),
+        **({} if kept is None else {"kept": kept_content(kept)}),
         "tensors": files,
     }
     write_json(directory / "record.json", {"schema": SCHEMA, **content})
@@ -116,6 +137,11 @@ def _about_experts(record: Record) -> dict[str, object]:
     """Their layers, and how the runs of the attribution chose: `routing` of the settings."""
     assert record.experts is not None
     return {"routing": record.settings.get("routing", "free"), **record.experts.about}
+
+
+def _about_same(record: Record) -> dict[str, object]:
+    assert record.same is not None
+    return same_content(record.same, record.graph.names_of(record.same.changed))
 
 
 def write_invalid(run: Path, step: int, reason: str, origin: dict[str, Any]) -> None:
@@ -215,7 +241,7 @@ def _open(run: str | Path, content: dict[str, Any]) -> Record:
     beside = content.get("beside", [])
     shapes = shapes_of(graph, content["n_pairs"], beside)
     stored = _tensors(run, step, content, "heads", shapes)
-    left_out = {*_TENSORS, *BESIDE, "graph", "resampled", "digest", "experts", "wide"}
+    left_out = {*_TENSORS, *BESIDE, "graph", "resampled", "digest", "experts", "wide", "same"}
     wanted = {f.name for f in fields(Record)} - left_out
     values: dict[str, Any] = {name: content.get(name) for name in wanted}
     values |= {name: math.nan for name in _NUMBERS if values[name] is None}
@@ -230,6 +256,10 @@ def _open(run: str | Path, content: dict[str, Any]) -> Record:
         tables = _tensors(run, step, content, "wide", shapes)
         values["wide"] = Wide(content["further_pairs"], *(tables[name] for name in WIDE))
         values["digest"] += " " + content["tensors"]["wide"]
+    values["same"] = None
+    if content.get("same") is not None:
+        tables = _tensors(run, step, content, "same", shapes_of_same(graph.n_heads_total))
+        values["same"] = same_from(content["same"], tables, path)
     if "n_distinct" not in content:
         values["n_distinct"] = _distinct_in_file(run)
     return StoredRecord.open(values, stored)
@@ -284,6 +314,21 @@ def read_log_probs(run: str | Path) -> torch.Tensor | None:
         return None
     shape = (torch.float32, tuple(content["log_probs"]))
     return _tensors(run, 0, content, "logprobs", {"log_probs": shape})["log_probs"]
+
+
+def read_kept(run: str | Path) -> Kept | None:
+    """What the record of step 0 keeps of the base to compare heads with; None without any.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    content = _content(run, 0)
+    if content is None or content.get("kept") is None:
+        return None
+    path = record_dir(run, 0) / "record.json"
+    form, graph = as_form(content["kept"], KeptForm, path), graph_from(content["graph"], path)
+    shapes = shapes_of_kept(form, content["n_pairs"], graph.n_heads_total)
+    return kept_from(form, _tensors(run, 0, content, "kept", shapes))
 
 
 def recorded_steps(directory: Path) -> list[int]:

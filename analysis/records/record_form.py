@@ -14,6 +14,7 @@ from analysis.heads.experts import Layer, name_of
 from analysis.heads.resampling import SWEEP
 from analysis.models.graph import Graph
 from analysis.models.graph_form import GraphForm
+from analysis.records.same_files import KeptForm, SameForm
 from analysis.records.stored import Shapes
 
 SCHEMA = 2
@@ -87,6 +88,8 @@ class _File:
     beside: list[str] = field(default_factory=list)
     further_pairs: int | None = None
     experts: _Experts | None = None
+    same: SameForm | None = None
+    kept: KeptForm | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ def read_content(path: Path, step: int) -> dict[str, Any] | None:
         needed = {"heads", "scores"} | ({"experts"} if found.experts else set())
         needed |= {"logprobs"} if found.log_probs else set()
         needed |= {"wide"} if found.further_pairs else set()
+        needed |= {name for name in ("same", "kept") if getattr(found, name) is not None}
         if missing := needed - set(found.tensors):
             raise ValueError(f"{path} names no tensors of {min(missing)}; track this step again")
     return content

@@ -65,7 +65,13 @@ class StoredTensors:
                 )
 
 
-_KINDS = {torch.float32: "F32", torch.int16: "I16", torch.int32: "I32", torch.bool: "BOOL"}
+_KINDS = {
+    torch.float16: "F16",
+    torch.float32: "F32",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.bool: "BOOL",
+}
 
 
 def _form(found: object) -> tuple[str, tuple[int, ...]]:

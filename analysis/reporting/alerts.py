@@ -34,7 +34,7 @@ _STATES = ("emergent", "pruned", "retained", "transient")
 _CHANGES = ("turnover", "excess_turnover", "overlap", "overlap_previous", "jaccard")
 # short names of what a row holds; those of WITH_ENDS have /lo and /hi as well
 WITH_ENDS = {
-    **{name: f"heads/{name}" for name in (*_STATES, *_CHANGES, "rank_correlation")},
+    **{name: f"heads/{name}" for name in (*_STATES, *_CHANGES, "rank_correlation", "changed")},
     "faithfulness": "circuit/faithfulness",
     "heads": "circuit/heads",
     "kl": "circuit/kl_from_base",
@@ -44,15 +44,15 @@ WITH_ENDS = {
 }
 NAMES = {
     **WITH_ENDS,
-    **{f"called_{name}": f"heads/{name}/called" for name in ("emergent", "pruned")},
+    **{f"called_{name}": f"heads/{name}/called" for name in ("emergent", "pruned", "changed")},
     **{f"settled_{name}": f"heads/{name}/settled" for name in ("emergent", "pruned")},
     "edges": "circuit/edges",
     "gap": "circuit/completeness_gap",
 }
 _KEY = re.compile(
     r"(circuit/(edges|completeness_gap|metric_corrupted|seconds)|head/L\d+H\d+"
-    r"|heads/(emergent|pruned)/(called|settled|null|null_hi)"
-    rf"|(heads/({'|'.join((*_STATES, *_CHANGES))}|rank_correlation)"
+    r"|heads/(emergent|pruned)/(called|settled|null|null_hi)|heads/changed/(called|retained)"
+    rf"|(heads/({'|'.join((*_STATES, *_CHANGES))}|rank_correlation|changed)"
     r"|circuit/(heads|faithfulness|kl_from_base|metric_gap|size)|eval/[^/]+/pass@1"
     r"|routing/(changed|(changed|busiest)/L\d+))(/lo|/hi)?|routing/unused/L\d+)"
 )

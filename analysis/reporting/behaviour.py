@@ -6,10 +6,14 @@ import textwrap
 from collections.abc import Sequence
 
 from analysis.records.record import Record
+from analysis.reporting.same import changed_count, same_note
 from analysis.reporting.text import WIDTH, count, number, text_table
 from analysis.trajectories.run import Row
 
-KL, GAP, KEPT, SIZE = TITLES = ("KL from the base, nats", "gap", "faithfulness", "edges")
+KL, GAP, KEPT, SIZE, CHANGED = TITLES = (
+    *("KL from the base, nats", "gap", "faithfulness", "edges"),
+    "changed heads",
+)
 NO_CIRCUIT = "no circuit"
 
 
@@ -19,7 +23,7 @@ def behaviour_table(rows: Sequence[Row]) -> list[list[str]]:
     A column that no checkpoint has is left out; empty where there would be none.
     """
     points = [row.point for row in rows if row.point is not None]
-    cells = [_behaviour(point.record) for point in points]
+    cells = [{**_behaviour(point.record), CHANGED: changed_count(point)} for point in points]
     titles = [title for title in TITLES if any(of_point.get(title) for of_point in cells)]
     if not titles:
         return []
@@ -46,10 +50,11 @@ def _behaviour(record: Record) -> dict[str, str]:
 
 def behaviour_notes(rows: Sequence[Row]) -> list[str]:
     """What the columns of `behaviour_table` are, as sentences."""
-    records = [row.point.record for row in rows if row.point is not None]
-    measured = [record for record in records if record.held_out is not None]
+    points = [row.point for row in rows if row.point is not None]
+    measured = [point.record for point in points if point.record.held_out is not None]
+    same = [note] if (note := same_note(points)) else []
     if not measured:
-        return []
+        return same
     told = measured[0].gap_metric
     gap = (
         f"gap: {told} of the corrupted prompts less that of the clean ones. "
@@ -61,7 +66,8 @@ def behaviour_notes(rows: Sequence[Row]) -> list[str]:
     none = f"{NO_CIRCUIT}: it is not above 0 beyond its sampling error. " if lacks else ""
     return [
         f"{gap}{none}faithfulness: each pair under a circuit that the other half of the pairs "
-        "ranked."
+        "ranked.",
+        *same,
     ]
 
 

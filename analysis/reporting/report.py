@@ -99,6 +99,7 @@ def summary(run: Run) -> Summary | None:
     """What became of the heads of a run; None if only its base was tracked."""
     from analysis.heads.changes import CHANGES
     from analysis.heads.sample import sample_note
+    from analysis.reporting.same import changed_heads
     from analysis.reporting.text import chances, count, with_inclusion
 
     points = run.points
@@ -114,6 +115,9 @@ def summary(run: Run) -> Summary | None:
     lists = {f"{name.capitalize()}, {INCLUSION}": with_inclusion(run, name) for name in CHANGES}
     for name in ("retained", "transient"):
         lists[name.capitalize()] = ", ".join(run.final_heads(name)) or "none"
+    if (changed := changed_heads(last)) is not None:
+        names = last.names(last.masks["retained"] & changed)
+        lists["Retained, but changed"] = ", ".join(names) or "none"
     for name in CHANGES:
         lists[f"Settled {name}"] = ", ".join(last.names(last.settled[name])) or "none"
     return Summary(

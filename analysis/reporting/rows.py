@@ -82,6 +82,11 @@ def head_values(points: Sequence[Point], most: int = MAX_HEAD_CURVES) -> dict[st
         values["circuit/points"] = record.points
     if (kl := record.kl_from_base()) is not None:
         values |= _with_ends("circuit/kl_from_base", kl)
+    if record.same is not None:
+        changed = record.same.changed
+        values |= _with_ends("heads/changed", record.same.below)
+        values["heads/changed/called"] = int(changed.sum())
+        values["heads/changed/retained"] = int((changed & point.masks["retained"]).sum())
     for name in ("emergent", "retained", "pruned", "transient"):
         values |= _with_ends(f"heads/{name}", point.counts[name])
     for name, (mean, high) in change.null.items():

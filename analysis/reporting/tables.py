@@ -24,6 +24,8 @@ from analysis.reporting.behaviour import behaviour_lines
 from analysis.reporting.kinds import kind_cell, kind_title, kinds_note
 from analysis.reporting.needed import format_needed
 from analysis.reporting.roles import TITLES, no_cells, role_cells
+from analysis.reporting.same import TITLES as SAME_TITLES
+from analysis.reporting.same import same_cells
 from analysis.reporting.sums import sums_note
 from analysis.reporting.text import (
     WIDTH,
@@ -39,7 +41,8 @@ from analysis.trajectories.run import Row, Run, checkpoint_rows
 from analysis.trajectories.trajectory import Point, ever_in_circuit
 
 HEAD_TITLES = (
-    *("head", "state", "settled", "first at step", "inclusion: base", "final", "p"),
+    *("head", "state", "settled", *SAME_TITLES),
+    *("first at step", "inclusion: base", "final", "p"),
     *("importance: base", "final", "effect E", "edges in", "out", "depth"),
     *TITLES.values(),
 )
@@ -152,7 +155,7 @@ def head_rows(points: Sequence[Point], roles: Roles | None = None) -> list[list[
         cells = [
             head_name(graph.heads[index]),
             *kind_cell(graph, index),
-            *(state, settled.get(index, "-"), str(entered)),
+            *(state, settled.get(index, "-"), *same_cells(last.record.same, index), str(entered)),
             *(f"{x:.2f}" if change.is_tested else "-" for x in (before, after)),
             p_value(p),
             *("-" if math.isnan(x) else f"{x:.4f}" for x in (at_base, now)),

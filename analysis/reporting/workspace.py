@@ -48,6 +48,8 @@ def sections(signal: str | None, curves: Sequence[str], tasks: Sequence[str]) ->
         _with_ends(name, f"heads/{name}", f"heads/{name}/called") for name in ("emergent", "pruned")
     ]
     heads.append(_with_ends("retained", "heads/retained"))
+    more = ("heads/changed/called", "heads/changed/retained")
+    heads.append(_with_ends("changed", "heads/changed", *more))
     if signal is not None:
         heads.append(_line(signal, [signal], "train/global_step"))
     circuit = [

@@ -26,8 +26,10 @@ from analysis.heads.attention import PATTERN_SCORES, pattern_scores
 from analysis.heads.copying import copying
 from analysis.heads.experts import Experts, as_experts, layers_with_experts, measure_experts
 from analysis.heads.kept_patterns import as_kept, measure_patterns, rows_to_keep, write_patterns
+from analysis.heads.pattern_rows import PatternRows, Patterns, budget, counts_kept
 from analysis.heads.resampling import Wide, resample_heads, resample_wide
 from analysis.heads.roles import summarise, write_roles
+from analysis.heads.same import Kept
 from analysis.heads.sample import sample_note
 from analysis.models.anatomy import base_model
 from analysis.models.graph import Graph, short_head_name
@@ -37,7 +39,12 @@ from analysis.models.provenance import describe
 from analysis.prompts.pairs import Pairs
 from analysis.prompts.regions import Region, find_regions
 from analysis.records.record import Record
-from analysis.records.record_files import is_recorded, read_log_probs, write_invalid, write_record
+from analysis.records.record_files import (
+    is_recorded,
+    read_log_probs,
+    write_invalid,
+    write_record,
+)
 from analysis.tracking import distributed
 from analysis.tracking.distance import (
     counts_read,
@@ -48,6 +55,7 @@ from analysis.tracking.distance import (
 )
 from analysis.tracking.finding import CircuitFinder, FoundCircuit
 from analysis.tracking.further import freeze_further, further_pairs
+from analysis.tracking.same_heads import keep, same_as_base
 from analysis.tracking.settings import AUTO, FREE, TrackingSettings
 from analysis.tracking.sharing import SharedPairs, out_of_memory
 
@@ -167,12 +175,14 @@ class HeadTracker:
         found = self._finder.find(model, scores)
         failed: list[Exception] = []
         # before the record, which says that the step is done
-        _spared(partial(self._track_roles, model, step), failed)
+        patterns = _spared(partial(self._track_roles, model, step), failed)
         _spared(partial(self._keep_patterns, model, step), failed)
+        kept = _spared(partial(keep, model, patterns), failed)
         experts = _spared(partial(self._experts, model), failed)
         log_probs = _spared(partial(self._log_probabilities, model), failed)
         wide = self._over_further(model, scores, found) if step == 0 else None
-        write = partial(self._write, model, step, scores, found, experts, log_probs, wide, began)
+        beside = experts, log_probs, wide, kept
+        write = partial(self._write, model, step, scores, found, *beside, began)
         record = distributed.together(write)
         if failed:
             raise failed[0]
@@ -227,15 +237,22 @@ class HeadTracker:
                 raise
             log.warning("check_dtype: there is no memory for the weights in float32")
 
-    def _track_roles(self, model: nn.Module, step: int) -> None:
-        """Write what the heads attend to and copy on the clean prompts."""
+    def _track_roles(self, model: nn.Module, step: int) -> Patterns:
+        """Write what the heads attend to and copy on the clean prompts; what is kept of it."""
         names = [short_head_name(name) for name in anatomy(model).graph.head_names]
         regions = distributed.together(partial(find_regions, self.pairs, self._tokenizer))
         mine = [regions.each[row] for row in distributed.my_rows(len(self.pairs))]
-        [scores] = self._shared.measure(
-            partial(_patterns, model, mine), [len(PATTERN_SCORES) * len(names)]
+        lengths = [len(pair.clean_ids) for pair in self.pairs]
+        most = budget(len(self.pairs), len(names))
+        counts = torch.tensor(counts_kept(lengths, most))
+        width = int(counts.max())
+        scores, shares = self._shared.measure(
+            partial(_patterns, model, mine, len(names), most, width),
+            [len(PATTERN_SCORES) * len(names), width * len(names)],
         )
         distributed.together(partial(self._write_roles, model, step, scores, names, regions.unit))
+        own = torch.arange(width) < counts[:, None]
+        return Patterns(shares.half().unflatten(1, (width, len(names)))[own], lengths, most)
 
     def _write_roles(
         self, model: nn.Module, step: int, scores: torch.Tensor, names: list[str], unit: str
@@ -320,6 +337,7 @@ class HeadTracker:
         experts: Experts | None,
         log_probs: torch.Tensor | None,
         wide: Wide | None,
+        kept: Kept | None,
         began: float,
     ) -> Record | None:
         """On rank 0, resample, and write the record of a step whose measuring began at `began`."""
@@ -365,6 +383,7 @@ class HeadTracker:
             experts=experts,
             kl=self._kl(step, log_probs),
             wide=wide,
+            same=same_as_base(self.run, step, graph, kept, self.pairs.groups, s),
             seconds=time.perf_counter() - began,
         )
         if record.lacks_behaviour:
@@ -375,7 +394,8 @@ class HeadTracker:
                 *(step, record.gap_metric, gap.value, gap.low, gap.high),
             )
             record = record.without_circuit()
-        write_record(self.run, record, per_pair, log_probs if step == 0 else None)
+        of_base = (log_probs, kept) if step == 0 else (None, None)
+        write_record(self.run, record, per_pair, *of_base)
         return record
 
     def _points(self, step: int, scores: EdgeScores) -> float | None:
@@ -424,10 +444,20 @@ def _edge_scores(
 
 
 def _patterns(
-    model: nn.Module, regions: list[Region], pairs: Pairs, batch_size: int
+    model: nn.Module,
+    regions: list[Region],
+    n_heads: int,
+    most: int,
+    width: int,
+    pairs: Pairs,
+    batch_size: int,
 ) -> list[torch.Tensor]:
-    """What the heads attend to: [pairs, PATTERN_SCORES, A]. regions: of these pairs."""
-    return [pattern_scores(model, pairs, regions, batch_size)]
+    """What the heads attend to, [pairs, PATTERN_SCORES, A], and their patterns [pairs, width, A].
+
+    regions: of these pairs. most: shares of a pattern that are kept of one prompt.
+    """
+    kept = PatternRows(pairs, n_heads, most, width)
+    return [pattern_scores(model, pairs, regions, batch_size, kept=kept), kept.rows]
 
 
 def not_finite(model: nn.Module) -> str | None:

@@ -41,6 +41,7 @@ from analysis.heads.changes import (
     turn,
 )
 from analysis.heads.routing_changes import RoutingChange, compare_routing
+from analysis.heads.same import FIGURES, Same
 from analysis.intervals import Association, Estimate, association, estimate_of_set, resamples_of
 from analysis.models.allocator import return_freed_memory
 from analysis.models.graph import short_head_name
@@ -361,8 +362,24 @@ def _json(point: Point) -> dict[str, Any]:
         "called": {name: names(mask) for name, mask in point.change.called.items()},
         "settled": {name: names(mask) for name, mask in point.settled.items()},
         "sensitivity": [asdict(setting) for setting in point.sensitivity],
+        **({} if point.record.same is None else {"same": _same_json(point, point.record.same)}),
         **({} if point.routing is None else {"routing": _routing_json(point.routing)}),
         "origin": point.record.origin,
+    }
+
+
+def _same_json(point: Point, same: Same) -> dict[str, Any]:
+    """The changed heads, how many have a figure below a half, and the figures of all heads."""
+
+    def rounded(table: torch.Tensor) -> dict[str, list[float]]:
+        rows = [[float(f"{x:.5g}") for x in row] for row in table.tolist()]
+        return dict(zip(("value", "low", "high"), rows, strict=True))
+
+    return {
+        "changed": point.names(same.changed),
+        "below": asdict(same.below),
+        "heads": [short_head_name(name) for name in point.record.graph.head_names],
+        **{name: rounded(getattr(same, name)) for name in FIGURES},
     }
 
 

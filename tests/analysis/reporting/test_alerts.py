@@ -37,8 +37,8 @@ def test_every_name_is_a_value_of_some_row(run: Path) -> None:
     rows = head_values(Run.read(run).points)
     keys = {name: key for name, key in NAMES.items() if not key.startswith("eval/")}
     # of two checkpoints, of a base whose distributions are stored, of pairs in halves, of a mixture
-    # of experts
-    elsewhere = {"excess_turnover", "kl", "metric_gap", "routing"}
+    # of experts, of a base whose heads are kept
+    elsewhere = {"excess_turnover", "kl", "metric_gap", "routing", "changed", "called_changed"}
     assert {name for name, key in keys.items() if key not in rows} <= elsewhere
     with_ends = {f"{key}/lo" for key in WITH_ENDS.values() if key in rows}
     assert with_ends - rows.keys() <= {"eval/held_out/pass@1/lo"}
@@ -55,6 +55,8 @@ def test_every_name_is_a_value_of_some_row(run: Path) -> None:
         ("eval/math500/pass@1<0.5", "eval/math500/pass@1", 0.4),
         ("head/L05H03>-0.5", "head/L05H03", 0.0),
         ("routing/hi>0.5", "routing/changed/hi", 0.6),
+        ("changed/lo>=1", "heads/changed/lo", 1.0),
+        ("heads/changed/retained>0", "heads/changed/retained", 1.0),
         ("routing/changed/L03/lo>0.5", "routing/changed/L03/lo", 0.6),
         ("routing/unused/L03>2", "routing/unused/L03", 3.0),
         ("heads/pruned/null_hi>2", "heads/pruned/null_hi", 3.0),

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from analysis.heads.same import Same
+from analysis.intervals import Estimate
 from analysis.reporting.figures.trajectory import trajectory_content
+from analysis.reporting.report import summary
 from analysis.reporting.rows import head_values
 from analysis.reporting.tables import format_table, head_cells
 from analysis.trajectories.run import Run
+from analysis.trajectories.trajectory import write_trajectory
 from tests.support.planted_runs import (
     BASE,
     FINAL,
+    GRAPH,
     PAIRS,
     make_run,
     plant,
@@ -35,12 +41,13 @@ def test_table_is_plain_and_says_what_its_marks_mean(tmp_path: Path) -> None:
 
 def test_head_table_tells_state_and_first_checkpoint(tmp_path: Path) -> None:
     run = Run.read(make_run(tmp_path / "r", FINAL))
-    assert [cells[:6] for cells in head_cells(run)] == [
+    assert [cells[:3] + cells[6:9] for cells in head_cells(run)] == [
         ["L0H2", "emergent", "-", "20", "0.00", "1.00"],
         ["L1H3", "emergent", "emergent", "10", "0.00", "1.00"],
         ["L0H0", "retained", "-", "0", "1.00", "1.00"],
         ["L1H1", "pruned", "-", "0", "1.00", "0.00"],
     ]
+    assert {tuple(cells[3:6]) for cells in head_cells(run)} == {("-", "-", "-")}  # not compared
     plant(tmp_path / "r", 30, BASE)
     run = Run.read(tmp_path / "r")
     assert [cells[1] for cells in head_cells(run)] == ["retained", "retained"] + ["transient"] * 2
@@ -69,6 +76,39 @@ def test_kl_from_the_base_is_shown_where_it_was_measured(tmp_path: Path) -> None
     ]
     assert (curve["x"], curve["y"]) == ([0, 20], pytest.approx([0, 0.25]))
     assert "KL from the base, nats" in report_of(run)
+
+
+def test_heads_that_changed_are_told_wherever_states_are(tmp_path: Path) -> None:
+    """In the terminal, the table of heads, the loggers' rows, trajectory.json and the page."""
+    run = make_run(tmp_path / "r", FINAL)
+    assert "changed" not in format_table(Run.read(run))
+    chance = {"o_proj": (0.0, 0.25), "attention": (-0.125, 0.625)}
+    one = torch.ones(3, GRAPH.n_heads_total)
+    plant(run, 0, BASE, same=Same(one, one.clone(), Estimate(0, 0, 0), chance))
+    o_proj, attention = one.clone(), one.clone()
+    o_proj[:, 0] = 0.25  # of L0H0, which is retained
+    attention[:, 0], attention[:, 2] = torch.tensor([0.3, 0.2, 0.4]), torch.nan
+    attention[:, 7] = torch.tensor([0.45, 0.3, 0.6])  # of L1H3: not beyond its error
+    plant(run, 20, FINAL, same=Same(o_proj, attention, Estimate(2, 1, 3)))
+    found = Run.read(run)
+    text = " ".join(format_table(found).split())
+    assert " 20 " in text and "1 (1 retained)" in text and "0 (0 retained)" in text
+    assert "of the base they are 0.00 (97.5 % point 0.25) and -0.12 (97.5 % point 0.62)." in text
+    cells = {row[0]: row[3:6] for row in head_cells(found)}
+    assert cells["L0H0"] == ["o_proj and attention", "0.25", "0.30 [0.20, 0.40]"]
+    assert cells["L0H2"] == ["no", "1.00", "-"]
+    assert cells["L1H3"] == ["no", "1.00", "0.45 [0.30, 0.60]"]
+    values = head_values(found.points)
+    ends = ("", "/lo", "/hi", "/called", "/retained")
+    assert [values[f"heads/changed{end}"] for end in ends] == [2, 1, 3, 1, 1]
+    lists = summary(found).lists
+    assert lists["Retained, but changed"] == "L0H0"
+    write_trajectory(tmp_path / "t.json", found.points)
+    of_point = json.loads((tmp_path / "t.json").read_text())["checkpoints"][-1]["same"]
+    assert (of_point["changed"], of_point["below"]["value"]) == (["L0H0"], 2)
+    assert of_point["attention"]["high"][:3] == [0.4, 1.0, None]
+    page = report_of(run)
+    assert "Retained, but changed" in page and "o_proj cosine" in page
 
 
 def test_gap_and_held_out_faithfulness_are_shown_at_every_checkpoint(tmp_path: Path) -> None:

@@ -66,13 +66,13 @@ def test_the_view_is_one_that_the_package_reads(run: Path) -> None:
     rows = head_values(Run.read(run).points)
     panels = [panel for section in again.sections[:3] for panel in section.panels]
     shown = {key.name for panel in panels for key in panel.y if panel.x.name == "heads/step"}
-    unmeasured = ("circuit/kl_from_base", "circuit/metric_gap")  # in this run
+    unmeasured = ("circuit/kl_from_base", "circuit/metric_gap", "heads/changed")  # in this run
     assert not {key for key in shown - rows.keys() if not key.startswith(unmeasured)}
 
 
 def test_a_training_without_a_signal_or_evaluations() -> None:
     found = workspace.sections(None, [], [])
-    assert [len(section.panels) for section in found] == [3, 8, 0, 3, 0]
+    assert [len(section.panels) for section in found] == [4, 8, 0, 3, 0]
 
 
 @pytest.fixture

@@ -191,9 +191,10 @@ def test_head_rows_say_where_each_head_came_from() -> None:
     assert len(rows) == int(ever_in_circuit(points).sum())
     assert all(len(row) == len(HEAD_TITLES) for row in rows)
     emergent = [row for row in rows if row[1] == "emergent"]
-    assert {row[3] for row in emergent} == {"20"}
+    at = HEAD_TITLES.index("first at step")
+    assert {row[at] for row in emergent} == {"20"}
     assert rows[: len(emergent)] == emergent
-    assert {row[3] for row in rows if row[1] == "retained"} == {"0"}
+    assert {row[at] for row in rows if row[1] == "retained"} == {"0"}
 
 
 def test_logged_names() -> None:
