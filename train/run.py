@@ -253,6 +253,7 @@ def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Traine
 
     The trainer is not started: resumed at its last step, it would train one step more.
     """
+    from analysis.live.head_observer import HeadObserver
     from analysis.live.observing import Observer
     from train.keeper import write_finished
 
@@ -267,13 +268,15 @@ def _catch_up(plan: Plan, checkpoint: Path, setup: Setup, callbacks: list[Traine
         and c.is_wanted(step, step)
         and not distributed.main_decides(lambda c=c: c.is_done(step))  # type: ignore[misc]
     ]
-    if not observers:
-        return
-    base = Base.read(plan.run) or setup.base
-    with unsharded_loading():
-        model = base.load(checkpoint)
-    for observer in observers:
-        observer.observe(step, model, setup.tokenizer)
+    if observers:
+        base = Base.read(plan.run) or setup.base
+        with unsharded_loading():
+            model = base.load(checkpoint)
+        for observer in observers:
+            observer.observe(step, model, setup.tokenizer)
+    for callback in callbacks:
+        if isinstance(callback, HeadObserver):
+            callback.make_up(step)
 
 
 def _conclude(plan: Plan, shown: PresentCallback) -> None:

@@ -77,7 +77,7 @@ def needed(options: Options) -> Needed:
             other weights than its record.
     """
     from analysis.interventions.backups import backups_of
-    from analysis.interventions.needed_run import measure, question
+    from analysis.interventions.needed_run import in_base, measure, question
     from analysis.records.run_file import RunFile
 
     run = Path(options.run)
@@ -88,14 +88,16 @@ def needed(options: Options) -> Needed:
     record = point.record
     pairs = pairs_of(run, record) if options.pairs is None else _pairs(options, record)
     model = model_of(run, record)
-    in_base = partial(model_of, run, base.record) if options.base and record.step else None
-    resamples = int(record.settings["resamples"])
-    found = measure(asked, pairs, model, in_base, options.batch_size, resamples, options.seed)
-    if not options.backups:
-        return found
-    q = RunFile.read(run).fdr
-    others = backups_of(model, pairs, asked.heads, record.settings, options.batch_size, q)
-    return replace(found, backups=others)
+    how = (options.batch_size, int(record.settings["resamples"]), options.seed)
+    found = measure(asked, pairs, model, *how)
+    if options.backups:
+        q = RunFile.read(run).fdr
+        others = backups_of(model, pairs, asked.heads, record.settings, options.batch_size, q)
+        found = replace(found, backups=others)
+    del model  # so that there is one model at a time
+    if options.base and record.step:
+        found = in_base(found, asked, pairs, partial(model_of, run, base.record), *how)
+    return found
 
 
 def _pairs(options: Options, record: Record) -> Pairs:

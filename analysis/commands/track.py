@@ -26,6 +26,7 @@ redo=true measures again. A training run has the same settings (tracking.fractio
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,7 +147,7 @@ def _ask(
     options: Options, tracker: HeadTracker, found: dict[int, str], todo: dict[int, str]
 ) -> bool:
     """Whether the called heads of the last checkpoint are needed; whether it was measured."""
-    from analysis.live.needed_at_end import ask_at_end
+    from analysis.live.needed_at_end import ask_at_end, loaded
     from analysis.models.loading import load_model
 
     step, most = max(found), options.tracking.needed
@@ -156,7 +157,8 @@ def _ask(
     def load(path: str) -> Model:
         return load_model(path, options.dtype, options.device, bare=options.base)
 
-    return ask_at_end(tracker, step, load(found[step]), lambda: load(found[0]), most)
+    model, base = (partial(load, found[which]) for which in (step, 0))
+    return ask_at_end(tracker, step, loaded(model), base, most)
 
 
 def _mirrors(options: Options) -> list[Mirror]:

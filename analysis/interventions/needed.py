@@ -45,6 +45,7 @@ from analysis.models.hooks import Hooks
 from analysis.models.linear import wide
 from analysis.models.preserve import preserved
 from analysis.records.needed import Effect, Match, Number, Right
+from analysis.tracking import distributed
 from analysis.tracking.sharing import SharedPairs
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def effect_of(
     pairs.check_length(parts.max_tokens)
     shared, sets = SharedPairs(pairs, batch_size), [list(heads), *map(list, random)]
     with preserved(model):
-        means = mean_z(parts, pairs, batch_size)
+        means = distributed.together(partial(mean_z, parts, pairs, batch_size))
         changes = [at_mean(parts, means, one) for one in sets]
         how = partial(_values, model, parts, changes, measure)
         values, right = shared.measure(how, [1 + len(sets)] * 2)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from analysis.interventions.head_sets import SETS, NoHeads, heads_of_set, parse_heads
@@ -14,7 +12,6 @@ from analysis.models.graph import Graph, Head, short_head_name
 from analysis.prompts.pairs import Pairs
 from analysis.records.needed import Effect, Needed
 from analysis.tracking import distributed
-from analysis.tracking.sharing import out_of_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,43 +106,58 @@ def measure(
     asked: Question,
     pairs: Pairs,
     model: nn.Module,
-    base: Callable[[], nn.Module] | None,
     batch_size: int = 8,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Needed:
-    """What taking the heads out does in a model, and in the base, which is loaded when it is asked.
+    """What taking the heads out does in the model; the plan, where there are none.
 
-    To be called by all ranks, with the same weights; the models are left as they were. Where there
-    is no memory for the base beside the model, it is left out and that is said.
+    To be called by all ranks, with the same weights; the model is left as it was.
 
     Raises:
         ValueError: as `effect_of`.
     """
     if not asked.heads:
         return asked.plan
-    effect = partial(
-        effect_of,
-        pairs=pairs,
-        heads=asked.heads,
-        random=asked.random,
-        metric=asked.plan.metric,
-        batch_size=batch_size,
-        resamples=resamples,
-        seed=seed,
+    now = _effect(asked, model, pairs, batch_size, resamples, seed)
+    return replace(asked.plan, pairs_hash=pairs.hash, now=now)
+
+
+def in_base(
+    found: Needed,
+    asked: Question,
+    pairs: Pairs,
+    load: Callable[[], nn.Module],
+    batch_size: int = 8,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Needed:
+    """What was found, with what taking the same heads out of the base does; `load` gives the base.
+
+    To be called by all ranks. It raises on all of them, or on none.
+
+    Raises:
+        ValueError: as `effect_of`, or `load`.
+    """
+    base = distributed.together(load)
+    return replace(found, base=_effect(asked, base, pairs, batch_size, resamples, seed))
+
+
+def noted(found: Needed, more: str) -> Needed:
+    """With one note more."""
+    return replace(found, note="; ".join(part for part in (found.note, more) if part))
+
+
+def _effect(
+    asked: Question, model: nn.Module, pairs: Pairs, batch_size: int, resamples: int, seed: int
+) -> Effect:
+    return effect_of(
+        model,
+        pairs,
+        asked.heads,
+        asked.random,
+        asked.plan.metric,
+        batch_size,
+        resamples,
+        seed,
     )
-    found = replace(asked.plan, pairs_hash=pairs.hash, now=effect(model))
-    if base is None:
-        return found
-    try:
-        return replace(found, base=_in_base(effect, base))
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        gc.collect()
-        note = "there was no memory for the base"
-        return replace(found, note="; ".join(part for part in (found.note, note) if part))
-
-
-def _in_base(effect: Callable[[nn.Module], Effect], base: Callable[[], nn.Module]) -> Effect:
-    return effect(distributed.together(base))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from analysis.live.compat import unsharded_loading
-from analysis.live.needed_at_end import ask_at_end
+from analysis.live.needed_at_end import ask_at_end, loaded
 from analysis.live.observing import Observer, seen_whole
 from analysis.live.schedule import Budget, Schedule
 from analysis.live.track_now import TrackNow
+from analysis.models.preserve import preserved
 from analysis.records.checkpoints import Base
+from analysis.records.needed import needed_path
 from analysis.tracking import distributed
 from analysis.tracking.tracker import HeadTracker
 
@@ -147,16 +150,24 @@ class HeadObserver(Observer):
         self.asked = False
         last = self.looked == state.global_step and state.global_step > 0
         if last and self.tracking.where != "sidecar" and not self.stopping():
-            self.asked = self._ask(state.global_step, kwargs["model"])
+            step, model = state.global_step, kwargs["model"]
+            copy = loaded(partial(self._copy, step))
+            with preserved(model):
+                whole = seen_whole(model, self.trainer) if self.is_inline else copy
+                self.asked = self._ask(step, whole)
 
-    def _ask(self, step: int, model: Model) -> bool:
+    def make_up(self, step: int) -> None:
+        """Ask of a run that has ended what a stop has left out at its end."""
+        is_asked = partial(needed_path(self.tracker.run, step).exists)
+        if self.tracking.where != "sidecar" and not distributed.main_decides(is_asked):
+            self.asked = self._ask(step, loaded(partial(self._copy, step)))
+
+    def _ask(self, step: int, model: AbstractContextManager[Any]) -> bool:
         """Whether the called heads are needed; whether it was measured."""
-        may_load = not self.is_inline or distributed.world_size() == 1
-        base = partial(self._copy, 0) if may_load else None
+        has_base = distributed.main_decides(lambda: Base.read(self.tracker.run) is not None)
+        base = partial(self._copy, 0) if has_base else None
         try:
-            with seen_whole(model, self.trainer) as plain:
-                live = plain if self.is_inline else self._copy(step)
-                return ask_at_end(self.tracker, step, live, base, self.tracking.needed)
+            return ask_at_end(self.tracker, step, model, base, self.tracking.needed)
         except Exception:
             if self.tracking.on_error == "raise":
                 raise

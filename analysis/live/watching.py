@@ -112,7 +112,7 @@ class Watched:
 
         What fails is logged, as the records are there.
         """
-        from analysis.live.needed_at_end import ask_at_end
+        from analysis.live.needed_at_end import ask_at_end, loaded
         from analysis.records.record_files import read_record, recorded_steps
         from analysis.records.recorded import model_of
 
@@ -124,7 +124,8 @@ class Watched:
             if base is None or last is None:
                 return
             load = partial(model_of, self.run, device=device)
-            if ask_at_end(self.tracker, last.step, load(last), partial(load, base), self.needed):
+            model = loaded(partial(load, last))
+            if ask_at_end(self.tracker, last.step, model, partial(load, base), self.needed):
                 self.show()
         except Exception:
             log.exception("whether heads are needed could not be measured; all else is there")

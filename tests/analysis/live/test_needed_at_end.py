@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[HeadTracker, Any,
 
 def test_what_was_learned_is_called_and_needed(learned: tuple[HeadTracker, Any, Any]) -> None:
     tracker, base, now = learned
-    assert ask_at_end(tracker, 1, now, lambda: base)
+    assert ask_at_end(tracker, 1, nullcontext(now), lambda: base)
     found = Run.read(tracker.run).needed[1]
     assert sorted(found.heads) == HEADS and found.called == 2
     assert found.now is not None and found.now.p_value == pytest.approx(0.1)  # of 9 sets
@@ -55,21 +56,26 @@ def test_nothing_is_asked_in_vain(
     learned: tuple[HeadTracker, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker, base, now = learned
-    assert not ask_at_end(tracker, 1, now, None, most=0)
-    assert not ask_at_end(tracker, 0, base, None)  # no head emerged at the base, nor is it last
-    assert not ask_at_end(tracker, 1, base, None)  # other weights than the record's
+    assert not ask_at_end(tracker, 1, nullcontext(now), None, most=0)
+    assert not ask_at_end(
+        tracker, 0, nullcontext(base), None
+    )  # no head emerged at the base, nor is it last
+    assert not ask_at_end(tracker, 1, nullcontext(base), None)  # other weights than the record's
     assert not needed_path(tracker.run, 1).exists()  # what was there before is of another model
-    assert ask_at_end(tracker, 1, now, None, most=1)
+    assert ask_at_end(tracker, 1, nullcontext(now), None, most=1)
     found = read_needed(tracker.run)[1]
     assert len(found.heads) == 1 and found.called == 2 and found.base is None
 
     def no_memory() -> Any:
         raise torch.OutOfMemoryError
 
-    assert ask_at_end(tracker, 1, now, no_memory)
-    assert "no memory for the base" in read_needed(tracker.run)[1].note
+    assert ask_at_end(tracker, 1, nullcontext(now), no_memory)
+    found = read_needed(tracker.run)[1]
+    assert "no memory for the base" in found.note and found.now is not None
+    assert ask_at_end(tracker, 1, nullcontext(now), lambda: 1 / 0)  # its files are gone
+    assert "the base could not be measured" in read_needed(tracker.run)[1].note
     monkeypatch.setattr(needed_at_end, "question", lambda *args, **kwargs: 1 / 0)
-    assert not ask_at_end(tracker, 1, now, None)  # it is told, and costs nothing else
+    assert not ask_at_end(tracker, 1, nullcontext(now), None)  # it is told, and costs nothing else
 
 
 def test_the_command_measures_a_checkpoint_and_the_base(
