@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from analysis.intervals import Estimate
     from analysis.models.graph import Graph
-    from analysis.records.needed import Needed
+    from analysis.records.needed import Effect, Needed
     from analysis.trajectories.run import Run
     from analysis.trajectories.trajectory import Point
 
@@ -124,16 +124,34 @@ def routing_values(point: Point) -> dict[str, float]:
 
 
 def needed_values(found: Needed) -> dict[str, float]:
-    """`needed/*` of one step: what taking heads out did, in the checkpoint and in the base."""
+    """`needed/*` of one step: what taking heads out did, in the checkpoint and in the base.
+
+    Of the random sets the mean, and with `/lo` and `/hi` the smallest and the largest.
+    """
     values: dict[str, float] = {"needed/heads": len(found.heads)}
     for name, effect in (("needed", found.now), ("needed/base", found.base)):
-        if effect is None:
-            continue
-        values |= _with_ends(f"{name}/change", effect.change.estimate)
-        if effect.excess is not None and effect.p_value is not None:
-            values |= _with_ends(f"{name}/excess", effect.excess.estimate)
-            values[f"{name}/p"] = effect.p_value
+        if effect is not None:
+            values |= _effect_values(name, effect)
     return values
+
+
+def _effect_values(name: str, effect: Effect) -> dict[str, float]:
+    values = _with_ends(f"{name}/change", effect.change.estimate)
+    if effect.excess is not None and effect.p_value is not None:
+        values |= _with_ends(f"{name}/excess", effect.excess.estimate)
+        values |= _spread(f"{name}/random", effect.random)
+        values[f"{name}/p"] = effect.p_value
+    if (right := effect.right) is not None:
+        values |= {f"{name}/right": right.whole, f"{name}/right_without": right.out}
+        values |= _spread(f"{name}/right_random", right.random)
+    return values
+
+
+def _spread(name: str, found: Sequence[float]) -> dict[str, float]:
+    """The mean of some numbers, the smallest and the largest; nothing of none."""
+    if not found:
+        return {}
+    return {name: sum(found) / len(found), f"{name}/lo": min(found), f"{name}/hi": max(found)}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wandb_workspaces.reports.v2 import LinePlot
+    from wandb_workspaces.reports.v2 import BarPlot, LinePlot
     from wandb_workspaces.workspaces import Section, Workspace
 
 STEP = "heads/step"
@@ -33,6 +33,14 @@ def _line(title: str, keys: Sequence[str], x: str = STEP) -> LinePlot:
 def _with_ends(title: str, key: str, *more: str) -> LinePlot:
     """A value, both ends of its interval, and what else belongs on its panel."""
     return _line(title, [*(f"{key}{end}" for end in ENDS), *more])
+
+
+def _bars(title: str, *keys: str, of_base: bool = True) -> BarPlot:
+    """The last values: what taking heads out did in a checkpoint, and in the base."""
+    from wandb_workspaces.reports.v2 import BarPlot
+
+    places = ("needed", "needed/base") if of_base else ("needed",)
+    return BarPlot(title=title, metrics=[f"{place}/{key}" for place in places for key in keys])
 
 
 def sections(signal: str | None, curves: Sequence[str], tasks: Sequence[str]) -> list[Section]:
@@ -67,11 +75,18 @@ def sections(signal: str | None, curves: Sequence[str], tasks: Sequence[str]) ->
         for title, key in (("heads, by layer", "heads/map"), ("cohorts", "heads/cohorts"))
     ]
     media.append(WeavePanelSummaryTable(table_name="heads/map_table"))
+    needed = [
+        _bars("change of the metric without the heads", "change", "random"),
+        _bars("share of the pairs that are right", "right", "right_without", "right_random"),
+        _bars("p, by rank among random sets", "p"),
+        _bars("heads that were taken out", "heads", of_base=False),
+    ]
     scores = [_with_ends(f"pass@1, {task}", f"eval/{task}/pass@1") for task in tasks]
     found: dict[str, list[Any]] = {
         "Heads": heads,
         "Circuit": circuit,
         "Head curves": [_line(key.rpartition("/")[2], [key]) for key in curves],
+        "Are they needed?": needed,
         "Map": media,
         "Evaluation": scores,
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from analysis.records.needed import Needed, write_needed
 from analysis.records.record_files import write_record
 from analysis.records.run_file import RunFile
 from analysis.records.training_log import append_metrics
@@ -58,12 +59,14 @@ def test_tensorboard(run: Path) -> None:
     assert [m.name for m in lacking(Run.read(run), [TensorBoard()])] == ["tensorboard"]
     again = publisher(run, TensorBoard())
     assert again.update(Run.read(run)) == [20]
+    write_needed(run, Needed(20, "", "kl", "given", 1, ["L0H1"]))  # at the end of a run
+    assert again.update(Run.read(run)) == [20]
     again.conclude()
     assert lacking(Run.read(run), [TensorBoard()]) == []
     there = steps_in(run / "runs" / "headlab")
     assert there["heads/emergent"] == there["circuit/faithfulness/lo"] == [0, 10, 20]
     assert there["heads/map"] == there["heads/map_table/text_summary"] == [0, 10, 20]
-    assert there["train/loss"] == [1]
+    assert there["train/loss"] == [1] and there["needed/heads"] == [20]
     for file in (run / "runs" / "headlab").iterdir():
         file.unlink()
     assert len(lacking(Run.read(run), [TensorBoard()])) == 1  # removed by its user: made again

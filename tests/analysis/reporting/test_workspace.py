@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from analysis.records.evaluations import write_evaluation
+from analysis.records.needed import Effect, Needed, Number, Right
 from analysis.records.record_files import write_record
 from analysis.records.run_file import RunFile
 from analysis.reporting import wandb_view, workspace
-from analysis.reporting.rows import head_values
+from analysis.reporting.rows import head_values, needed_values
 from analysis.reporting.wandb_view import View, is_wanted, moved_most
 from analysis.trajectories.run import Run
 from tests.support.planted import World, make_record
@@ -32,6 +33,9 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "r"
 
 
+NUMBER = Number(1.5, 1.0, 2.0)
+EFFECT = Effect(NUMBER, [0.25, 0.75], NUMBER, 0.5, Right(0.9, 0.4, [0.7, 0.9]))
+NEEDED = Needed(10, "", "kl", "called_emergent", 2, ["L0H1"], now=EFFECT, base=EFFECT)
 HOW: dict[str, Any] = {
     "entity": "us",
     "project": "headlab",
@@ -53,7 +57,7 @@ def test_the_view_is_one_that_the_package_reads(run: Path) -> None:
     read = internal.WorkspaceViewspec.model_validate_json(spec)
     again = Workspace._from_model(model.model_copy(update={"spec": read}))
     assert [section.name for section in again.sections] == [
-        *("Heads", "Circuit", "Head curves", "Map", "Evaluation")
+        *("Heads", "Circuit", "Head curves", "Are they needed?", "Map", "Evaluation")
     ]
     assert workspace.digest_of(workspace.spec_of(again)) == workspace.digest_of(spec)
     emergent = again.sections[0].panels[0]
@@ -61,18 +65,32 @@ def test_the_view_is_one_that_the_package_reads(run: Path) -> None:
     assert [key.name for key in emergent.y] == [
         f"heads/emergent{end}" for end in ("", "/lo", "/hi", "/called")
     ]
-    assert again.sections[3].panels[0].media_keys == ["heads/map"]
+    assert again.sections[4].panels[0].media_keys == ["heads/map"]
     assert json.loads(spec)["section"]["settings"]["shouldAutoGeneratePanels"] is False
     rows = head_values(Run.read(run).points)
     panels = [panel for section in again.sections[:3] for panel in section.panels]
     shown = {key.name for panel in panels for key in panel.y if panel.x.name == "heads/step"}
     unmeasured = ("circuit/kl_from_base", "circuit/metric_gap", "heads/changed")  # in this run
     assert not {key for key in shown - rows.keys() if not key.startswith(unmeasured)}
+    bars = {key.name for panel in again.sections[3].panels for key in panel.metrics}
+    assert bars <= needed_values(NEEDED).keys()
+
+
+def test_what_is_logged_of_heads_that_are_taken_out() -> None:
+    found = needed_values(NEEDED)
+    assert found["needed/heads"] == 1 and found["needed/p"] == 0.5
+    for name, value in (("change", 1.5), ("change/lo", 1.0), ("random", 0.5), ("random/hi", 0.75)):
+        assert found[f"needed/{name}"] == found[f"needed/base/{name}"] == value
+    assert found["needed/right_without"] == 0.4 and found["needed/right_random"] == 0.8
+    none = needed_values(Needed(10, "", "kl", "called_emergent", 0, [], note="no head"))
+    assert none == {"needed/heads": 0}
+    alone = Needed(10, "", "kl", "given", 1, ["L0H1"], now=Effect(NUMBER, [], None, None, None))
+    assert "needed/change" in needed_values(alone) and "needed/p" not in needed_values(alone)
 
 
 def test_a_training_without_a_signal_or_evaluations() -> None:
     found = workspace.sections(None, [], [])
-    assert [len(section.panels) for section in found] == [4, 8, 0, 3, 0]
+    assert [len(section.panels) for section in found] == [4, 8, 0, 4, 3, 0]
 
 
 @pytest.fixture
