@@ -36,7 +36,7 @@ def models(tmp_path: Path) -> Iterator[Path]:
         place = tmp_path / name / ("actor/huggingface" if seed else "")
         tiny_model("qwen2", torch.float32, seed=seed).save_pretrained(place)
     (place / "config.json").unlink()
-    random_pairs(4).save(tmp_path / "pairs.jsonl")
+    random_pairs(4, answers=False).save(tmp_path / "pairs.jsonl")
     yield tmp_path
 
 
@@ -57,6 +57,7 @@ def test_watched_is_as_named(models: Path, caplog: pytest.LogCaptureFixture) -> 
     for record, other in zip(records, others, strict=True):
         assert torch.equal(read_scores(watched, record.step), read_scores(named, record.step))
         assert record.origin["model"] == other.origin["model"]
+        assert record.circuit.any() and torch.equal(record.circuit, other.circuit)
     assert not torch.equal(records[1].mean, records[2].mean)
     assert (watched / "report.html").exists()
     (models / "out/global_step_6/actor").mkdir(parents=True)

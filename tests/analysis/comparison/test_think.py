@@ -25,6 +25,7 @@ from analysis.prompts.pair_building import (
     counterfactual_pairs,
 )
 from analysis.prompts.problems import Problem, generate
+from analysis.records.record import Record
 from analysis.records.record_files import read_record
 from analysis.reporting.report import write_report
 from analysis.trajectories.run import Run
@@ -165,6 +166,7 @@ def test_defaults_are_those_of_conf():
 
 def test_end_to_end_and_started_again(tiny_dir, tmp_path, capsys, monkeypatch):
     """Two ordinary runs, one comparison; what is there is not measured again."""
+    monkeypatch.setattr(Record, "lacks_behaviour", False)  # which random weights do
     out = tmp_path / "think"
     arguments = [f"model={tiny_dir}", f"out={out}", "options={terms: 2}", *FAST]
     act(parse(Options, arguments))
@@ -184,6 +186,7 @@ def test_end_to_end_and_started_again(tiny_dir, tmp_path, capsys, monkeypatch):
         record = read_record(out / mode, 0)
         names = [f"L{i // 8}H{i % 8}" for i in record.in_circuit.nonzero().flatten().tolist()]
         inside[mode] = set(names)
+        assert names
         assert result["modes"][mode]["heads"]["value"] == len(names)
         weight = dict(
             zip((f"L{i // 8}H{i % 8}" for i in range(32)), record.importance.tolist(), strict=True)

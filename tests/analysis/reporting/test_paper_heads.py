@@ -12,7 +12,8 @@ def test_each_rate_of_grpo_has_its_row(compose, tmp_path):
     from analysis.tracking.tracker import HeadTracker
     from tests.support.models import random_pairs, tiny_model
 
-    tracker = HeadTracker(tmp_path, random_pairs(3), TrackingSettings(ig_steps=1, resamples=5))
+    settings = TrackingSettings(ig_steps=1, resamples=5)
+    tracker = HeadTracker(tmp_path, random_pairs(3, answers=False), settings)
     for step in (0, 1):
         tracker.track(tiny_model("qwen2", seed=step), step, show_progress=False)
     name = compose("grpo", "experiment=paper/openr1_lr2e-5").name
@@ -21,5 +22,5 @@ def test_each_rate_of_grpo_has_its_row(compose, tmp_path):
     by_name = {row[0]: row for row in rows}
     assert by_name["GRPO OpenR1, lr 1e-6"][1:3] == ["19", "-"]
     assert by_name["GRPO OpenR1, lr 2e-5"][1] == "19"
-    assert by_name["GRPO OpenR1, lr 2e-5"][2] != "-"
+    assert by_name["GRPO OpenR1, lr 2e-5"][2] not in ("-", "0")
     assert "does not say for which" in "\n".join(paper.HEAD_NOTES)
