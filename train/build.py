@@ -25,6 +25,7 @@ from analysis.prompts.pairs import Pairs
 from analysis.prompts.problems import Problem, generate, spaceless
 from analysis.prompts.row_files import file_of
 from analysis.ranges import check_number
+from analysis.tracking.further import beside, pairs_of_file, shortage
 from analysis.tracking.settings import TrackingSettings
 from train.arguments import LORA_RANGES, check_arguments, passed_on
 from train.asking import asks, suffix_of
@@ -254,10 +255,13 @@ def _pair_problems(cfg: DictConfig, wanted: int) -> list[Problem]:
 
 def build_pairs(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
     """The pairs that a configuration describes."""
-    p = cfg.pairs
+    p, times = cfg.pairs, cfg.tracking.base_pairs if cfg.tracking.enabled else 1
     if p.kind == "file":
-        return Pairs.load(Path(p.path), tokenizer, cfg.tracking.metric)
-    ask, times = asks(cfg), cfg.tracking.base_pairs if cfg.tracking.enabled else 1
+        found = pairs_of_file(Path(p.path), tokenizer, cfg.tracking.metric, times)
+        if said := shortage(found, times):
+            log.info("%s; more are looked for in %s", said, beside(Path(p.path)))
+        return found
+    ask = asks(cfg)
     wanted, of_one = (p.size, 1) if p.kind == "answer_style" else (50 * p.size, 10)
     problems = _pair_problems(cfg, wanted)
     further = _further_problems(cfg, problems, wanted + of_one * (times - 1) * p.size)
@@ -277,12 +281,8 @@ def build_pairs(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase) -> Pairs:
             *(tokenizer, [*problems, *further], ask, times * p.size, p.prefix),
             *(p.cut_solution_after, p.size),
         ).split(p.size)
-    there = 0 if found.further is None else len(found.further)
-    if there < (times - 1) * len(found):
-        log.info(
-            "only %d further pairs for the base, of %d (tracking.base_pairs)",
-            *(there, (times - 1) * len(found)),
-        )
+    if said := shortage(found, times):
+        log.info(said)
     return found
 
 

@@ -11,6 +11,8 @@ from analysis.ranges import COUNT, NATURAL, POSITIVE
 from analysis.tracking.settings import TrackingOptions
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from analysis.prompts.pairs import Pairs
     from analysis.tracking.tracker import HeadTracker
 
@@ -152,8 +154,9 @@ def start_tracker(options: Options) -> HeadTracker:
         ValueError: the pairs can't be read, or the run was tracked otherwise.
     """
     from analysis.models.loading import load_tokenizer, load_tokenizer_if_any
-    from analysis.prompts.pairs import Pairs, holds_text
+    from analysis.prompts.pairs import holds_text
     from analysis.records.checkpoints import own_tokenizer
+    from analysis.tracking.further import pairs_of_file
     from analysis.tracking.tracker import HeadTracker
 
     assert options.base is not None and options.pairs is not None, "checked, or the run's"
@@ -162,25 +165,51 @@ def start_tracker(options: Options) -> HeadTracker:
         raise ValueError(f"there is no pairs file {file}")
     find = load_tokenizer if holds_text(file) else load_tokenizer_if_any
     tokenizer = find(own_tokenizer(run) or options.base)
-    pairs = Pairs.load(file, tokenizer, options.tracking.metric)
+    times = options.tracking.base_pairs
+    pairs = pairs_of_file(file, tokenizer, options.tracking.metric, times)
     _forget_unmeasured(run, options, pairs)
     tracker = HeadTracker(prepare_run(options), pairs, options.tracking.settings(), tokenizer)
     tracker.start()
+    if times > 1 and not tracker.is_tracked(0):
+        _tell_further(tracker, tokenizer, file, times)
     return tracker
+
+
+def _tell_further(
+    tracker: HeadTracker, tokenizer: PreTrainedTokenizerBase | None, file: Path, times: int
+) -> None:
+    """Print what the base is going to be measured on."""
+    from analysis.prompts.pairs import Pairs
+    from analysis.tracking.further import beside, freeze_further, shortage
+
+    further = freeze_further(tracker.run, None, tokenizer)
+    said = shortage(Pairs(tracker.pairs, further=further), times)
+    if said is None:
+        count = 0 if further is None else len(further)
+        print(
+            f"the base is measured on {count} further pairs too (tracking.base_pairs)", flush=True
+        )
+    else:
+        print(f"{said}; {beside(file)} is where more of them are looked for", flush=True)
 
 
 def _forget_unmeasured(run: Path, options: Options, pairs: Pairs) -> None:
     """Remove what a command left that measured nothing, where this one is told otherwise."""
+    from analysis.files import read_json
     from analysis.prompts.pairs import Pairs
     from analysis.records.record_files import recorded_steps
     from analysis.records.run_file import WITNESS, RunFile, is_run
+    from analysis.tracking.further import FILE
 
     if not is_run(run) or RunFile.read(run).kind != "track" or recorded_steps(run / "heads"):
         return
-    saved, frozen = _settings_there(run), run / "pairs.jsonl"
+    saved, frozen, about = _settings_there(run), run / "pairs.jsonl", run / "pairs.json"
     differ = any(saved.get(n, value) != value for n, value in asdict(options.tracking).items())
     if differ or (frozen.exists() and Pairs.load(frozen).hash != pairs.hash):
-        for name in ("run.json", WITNESS, "pairs.jsonl", "pairs.json"):  # base_pairs.jsonl is given
+        made = read_json(about, dict[str, Any]).get("further") if about.exists() else None
+        if made is not None and (run / FILE).exists() and Pairs.load(run / FILE).hash == made:
+            (run / FILE).unlink()  # else it was given
+        for name in ("run.json", WITNESS, "pairs.jsonl", "pairs.json"):
             (run / name).unlink(missing_ok=True)
 
 

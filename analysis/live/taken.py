@@ -19,6 +19,7 @@ from analysis.prompts.pairs import Pairs
 from analysis.records.checkpoints import Base
 from analysis.records.run_file import RunFile
 from analysis.tracking import distributed
+from analysis.tracking.further import pairs_of_file
 from analysis.tracking.tracker import graph_of_heads
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def given_pairs(
 ) -> Pairs:
     """The pairs, of their file or made of the trainer's rows; called by all ranks.
 
-    times: as many pairs are made, those beyond auto_pairs.SIZE as further ones for the base.
+    times: as many pairs are made, those beyond auto_pairs.SIZE as further ones for the base; of a
+    file they are those in the file beside it.
 
     run: of a training that is resumed, which keeps the pairs that were made.
 
@@ -78,7 +80,7 @@ def given_pairs(
     if isinstance(given, Pairs):
         return given
     if str(given) != AUTO:
-        return Pairs.load(Path(given).expanduser(), tokenizer, metric)
+        return pairs_of_file(Path(given).expanduser(), tokenizer, metric, times)
     if run is not None and (run / "pairs.jsonl").exists():
         return Pairs.load(run / "pairs.jsonl")
 

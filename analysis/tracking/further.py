@@ -4,6 +4,9 @@ The noise of a comparison is that of both sides. The base is scored at step 0 on
 on further ones of the same source, which lie in RUN/base_pairs.jsonl; changes of heads are then
 tested against the base over all of these (analysis/heads/changes.py). All else that is said of the
 base, its circuit, its raw sets and their intervals, is of the run's pairs, as of any checkpoint.
+
+Those of a file of pairs, NAME.jsonl, are in base_NAME.jsonl beside it: so the pairs.jsonl of
+another run brings what that run's base was measured on, and `headlab pairs` writes both.
 """
 
 from __future__ import annotations
@@ -19,6 +22,40 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FILE = "base_pairs.jsonl"
+
+
+def beside(file: Path) -> Path:
+    """Where the further pairs of a file of pairs are, if it has any."""
+    return file.with_name(f"base_{file.name}")
+
+
+def pairs_of_file(
+    file: Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    metric: str | None = None,
+    times: int = 1,
+) -> Pairs:
+    """The pairs of a file, and `times` - 1 further ones for each from the file beside it.
+
+    Fewer where it has no more, or where some share a prompt with the others.
+
+    Raises:
+        ValueError: as `Pairs.load`, of either.
+    """
+    pairs = Pairs.load(file, tokenizer, metric)
+    if times == 1 or not beside(file).is_file():
+        return pairs
+    more = Pairs.load(beside(file), tokenizer, metric)
+    return Pairs([*pairs, *more][: times * len(pairs)], pairs.about).split(len(pairs))
+
+
+def shortage(pairs: Pairs, times: int) -> str | None:
+    """In words how many further pairs there are, where they are fewer than `times` asks for."""
+    there = 0 if pairs.further is None else len(pairs.further)
+    wanted = (times - 1) * len(pairs)
+    if there >= wanted:
+        return None
+    return f"only {there} further pairs for the base, of {wanted} (tracking.base_pairs)"
 
 
 def freeze_further(

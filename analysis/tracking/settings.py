@@ -198,7 +198,7 @@ class TrackingOptions(CircuitKeys):
     # what three more checkpoints cost (docs/LOG.md)
     base_pairs: int = free(
         "times as many pairs for the base, scored once, at step 0: further ones of the same source "
-        "against which changes are tested; a file of pairs has no further ones; 1: none",
+        "against which changes are tested; of a file NAME those in base_NAME beside it; 1: none",
         4,
         COUNT,
     )

@@ -54,6 +54,7 @@ from analysis.tracking.distance import (
     positions_read,
 )
 from analysis.tracking.finding import CircuitFinder, FoundCircuit
+from analysis.tracking.further import FILE as FURTHER
 from analysis.tracking.further import freeze_further, further_pairs
 from analysis.tracking.same_heads import keep, same_as_base
 from analysis.tracking.settings import AUTO, FREE, TrackingSettings
@@ -87,6 +88,8 @@ def freeze_pairs(run: str | Path, pairs: Pairs) -> Pairs:
     with atomic_write(path) as draft:  # other ranks may look
         pairs.save(draft)
     about = {} if pairs.about is None else {"about": pairs.about}
+    if pairs.further is not None and not (run / FURTHER).exists():
+        about["further"] = pairs.further.hash
     write_json(run / "pairs.json", {"hash": pairs.hash, "pairs": len(pairs), **about})
     return pairs
 

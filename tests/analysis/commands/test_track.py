@@ -31,6 +31,7 @@ LIVE = [
     "data=arithmetic",
     "data.size=64",
     "logger=none",
+    "pairs=answer_style",  # without a right answer, which random weights don't have: circuits
     "pairs.size=4",
     "evaluation=none",
     "tracking.resamples=20",
@@ -65,7 +66,7 @@ def test_afterwards_equals_live(compose, tiny_dir, tmp_path, peft, capsys):
         scores = read_scores(live, record.step)
         error = (read_scores(after, record.step) - scores).abs().max()
         assert error <= 1e-5 * scores.abs().max()
-        assert torch.equal(found.circuit, record.circuit)
+        assert record.circuit.any() and torch.equal(found.circuit, record.circuit)
         assert found.settings == record.settings
         assert found.pairs_hash == record.pairs_hash
         mine, theirs = found.origin["model"], record.origin["model"]
@@ -75,6 +76,12 @@ def test_afterwards_equals_live(compose, tiny_dir, tmp_path, peft, capsys):
             assert (mine["adapter"] is not None) == (peft == "lora")
     assert (after / "report.html").exists()
     assert (after / "trajectory.json").exists()
+    # the base is measured on further pairs as well, those of the run that the file is of
+    wide, same = read_record(live, 0).wide, read_record(after, 0).wide
+    assert wide is not None and same is not None and 0 < same.further == wide.further
+    assert torch.allclose(same.strength, wide.strength, rtol=1e-4, atol=1e-7)
+    said = capsys.readouterr().out
+    assert f"{wide.further} further pairs" in said and "base_pairs" in said
 
     before = {path: path.stat().st_mtime_ns for path in after.glob("heads/*/record.json")}
     removed = after / "heads" / "step-000002" / "record.json"
@@ -180,12 +187,11 @@ def test_a_tracker_writes_nothing_until_it_is_started(tmp_path):
 
 def test_faithful_circuits_reach_their_faithfulness(tmp_path):
     model = tiny_model("llama", torch.float32)
-    settings = TrackingSettings(
-        fraction=None, faithful=0.8, resamples=10, metric="logit_diff", ig_steps=4
-    )
-    record = HeadTracker(tmp_path, random_pairs(6), settings).track(model, 0, show_progress=False)
+    settings = TrackingSettings(fraction=None, faithful=0.8, resamples=10, ig_steps=4)
+    tracker = HeadTracker(tmp_path, random_pairs(6, answers=False), settings)
+    record = tracker.track(model, 0, show_progress=False)
     assert record.faithfulness().value >= 0.8
-    assert 1 < record.selection["top_n"] < record.graph.n_edges
+    assert 1 < record.n_edges <= record.selection["top_n"] < record.graph.n_edges
     saved = json.loads((tmp_path / "heads" / "step-000000" / "record.json").read_text())
     assert saved["circuit"]["faithfulness"]["value"] == pytest.approx(record.faithfulness().value)
     assert saved["origin"]["code"] == code_version()
@@ -193,10 +199,10 @@ def test_faithful_circuits_reach_their_faithfulness(tmp_path):
 
 def test_an_empty_circuit_is_said(tmp_path, caplog):
     settings = TrackingSettings(resamples=5, ig_steps=1, tau=1e6)
-    record = HeadTracker(tmp_path, random_pairs(3), settings).track(
+    record = HeadTracker(tmp_path, random_pairs(3, answers=False), settings).track(
         tiny_model("qwen2", torch.float32), 0, show_progress=False
     )
-    assert record.n_edges == 0
+    assert record.n_edges == 0 and not record.lacks_behaviour
     assert "with scores of at least tracking.tau=1000000.0" in caplog.text
 
 
@@ -208,7 +214,7 @@ def test_a_model_with_nan_weights_gets_an_invalid_record(tmp_path, caplog):
 
     run_dir = tmp_path / "r"
     settings = TrackingSettings(resamples=10, ig_steps=2)
-    tracker = HeadTracker(run_dir, random_pairs(4), settings)
+    tracker = HeadTracker(run_dir, random_pairs(4, answers=False), settings)
     RunFile("r", "track").write(run_dir)
     tracker.start()
     model = tiny_model("qwen2", torch.float32)
@@ -223,7 +229,9 @@ def test_a_model_with_nan_weights_gets_an_invalid_record(tmp_path, caplog):
         weight.copy_(kept * 1.5)
     tracker.track(model, 10, show_progress=False)
     assert tracker.is_tracked(5)
-    assert [point.step for point in Run.read(run_dir).points] == [0, 10]
+    points = Run.read(run_dir).points
+    assert [point.step for point in points] == [0, 10]
+    assert all(point.record.circuit.any() for point in points)
     text = format_table(Run.read(run_dir))
     assert "invalid: at step 5 model.layers.1.self_attn.o_proj.weight is not finite" in " ".join(
         text.split()

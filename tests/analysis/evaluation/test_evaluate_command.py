@@ -10,6 +10,7 @@ import pytest
 from analysis.cli import parse
 from analysis.commands.evaluate import prepare
 from analysis.evaluation.setup import Options
+from analysis.tracking.further import pairs_of_file
 from tests.support.evaluations import run
 from tests.support.known_circuit import HEADS
 from tests.support.places import ROOT
@@ -65,6 +66,8 @@ def test_attribution_finds_the_known_circuit(copier, tmp_path):
     pairs, out = tmp_path / "pairs.jsonl", tmp_path / "circuit"
     task = f"source=jsonl:{copier}/task.jsonl"
     make_pairs(parse(PairOptions, [f"model={copier}", f"out={pairs}", task, "size=6"]))
+    further = pairs_of_file(pairs, times=4).further
+    assert further is not None and len(further) >= 6
     done = subprocess.run(
         [
             warm_python(),

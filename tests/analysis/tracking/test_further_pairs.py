@@ -11,8 +11,8 @@ from analysis.heads.changes import compare
 from analysis.heads.resampling import WIDE, Wide, resample_heads, resample_wide
 from analysis.prompts.pairs import Pair, Pairs
 from analysis.records.record_files import read_record, write_record
-from analysis.tracking.further import FILE, freeze_further
-from analysis.tracking.tracker import HeadTracker
+from analysis.tracking.further import FILE, beside, freeze_further, pairs_of_file, shortage
+from analysis.tracking.tracker import HeadTracker, freeze_pairs
 from analysis.trajectories.trajectory import trajectory
 from tests.support.planted import GRAPH, SELECTION, World, make_record
 from tests.support.tracked import SETTINGS, tracked
@@ -39,6 +39,27 @@ def test_they_are_saved_once_and_read_again(tmp_path):
     other = freeze_further(tmp_path, Pairs([Pair((3,), (4,))]), None)
     assert other is not None and other.hash == further.hash
     assert (tmp_path / FILE).is_file()
+
+
+def test_those_of_a_file_lie_beside_it(tmp_path):
+    pairs = Pairs([Pair((n,), (n + 10,)) for n in range(2)])
+    more = Pairs([Pair((n,), (n + 10,)) for n in range(1, 8)])  # the first is one of the pairs
+    file = tmp_path / "mine.jsonl"
+    pairs.save(file)
+    assert pairs_of_file(file, times=4).further is None
+    assert shortage(pairs, 1) is None
+    assert shortage(pairs, 4) == "only 0 further pairs for the base, of 6 (tracking.base_pairs)"
+    more.save(beside(file))
+    found = pairs_of_file(file, times=4)
+    assert beside(file).name == "base_mine.jsonl" and found.hash == pairs.hash
+    assert found.further is not None
+    assert [pair.clean_ids for pair in found.further] == [(n,) for n in range(2, 7)]
+    assert "only 5 further pairs for the base, of 6" in shortage(found, 4)
+    assert pairs_of_file(file, times=1).further is None
+    (tmp_path / "run").mkdir()
+    freeze_pairs(tmp_path / "run", found)
+    about = json.loads((tmp_path / "run" / "pairs.json").read_text())
+    assert about["further"] == found.further.hash
 
 
 def test_rows_are_of_the_same_draws_of_the_pairs_and_of_other_ones_of_the_further():
