@@ -376,7 +376,10 @@ def write_report(runs: Sequence[Run], out: str | Path, findings: Sequence[str] =
     Raises:
         ValueError: a run has no checkpoint yet.
     """
+    from markupsafe import Markup
+
     from analysis.models.provenance import code_version
+    from analysis.reporting.dashboard.library import graph_library
     from analysis.reporting.dashboard.page import as_script, page_data
     from analysis.reporting.tables import comparison
     from analysis.trajectories.run import checkpoint_rows
@@ -391,6 +394,7 @@ def write_report(runs: Sequence[Run], out: str | Path, findings: Sequence[str] =
         title=title,
         verdict=shown["runs"][0]["judged"]["verdict"],
         data=as_script(shown),
+        vis=Markup(graph_library()),
         sections=[section(run, f"run{index}") for index, run in enumerate(runs)],
         findings=findings,
         between=comparison(runs),

@@ -233,7 +233,7 @@ headlab.between = (() => {
       const was = isSeen;
       isSeen = entries.at(-1).isIntersecting;
       if (isSeen && !was && last) update(state.get(), new Set());
-    }, {rootMargin: "300px"}).observe(byId("sides-maps"));
+    }, {rootMargin: "40px"}).observe(byId("sides-maps"));
     return update;
   };
   return {make};

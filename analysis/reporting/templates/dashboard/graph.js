@@ -135,7 +135,7 @@ headlab.graph = (() => {
       if (!isSeen || was) return;
       if (!view.network) view.measure();
       redraw();
-    }, {rootMargin: "300px"}).observe(box);
+    }, {rootMargin: "40px"}).observe(box);
     return update;
   };
 

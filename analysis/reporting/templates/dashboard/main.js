@@ -54,6 +54,8 @@ headlab.start = () => {
   headlab.later(() => {
     begin(headlab.curves.make(byId("curves"), byId("curves-key")));
     begin(headlab.panel.make());
+    begin(headlab.graph.make());
+    begin(headlab.between.make());
     begin(headlab.figures.make());
     headlab.tables.make();
     headlab.exports.make();
