@@ -13,8 +13,8 @@ TERMS = {
     "pruned": "In the base's circuit and not in the checkpoint's.",
     "transient": "In neither the base's circuit nor the checkpoint's, but in that of a checkpoint "
     "between.",
-    "changed": "Not the head that it was, though it stands in the same place: the cosine of its o_proj "
-    "columns with the base's is below 0.5, or the correlation of its attention patterns on "
+    "changed": "Not the head that it was, though it stands in the same place: the cosine of its "
+    "o_proj columns with the base's is below 0.5, or the correlation of its attention patterns on "
     "the clean prompts (beyond what its layer's heads have in common in the base); the upper "
     "end of the interval is.",
     "interval": "A 95 % bootstrap interval, of heads over the prompt pairs, of pass@1 over the "

@@ -65,4 +65,5 @@ def test_the_base_keeps_its_heads_and_a_resumed_run_compares_with_them(
 
 def damage(run: Path, kind: str) -> None:
     [file] = record_dir(run, 0).glob(f"{kind}-*")
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -14,6 +14,7 @@ from analysis.heads.roles import (
     read_roles,
     roles_path,
 )
+from analysis.heads.same import FIGURES
 from analysis.records.record_files import read_record
 from analysis.tracking.tracker import HeadTracker
 from tests.support.models import random_pairs, tiny_model
@@ -115,3 +116,7 @@ def test_two_ranks_find_the_roles_and_the_kl_of_one(tmp_path: Path) -> None:
     records = [read_record(tmp_path / name, 3) for name in ("one", "two")]
     kl = [record.kl for record in records if record is not None and record.kl is not None]
     torch.testing.assert_close(kl[0], kl[1], rtol=1e-5, atol=1e-7)
+    same = [record.same for record in records if record is not None and record.same is not None]
+    assert same[0].changed.any()
+    for name in FIGURES:
+        torch.testing.assert_close(getattr(same[0], name), getattr(same[1], name))
