@@ -12,11 +12,12 @@ import torch
 
 from analysis.commands.needed import Options, act
 from analysis.live import needed_at_end
+from analysis.live.head_observer import HeadObserver
 from analysis.live.needed_at_end import ask_at_end
 from analysis.models.loading import load_model
 from analysis.records.needed import needed_path, read_needed
 from analysis.records.run_file import RunFile
-from analysis.tracking.settings import TrackingSettings
+from analysis.tracking.settings import TrackingConfig, TrackingSettings
 from analysis.tracking.tracker import HeadTracker
 from analysis.trajectories.run import Run
 from tests.support.known_circuit import HEADS, build_copier, copier_pairs
@@ -104,3 +105,19 @@ def test_the_command_measures_a_checkpoint_and_the_base(
     content = json.loads(needed_path(run, 1).read_text()) | {"step": 0}
     needed_path(run, 1).write_text(json.dumps(content))
     assert 1 not in read_needed(run)  # it is of another step
+
+
+def test_what_a_stop_left_out_at_the_end_is_made_up(learned: tuple[HeadTracker, Any, Any]) -> None:
+    """Of a run that is resumed once it has finished; the models are read from its files."""
+    run, file = learned[0].run, needed_path(learned[0].run, 1)
+    base = {"path": str(run.parent / "model-0"), "dtype": "float32"}
+    (run / "base.json").write_text(json.dumps(base))
+    (run / "checkpoint-1").symlink_to(run.parent / "model-1")
+    file.unlink(missing_ok=True)
+    observer = HeadObserver(TrackingConfig(), learned[0])
+    observer.make_up(1)
+    found = read_needed(run)[1]
+    assert observer.asked and sorted(found.heads) == HEADS and found.base is not None
+    file.write_text("it is there")
+    observer.make_up(1)
+    assert file.read_text() == "it is there"
