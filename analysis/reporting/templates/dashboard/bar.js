@@ -50,13 +50,13 @@ headlab.bar = (() => {
     byId("next").addEventListener("click", () => state.move(1));
 
     return ({run, at, step}) => {
-      const last = run.steps.length - 1;
+      const last = Math.max(0, run.steps.length - 1);
       range.max = last;
       range.value = at;
       range.style.setProperty("--share", last ? at / last : 1);
       range.setAttribute("aria-valuetext", `step ${step}, checkpoint ${at + 1} of ${last + 1}`);
       label.textContent = `step ${step}`;
-      ends.textContent = `of ${run.steps[last]}`;
+      ends.textContent = `of ${run.steps[last] ?? 0}`;
       byId("back").disabled = at === 0;
       byId("next").disabled = at === last;
     };

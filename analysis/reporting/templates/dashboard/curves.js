@@ -30,8 +30,23 @@ headlab.curves = (() => {
     text: steps.map((_, i) => text(name, column, i)), hovertemplate: "%{text}<extra></extra>",
   });
 
-  const headTraces = run => {
+  // What two resamples of the base give, with nothing changed.
+  const byChance = (run, name) => {
+    const {chance} = run.columns[name] ?? {};
+    if (!chance?.some(words.known)) return [];
+    return [{type: "scatter", mode: "lines", x: run.steps, y: chance, name: "by chance",
+             line: {color: theme.colour("soft"), width: 1},
+             hovertemplate: "by chance %{y:.1f}<extra></extra>"}];
+  };
+
+  // Emergent and pruned heads, or one column.
+  const upperTraces = (run, choice) => {
     const {steps, columns} = run, found = [];
+    if (choice) {
+      const column = columns[choice];
+      return [...band(steps, column, column.label, "ink", told(steps, column.label, column)),
+              ...byChance(run, choice)];
+    }
     for (const [name, dash] of [["emergent", "solid"], ["pruned", "dash"]]) {
       const column = columns[name];
       if (!column) continue;
@@ -46,13 +61,7 @@ headlab.curves = (() => {
         });
       }
     }
-    const chance = columns.emergent?.chance;
-    if (chance?.some(words.known)) {
-      found.push({type: "scatter", mode: "lines", x: steps, y: chance, name: "emergent by chance",
-                  line: {color: theme.colour("soft"), width: 1},
-                  hovertemplate: "by chance %{y:.1f}<extra></extra>"});
-    }
-    return found;
+    return [...found, ...byChance(run, "emergent")];
   };
 
   const signalTraces = run => {
@@ -75,21 +84,23 @@ headlab.curves = (() => {
   const highest = column =>
     Math.max(1e-9, ...[...column.value, ...(column.high ?? [])].filter(words.known));
 
-  const layout = (run, below) => {
-    const last = Math.max(run.steps.at(-1), run.signal?.steps.at(-1) ?? 0);
-    const pad = (last - run.steps[0]) * 0.02 || 1;
-    const x = {...theme.axis(), range: [run.steps[0] - pad, last + pad], zeroline: false,
+  const layout = (run, below, choice) => {
+    const first = run.steps[0] ?? 0;
+    const last = Math.max(run.steps.at(-1) ?? 0, run.signal?.steps.at(-1) ?? 0);
+    const pad = (last - first) * 0.02 || 1;
+    const x = {...theme.axis(), range: [first - pad, last + pad], zeroline: false,
                fixedrange: !theme.fine};
     const y = title => ({...theme.axis(), title: {text: headlab.plain(title), standoff: 6,
                                                   font: {size: 11}}, zeroline: false,
                          fixedrange: !theme.fine, nticks: 5, automargin: false});
-    const {score} = run.columns;
+    const {columns} = run, {score} = columns;
     return theme.layout({
       margin: {l: 44, r: 44, t: 6, b: 32}, hovermode: "x", dragmode: theme.fine ? "zoom" : false,
       hoverdistance: -1,
       xaxis: {...x, domain: [0, 1], anchor: "y", showticklabels: !below,
               ...(below ? {matches: "x2"} : {title: {text: "step", standoff: 4}})},
-      yaxis: {...y("heads"), domain: [below ? 0.5 : 0, 1], rangemode: "tozero"},
+      yaxis: {...y(choice ? "" : "heads"), tickformat: columns[choice]?.form === "percent" ? ".0%" : "",
+              domain: [below ? 0.5 : 0, 1], rangemode: "tozero"},
       ...(below ? {
         xaxis2: {...x, anchor: "y2", title: {text: "step", standoff: 4, font: {size: 11}}},
         yaxis2: {...y(run.signal?.name ?? score?.label ?? ""), domain: [0, 0.42]},
@@ -105,14 +116,24 @@ headlab.curves = (() => {
   const key = (colour, dash, text) => headlab.el("span", {class: "key"},
     headlab.el("span", {class: `stroke ${colour} ${dash}`, "aria-hidden": "true"}), text);
 
-  const legend = (box, run) => {
-    const {columns} = run, {term} = headlab.tip, keys = [];
+  const signalKeys = (run, keys) => {
+    if (run.signal) keys.push(key("soft", "solid", run.signal.name));
+    if (run.columns.score) keys.push(key("score", "solid", run.columns.score.label));
+  };
+
+  const legend = (box, run, choice) => {
+    const {columns} = run, {term} = headlab.tip, keys = [], column = columns[choice];
+    if (column) {
+      keys.push(key("ink", "solid", term(column.term ?? "", column.label)));
+      if (column.chance) keys.push(key("soft", "thin", term("by chance")));
+      signalKeys(run, keys);
+      return void box.replaceChildren(...keys);
+    }
     if (columns.emergent) keys.push(key("emergent", "solid", term("emergent")));
     if (columns.pruned) keys.push(key("pruned", "dash", term("pruned")));
     if (columns.called_emergent) keys.push(key("ink", "dot", term("called")));
     if (columns.emergent?.chance) keys.push(key("soft", "thin", term("by chance")));
-    if (run.signal) keys.push(key("soft", "solid", run.signal.name));
-    if (columns.score) keys.push(key("score", "solid", columns.score.label));
+    signalKeys(run, keys);
     box.replaceChildren(...keys);
   };
 
@@ -132,20 +153,33 @@ headlab.curves = (() => {
   // Follows clicks: a point of a curve is a checkpoint.
   const clickable = plot => plot.on("plotly_click", event => {
     const {run} = state.get(), x = event.points[0].x;
+    if (!run.steps.length) return;
     const near = run.steps.reduce((best, step) =>
       (Math.abs(step - x) < Math.abs(best - x) ? step : best));
     state.set({step: near});
   });
 
-  const make = (plot, box) => {
+  // Fills the list of columns; the first entry stands for emergent and pruned heads.
+  const offer = (list, {columns}) => {
+    const chosen = list.value in columns ? list.value : "";
+    const option = (value, text) => headlab.el("option", {value}, text);
+    list.replaceChildren(option("", "heads that changed"),
+                         ...Object.entries(columns).map(([name, {label}]) => option(name, label)));
+    list.value = chosen;
+    return chosen;
+  };
+
+  const make = (plot, box, list) => {
     const point = cursor(plot, 44, 44);
     let drawn = false;
+    list.addEventListener("change", () => state.mark(["curve"]));
     return ({run, step}, changed) => {
-      if (!drawn || changed.has("run") || changed.has("data") || changed.has("theme")) {
+      if (!drawn || changed.has("curve") || changed.has("run") || changed.has("data") || changed.has("theme")) {
         const below = signalTraces(run);
-        legend(box, run);
-        Plotly.react(plot, [...headTraces(run), ...below], layout(run, below.length > 0),
-                     theme.config);
+        const choice = offer(list, run);
+        legend(box, run, choice);
+        Plotly.react(plot, [...upperTraces(run, choice), ...below],
+                     layout(run, below.length > 0, choice), theme.config);
         if (!drawn) {
           clickable(plot);
           plot.on("plotly_relayout", () => point(state.get().step));

@@ -52,7 +52,7 @@ headlab.start = () => {
   performance.mark("headlab-first-picture");
   finder();
   headlab.later(() => {
-    begin(headlab.curves.make(byId("curves"), byId("curves-key")));
+    begin(headlab.curves.make(byId("curves"), byId("curves-key"), byId("curves-of")));
     begin(headlab.panel.make());
     begin(headlab.graph.make());
     begin(headlab.between.make());

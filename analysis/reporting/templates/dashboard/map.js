@@ -138,6 +138,10 @@ headlab.map = (() => {
       return el("span", {class: "key"}, glyph, `${many} `, headlab.tip.term(name),
                 isChange && sure ? ` (${sure} called)` : "");
     });
+    const summed = run.top > 1e-9;
+    parts.push(el("span", {class: "key"}, headlab.tip.term(summed ? "importance" : "inclusion"), "0",
+                  el("span", {class: "scale", "aria-hidden": "true"}),
+                  summed ? words.small(run.top) : "1"));
     if (run.graph.linear.length) {
       parts.push(el("span", {class: "key"}, el("span", {class: "glyph", "aria-hidden": "true"}, "□"),
                     "linear attention"));
@@ -159,9 +163,12 @@ headlab.map = (() => {
 
     const draw = (shown, changed) => {
       const {run, at, head, step} = shown;
-      title.textContent = `Heads at step ${step}`;
+      title.textContent = run.graph ? `Heads at step ${step}` : "Heads";
       if (!run.graph) {
+        if (drawnFor) Plotly.purge(plot);
         plot.replaceChildren(el("p", {class: "empty"}, "No heads are tracked in this run yet."));
+        plot.parentElement.querySelector(".cells")?.remove();
+        busy = false;
         box.replaceChildren();
         drawnFor = null;
         return;
@@ -181,7 +188,8 @@ headlab.map = (() => {
       }
       if (!drawnFor) plot.replaceChildren();
       if (drawnFor !== run) lines(plot, run);
-      Plotly.react(plot, traces(run, at, head, many), layout(run), theme.config);
+      const size = room.width && room.height ? {width: room.width, height: room.height} : {};
+      Plotly.react(plot, traces(run, at, head, many), {...layout(run), ...size}, theme.config);
       if (!drawnFor && !busy) {
         busy = true;
         plot.on("plotly_click", event => {

@@ -50,7 +50,7 @@ headlab.panel = (() => {
     const y = title => ({...theme.axis(), title: {text: title, standoff: 4, font: {size: 11}},
                          fixedrange: true, nticks: 4});
     Plotly.react(plot, traces, theme.layout({
-      margin: {l: 48, r: 8, t: 6, b: 32}, hovermode: "x", hoverdistance: -1, dragmode: false,
+      margin: {l: 60, r: 8, t: 6, b: 32}, hovermode: "x", hoverdistance: -1, dragmode: false,
       xaxis: {...x, range, anchor: "y", showticklabels: false},
       xaxis2: {...x, range, anchor: "y2", title: {text: "step", standoff: 4, font: {size: 11}}},
       yaxis: {...y("importance"), domain: [0.45, 1], rangemode: "tozero"},
@@ -130,7 +130,6 @@ headlab.panel = (() => {
       text.replaceChildren(...tokens.map((token, i) => el("span", {
         style: `--weight:${(weights[i] / most).toFixed(3)}`,
         title: `${(weights[i] / 255).toFixed(2)} of the attention`,
-        class: weights[i] / most > 0.55 ? "strong" : null,
       }, token)));
       choose.forEach((button, i) => button.setAttribute("aria-pressed", String(i === pair)));
     };
@@ -156,7 +155,7 @@ headlab.panel = (() => {
   const make = () => {
     const panel = byId("panel"), title = byId("panel-title"), chip = byId("panel-state");
     const plot = byId("panel-curve"), body = byId("panel-body"), extra = byId("panel-extra");
-    const point = headlab.curves.cursor(plot, 48, 8);
+    const point = headlab.curves.cursor(plot, 60, 8);
     let bound = false, before = null;
     byId("panel-close").addEventListener("click", () => state.set({head: null}));
     document.addEventListener("keydown", event => {

@@ -32,7 +32,7 @@ headlab.state = (() => {
   // The run that is shown, the index of its checkpoint and its step.
   const shown = () => {
     const run = runs[now.run], at = run.at(now.step);
-    return {run, at, step: run.steps[at], head: now.head, runIndex: now.run};
+    return {run, at, step: run.steps[at] ?? 0, head: now.head, runIndex: now.run};
   };
 
   const tell = headlab.eachFrame(() => {
@@ -63,8 +63,8 @@ headlab.state = (() => {
     goTo(at + by);
   };
   const goTo = at => {
-    const {run} = shown(), last = run.steps.length - 1;
-    set({step: run.steps[Math.max(0, Math.min(last, at))]});
+    const {steps} = shown().run;
+    if (steps.length) set({step: steps[Math.max(0, Math.min(steps.length - 1, at))]});
   };
 
   read();

@@ -22,7 +22,8 @@ headlab.theme = (() => {
 
   const axis = () => ({
     color: colour("soft"), gridcolor: colour("line"), linecolor: colour("line"),
-    zerolinecolor: colour("line"), tickfont: {size: 11}, title: {font: {size: 11}},
+    zerolinecolor: colour("line"), ticklabeloverflow: "allow", automargin: false,
+    tickfont: {size: 11}, title: {font: {size: 11}},
   });
 
   const layout = more => ({

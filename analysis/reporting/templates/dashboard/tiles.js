@@ -5,6 +5,7 @@ headlab.tiles = (() => {
                    pruned: "pruned"};
 
   const spark = (plot, run, names) => {
+    if (!run.steps.length) return;
     const found = names.filter(name => run.columns[name]);
     const traces = found.flatMap(name => headlab.curves.band(
       run.steps, run.columns[name], name, COLOURS[name] ?? "ink", {
@@ -38,6 +39,7 @@ headlab.tiles = (() => {
     const draw = run => {
       for (const part of parts.filter(({plot}) => headlab.isShown(plot))) {
         spark(part.plot, run, part.tile.columns);
+        if (!part.plot.layout) continue;
         part.point ??= headlab.curves.cursor(part.plot, 0, 0);
         part.point(headlab.state.get().step);
       }
@@ -47,7 +49,7 @@ headlab.tiles = (() => {
       const anew = drawn !== run || changed.has("data");
       if (anew) build(run);
       for (const {tile, value, interval, change, note} of parts) {
-        value.textContent = tile.value[at].replace("-", "−");
+        value.textContent = (tile.value[at] ?? "–").replace("-", "−");
         interval.textContent = tile.interval[at] ?? "";
         change.textContent = tile.change[at] ?? "";
         note.textContent = tile.note[at] ?? "";
