@@ -296,3 +296,92 @@ def test_browser_shows_foreign_text_as_text(browser: Any, tmp_path: Path) -> Non
         assert page.locator("img").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 1280
         assert page.locator("#map").bounding_box()["y"] < 800
+
+
+def shown_edges(page: Any, text: str) -> None:
+    page.wait_for_function(
+        "text => document.getElementById('graph-shown').textContent.includes(text)", arg=text
+    )
+
+
+def node(page: Any, name: str) -> tuple[float, float]:
+    """Where a node of the circuit is."""
+    x, y = page.evaluate(
+        """name => {
+          const {view} = document.getElementById("graph"), {left, top} =
+            view.box.getBoundingClientRect();
+          const {x, y} = view.network.canvasToDOM(view.network.getPosition(view.find(name)));
+          return [left + x, top + y];
+        }""",
+        name,
+    )
+    return x, y
+
+
+def test_browser_the_circuit_is_drawn_and_follows(page: Any) -> None:
+    page.locator("#graph").scroll_into_view_if_needed()
+    shown_edges(page, "6 edges of 6")
+    table = page.locator("#graph-table")
+    page.evaluate("document.getElementById('graph-fold').open = true")
+    table.locator("tbody tr").nth(5).wait_for()
+    page.locator("#graph-colours button", has_text="change").click()
+    shown_edges(page, "8 edges, those of the base that are gone too")
+    changes = table.locator("td:last-child").all_text_contents()
+    assert sorted(changes) == ["gone", "gone", "new", "new", "new", "new", "same", "same"]
+    page.keyboard.press("Home")
+    shown_edges(page, "4 edges, those")
+    assert set(table.locator("td:last-child").all_text_contents()) == {"same"}
+    page.locator("#graph-colours button", has_text="sign").click()
+    shown_edges(page, "4 edges of 4")
+    with page.expect_download() as saved:
+        page.locator("#graph-exports button", has_text="SVG").click()
+    text = Path(saved.value.path()).read_text()
+    assert text.startswith("<svg")
+    assert ">L1H1</text>" in text
+    with page.expect_download() as saved:
+        page.locator("#graph-exports button", has_text="PNG").click()
+    assert Path(saved.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_browser_a_node_is_found_and_opened(page: Any) -> None:
+    page.locator("#graph").scroll_into_view_if_needed()
+    shown_edges(page, "6 edges of 6")
+    page.mouse.move(*node(page, "L0H2"))
+    page.wait_for_function("document.getElementById('tip').textContent.includes('1 out')")
+    page.mouse.click(*node(page, "L0H2"))
+    page.wait_for_function("document.getElementById('panel-title').textContent === 'L0H2'")
+    page.fill("#graph-find", "a1.h3")
+    page.press("#graph-find", "Enter")
+    page.wait_for_function("document.getElementById('panel-title').textContent === 'L1H3'")
+    page.fill("#graph-find", "MLP 7")
+    page.press("#graph-find", "Enter")
+    assert page.evaluate("document.getElementById('graph-find').validationMessage") != ""
+    page.fill("#graph-find", "m1")
+    page.press("#graph-find", "Enter")
+    page.wait_for_selector("#panel", state="hidden")  # no head
+
+
+def test_browser_runs_stand_side_by_side(page: Any) -> None:
+    page.locator("#sides-section").scroll_into_view_if_needed()
+    page.wait_for_selector("#sides-difference .main-svg")
+
+    def lists() -> dict[str, list[str]]:
+        page.wait_for_timeout(100)
+        titles = page.locator("#sides-heads dt").all_text_contents()
+        rows = page.locator("#sides-heads dd")
+        found = [rows.nth(at).locator("button").all_text_contents() for at in range(rows.count())]
+        return dict(zip(titles, found, strict=True))
+
+    assert lists() == {
+        "in a and b (0)": [],
+        "in a only (3)": ["L0H0", "L0H2", "L1H3"],
+        "in b only (1)": ["L0H1"],
+    }
+    assert "step 20 (its last)" in page.locator("#sides-maps bdi").first.inner_text()
+    page.keyboard.press("Home")
+    at_step(page, 0)
+    assert list(lists()) == ["in a and b (2)", "in a only (0)", "in b only (0)"]
+    numbers = page.locator("#sides-numbers td").all_text_contents()
+    assert numbers[numbers.index("Jaccard") + 1].startswith("0.00")
+    page.locator("#sides-heads button", has_text="L1H1").click()
+    page.wait_for_function("document.getElementById('panel-title').textContent === 'L1H1'")

@@ -41,7 +41,8 @@ headlab.between = (() => {
   const MARKS = {both: "circle", a: "triangle-left", b: "triangle-right"};
   const traces = (run, {rows, sets}, called, size) => {
     const heat = {
-      type: "heatmap", z: rows, zmin: -1, zmax: 1, xgap: 1, ygap: 1, showscale: false,
+      type: "heatmap", z: rows, zmin: -1, zmax: 1, showscale: false,
+      ...(run.heads.length < 200 ? {xgap: 1, ygap: 1} : {}),  // slow, as each cell is drawn
       hoverinfo: "none", hoverongaps: false,
       colorscale: [[0, theme.colour("minus")], [0.5, theme.colour("cell-0")],
                    [1, theme.colour("plus")]],

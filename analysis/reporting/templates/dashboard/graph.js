@@ -13,7 +13,7 @@ headlab.graph = (() => {
 
   const make = () => {
     const box = byId("graph"), strength = byId("graph-strength"), fold = byId("graph-fold");
-    const view = new headlab.network.View(box);
+    const view = box.view = new headlab.network.View(box);
     let isSeen = false, isSet = false, run = null;
 
     const nameOf = id => view.graph.nodes[id].name;
