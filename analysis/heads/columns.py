@@ -16,6 +16,7 @@ them, N kept of all heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,7 +117,7 @@ def cosines(base: Columns, now: Columns) -> torch.Tensor:
     return torch.stack([value, (value - error).clamp_min(-1), (value + error).clamp_max(1)])
 
 
-def cosines_among(kept: Columns, layers: list[int]) -> torch.Tensor:
+def cosines_among(kept: Columns, layers: Sequence[int]) -> torch.Tensor:
     """Of different heads of one layer, each two once: float64 [M].
 
     layers: of the heads, [A].

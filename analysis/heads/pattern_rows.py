@@ -147,7 +147,7 @@ def correlations_among(kept: Patterns, layers: Sequence[int]) -> torch.Tensor:
         prompts += len(shares) > 1
         for sums, heads in zip(total, own, strict=True):
             sums += unit[:, heads].T @ unit[:, heads]
-    upper = [sums[tuple(torch.triu_indices(*sums.shape, 1))] for sums in total]
+    upper = [sums[tuple(torch.triu_indices(len(sums), len(sums), 1))] for sums in total]
     return torch.cat(upper) / (prompts or torch.nan)
 
 

@@ -100,10 +100,12 @@ def same_from(content: Mapping[str, Any], stored: StoredTensors, path: Path) -> 
         set(chance) != set(FIGURES) or {len(x) for x in chance.values()} != {2}
     ):
         raise ValueError(f"{path}: chance must give two numbers for {' and '.join(FIGURES)}")
-    levels = chance and {
-        name: tuple(nan if x is None else x for x in both) for name, both in chance.items()
-    }
-    return Same(*(stored[name].clone() for name in FIGURES), below, levels)
+    levels: dict[str, tuple[float, float]] | None = None
+    if chance is not None:
+        ends = {name: [nan if x is None else x for x in both] for name, both in chance.items()}
+        levels = {name: (mean, high) for name, (mean, high) in ends.items()}
+    o_proj, attention = (stored[name].clone() for name in FIGURES)
+    return Same(o_proj, attention, below, levels)
 
 
 def kept_from(form: KeptForm, stored: StoredTensors) -> Kept:
