@@ -3,7 +3,8 @@
 A run of made-up records (analysis/commands/bench_size.py) with a log, scores and attention
 patterns, or a run that is there (`run=DIR`), is made into a page, whose time and size are told.
 Chromium opens it from disk, without a network and with nothing kept from before: how long until the
-first picture, until all of it works, and how many checkpoints a second it scrubs through.
+first picture, until all of it works, and how many checkpoints a second it scrubs through, on the
+first screen and with all edges of the circuit in sight.
 """
 
 from __future__ import annotations
@@ -57,6 +58,14 @@ SCRUB = """async count => {
     address: location.hash,
   };
 }"""
+# the circuit in sight, with all of its edges
+CIRCUIT = """() => {
+  document.getElementById("graph").scrollIntoView({block: "center"});
+  const slider = document.getElementById("graph-strength");
+  slider.value = 0;
+  slider.dispatchEvent(new Event("input"));
+}"""
+EDGES = "document.getElementById('graph').view.edges?.size ?? 0"
 
 
 def dress(run: Path, checkpoints: int, heads: int) -> None:
@@ -119,9 +128,14 @@ def in_browser(page_file: Path, browser_path: str, repeats: int) -> dict[str, An
             page.wait_for_function("document.documentElement.dataset.ready === 'yes'")
             times, sizes = page.evaluate(TIMES), page.evaluate(SIZES)
             page.wait_for_timeout(500)
-            found.append({**times, **page.evaluate(SCRUB, SCRUBBED)})
+            scrubbed = page.evaluate(SCRUB, SCRUBBED)
+            page.evaluate(CIRCUIT)
+            page.wait_for_timeout(1500)
+            drawn = page.evaluate(SCRUB, SCRUBBED)
+            circuit = {"circuit": drawn["each_second"], "edges": page.evaluate(EDGES)}
+            found.append({**times, **scrubbed, **circuit})
             browser.close()
-    names = ("picture", "ready", "each_second", "slowest")
+    names = ("picture", "ready", "each_second", "slowest", "circuit", "edges")
     return {**sizes, **{name: statistics.median(one[name] for one in found) for name in names}}
 
 
@@ -157,5 +171,6 @@ def measure_page(
         )
         print(
             f"scrubs {found['each_second']:.1f} checkpoints a second, the slowest in "
-            f"{1000 * found['slowest']:.0f} ms"
+            f"{1000 * found['slowest']:.0f} ms; with the circuit in sight, of {found['edges']:.0f} "
+            f"edges at last, {found['circuit']:.1f} a second"
         )
