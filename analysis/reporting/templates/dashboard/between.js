@@ -116,6 +116,7 @@ headlab.between = (() => {
       Plotly.react(plot, drawn, layout, theme.config);
       if (where.drawn) return;
       where.drawn = true;
+      headlab.fit(plot);
       plot.on("plotly_click", event => where.click(event.points[0].y, event.points[0].x));
       plot.on("plotly_hover", ({points: [{x, y}], event}) => {
         const said = where.say(y, x);

@@ -64,6 +64,8 @@ headlab.graph = (() => {
         : `${percent(share)} of the strongest: ${many} ${many === 1 ? "edge" : "edges"}`
           + (changes ? ", those of the base that are gone too" : ` of ${here.edges.all}`)
           + (here.edges.left_out ? `; the weakest ${here.edges.left_out} are not in this page` : "");
+      box.setAttribute("aria-label", `The circuit at step ${state.get().step} as a graph of ${many} `
+        + "edges; the table below has them as text");
     };
 
     const table = () => {
@@ -97,9 +99,9 @@ headlab.graph = (() => {
       view.setRun(run);
       byId("graph-names").replaceChildren(...view.graph.nodes.filter(
         node => node.kind !== "shared").map(node => el("option", {value: node.name})));
-      if (isSet) return;
-      isSet = true;
       const last = circuit.edgesOf(run, run.checkpoints.at(-1));
+      if (isSet || !last.length) return;
+      isSet = true;
       if (last.length > MANY) {
         strength.value = positionOf(Math.abs(last[MANY].score) / view.top);
         view.options.share = shareOf(Number(strength.value));
@@ -107,21 +109,23 @@ headlab.graph = (() => {
     };
 
     const update = (now, changed) => {
+      byId("graph-section").hidden = !now.run.graph;
       if (!now.run.graph) return;
-      const isOther = now.run !== run || changed.has("data");
-      if (isOther) take(now.run);
+      const isOther = now.run !== run;
+      if (isOther || changed.has("data")) take(now.run);
       if (changed.has("head") || isOther) {
         if (now.head !== null) view.focus = view.graph.ofHead.get(now.head);
         else if (view.graph.nodes[view.focus]?.kind === "head") view.focus = null;
       }
+      if (changed.has("theme")) key(view.options.changes);
       if (!isSeen) return;
-      if (isOther) view.measure();
+      if (isOther || !view.network) view.measure();
       redraw(changed.size === 1 && changed.has("step"));
       if (isOther) view.fit();
     };
 
-    controls(view, {redraw, focus, isReady: () => isSeen});
-    fold.addEventListener("toggle", () => { if (isSeen) table(); });
+    controls(view, {redraw, focus, isReady: () => isSeen && run});
+    fold.addEventListener("toggle", () => { if (view.network) table(); });
     new ResizeObserver(headlab.eachFrame(() => {
       if (!view.network || !box.clientWidth) return;
       view.network.setSize("100%", "100%");
@@ -131,8 +135,8 @@ headlab.graph = (() => {
     })).observe(box);
     new IntersectionObserver(entries => {
       const was = isSeen;
-      isSeen = entries.at(-1).isIntersecting && Boolean(run);
-      if (!isSeen || was) return;
+      isSeen = entries.at(-1).isIntersecting;
+      if (!isSeen || was || !run) return;
       if (!view.network) view.measure();
       redraw();
     }, {rootMargin: "40px"}).observe(box);
