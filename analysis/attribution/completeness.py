@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from analysis.attribution.choosing import AUTO, recomputes
 from analysis.attribution.gradient_run import gradient_run
 from analysis.attribution.metrics import Metric, metric_named
 from analysis.attribution.quadrature import path_points
@@ -32,6 +33,7 @@ def completeness_gap(
     quadrature: str = "left",
     batch_size: int = 8,
     routing: str = "free",
+    recompute: bool | str = AUTO,
 ) -> float:
     """`EdgeScores.completeness_gap` of EAP-IG-inputs with these settings of `attribute`.
 
@@ -44,8 +46,9 @@ def completeness_gap(
     summed: list[torch.Tensor] = []
     change: list[torch.Tensor] = []
     with preserved(model):
+        twice = recomputes(recompute, parts, pairs, batch_size, 0)
         for batch in pairs.batches(batch_size):
-            of_batch = _of_batch(parts, batch.to(parts.device), measure, points, choices)
+            of_batch = _of_batch(parts, batch.to(parts.device), measure, points, choices, twice)
             for total, found in zip((summed, change), of_batch, strict=True):
                 total.append(found.cpu())
     expected = torch.cat(change).mean()
@@ -59,6 +62,7 @@ def _of_batch(
     metric: Metric,
     points: list[tuple[float, float]],
     choices: Routing,
+    twice: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The integral and the metric's change of each pair: [B] each."""
     with choices.recorded(), torch.no_grad():
@@ -73,7 +77,7 @@ def _of_batch(
             x = torch.lerp(corrupted, clean, alpha)
             with Hooks() as hooks, torch.enable_grad():
                 _, gradient = gradient_run(
-                    parts, metric, batch, hooks, batch.clean, x, clean_logits
+                    parts, metric, batch, hooks, batch.clean, x, clean_logits, twice
                 )
             total += weight * (wide(gradient) * difference).sum((1, 2))
     return total, values[0] - values[1]

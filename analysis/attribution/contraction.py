@@ -29,6 +29,7 @@ import torch
 from analysis.attribution.gradients import GradientSums, MapSums, ReadingSums
 from analysis.models.anatomy import Anatomy, Norm
 from analysis.models.forward import Sources
+from analysis.models.graph import Graph
 from analysis.models.linear import wide
 
 
@@ -119,10 +120,10 @@ def _pieces(parts: Anatomy, sums: GradientSums) -> Iterator[tuple[_Piece, bool]]
     yield _Piece(graph.n_destinations - 1, 1, graph.n_sources, sums.logits), False
 
 
-def block_bytes(parts: Anatomy, n_pairs: int) -> int:
-    """Memory that one position of a block of pairs needs, in bytes."""
-    rows = parts.graph.n_sources + 2 * (parts.graph.widest_layer + 1)
-    return rows * n_pairs * parts.width * parts.dtype.itemsize
+def block_bytes(graph: Graph, n_pairs: int, stream: int) -> int:
+    """Memory that one position of a block of pairs needs, in bytes; stream: bytes of a [d]."""
+    rows = graph.n_sources + 2 * (graph.widest_layer + 1)
+    return rows * n_pairs * stream
 
 
 def expand_sources(parts: Anatomy, sources: Sources, block: slice, out: torch.Tensor) -> None:

@@ -46,6 +46,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from analysis.attribution.ceap import conductance
+from analysis.attribution.choosing import AUTO, check_recompute, recomputes
 from analysis.attribution.contraction import Contraction, source_differences
 from analysis.attribution.edge_scores import EdgeScores
 from analysis.attribution.gim import Gim
@@ -93,6 +94,7 @@ def attribute(
     parts: Anatomy | None = None,
     routing: str = "free",
     gap: float = GAP,
+    recompute: bool | str = AUTO,
 ) -> EdgeScores:
     """Score every edge of a model's graph on every pair.
 
@@ -124,13 +126,17 @@ def attribute(
             scores and metrics are those of the model with its experts held, and add up. Other
             models are the same under both.
         gap: of `ig_steps="auto"`: the share of the range of the metric along a pair's path.
+        recompute: run each layer twice, so that what all layers keep for their gradient is never
+            there at once (`analysis.attribution.recomputation`); `auto`: where it would not fit.
+            The result does not depend on it.
 
     Raises:
-        ValueError: unknown method, metric, quadrature, kv or routing; ids outside the vocabulary; a
-            target, foil or label missing; an unsupported architecture; parts that are not proved;
-            scores that are not finite.
+        ValueError: unknown method, metric, quadrature, kv, routing or recompute; ids outside the
+            vocabulary; a target, foil or label missing; an unsupported architecture; parts that
+            are not proved; layers that can't be run twice, with recompute true; scores that are
+            not finite.
     """
-    check_settings(method, metric, ig_steps, quadrature, kv, batch_size, routing, gap)
+    check_settings(method, metric, ig_steps, quadrature, kv, batch_size, routing, gap, recompute)
     points = _points_or_gap(method, ig_steps, quadrature, gap)
     parts = proved(model, given(parts, kv) or anatomy(model, kv))
     pairs.check_vocabulary(parts.vocabulary)
@@ -143,12 +149,13 @@ def attribute(
     n_batches = -(-len(pairs) // batch_size)
     silent = None if show_progress else True  # None: silent unless this is a terminal
     with preserved(model), ungrouped(parts):
+        twice = recomputes(recompute, parts, pairs, batch_size, memory_budget)
         gim = Gim.of(parts, pairs) if method == "GIM" else None
         parts = parts if gim is None else gim.parts
         todo = pairs.batches(batch_size)
         for batch in tqdm(todo, "attribution", n_batches, leave=False, disable=silent):
             first = not results
-            settings = (metric_named(metric), memory_budget, first, choices, gim)
+            settings = (metric_named(metric), memory_budget, first, choices, gim, twice)
             job = _Job(parts, batch.to(device), *settings)
             results.append(job.scores(method, points))
     if routing == "frozen" and not choices.layers:
@@ -178,6 +185,7 @@ def check_settings(
     batch_size: int,
     routing: str = "free",
     gap: float = GAP,
+    recompute: bool | str = AUTO,
 ) -> None:
     """Raise ValueError, with what is known, for a setting of `attribute` that is not."""
     if method not in METHODS:
@@ -189,6 +197,7 @@ def check_settings(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; a pass needs at least one pair")
     metric_named(metric)
+    check_recompute(recompute)
     if method == "GIM" and metric == "kl":
         raise ValueError(
             "GIM takes its gradient on the clean prompt, where that of kl is 0; use logit_diff or "
@@ -212,6 +221,7 @@ class _Job:
     first: bool
     routing: Routing
     gim: Gim | None = None
+    recompute: bool = False
 
     def scores(self, method: str, points: list[tuple[float, float]] | float) -> _OfBatch:
         """Scores [B, S, D], the clean and corrupted metric and the points used [B], on the CPU.
@@ -260,6 +270,7 @@ class _Job:
         refiner = Refiner(
             *(self.parts, batch, metric, self.routing, self._plan(), gap),
             *(ends, source_differences(corrupted, clean, batch.mask), clean_logits),
+            recompute=self.recompute,
         )
         scores, used = refiner.scores(m_corrupted, m_clean)
         return self._of_batch(scores, m_clean, m_corrupted, used)
@@ -301,7 +312,8 @@ class _Job:
         That is the `embedding` [B, T, d], or the tokens' own for None.
         """
         found = gradient_run(
-            self.parts, self.metric, self.batch, hooks, ids, embedding, clean_logits
+            *(self.parts, self.metric, self.batch, hooks, ids, embedding, clean_logits),
+            recompute=self.recompute,
         )
         return found[0]
 

@@ -211,13 +211,18 @@ class GradientSums:
         self._shape = x.shape[0], x.shape[1]
 
     def _watch(self, hooks: Hooks, sums: ReadingSums, weight: float | None) -> None:
-        hooks.input(sums.reading.place, lambda x: sums.start(self._shape, x))
+        def begin(x: torch.Tensor) -> None:
+            if torch.is_grad_enabled():  # else the layer is run again (recomputation.py)
+                sums.start(self._shape, x)
+
+        hooks.input(sums.reading.place, begin)
         if weight is None:
             return
         for module, sides in sums.reading.modules.items():
 
             def see(y: torch.Tensor, sides: list[int] = sides) -> None:
-                sums.watch_output(self._shape, sides, weight, y)
+                if torch.is_grad_enabled():
+                    sums.watch_output(self._shape, sides, weight, y)
 
             hooks.output(module, see)
 

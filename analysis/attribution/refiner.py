@@ -47,6 +47,7 @@ class Refiner:
     ends: tuple[torch.Tensor, torch.Tensor]
     differences: Sources
     clean_logits: torch.Tensor
+    recompute: bool = False
 
     def scores(
         self, corrupted: torch.Tensor, clean: torch.Tensor
@@ -60,21 +61,31 @@ class Refiner:
                 zip(corrupted.tolist(), clean.tolist(), strict=True), values, slopes, strict=True
             )
         ]
-        kept: list[torch.Tensor] = []
-        while cells := [
-            (pair, cell)
-            for pair, path in enumerate(paths)
-            if not path.closed(self.gap)
-            for cell in path.worst()
-        ]:
-            self._cut(paths, cells, kept)
-        mask = self.parts.graph.edge_mask.to(scores.device)
-        for pair, path in enumerate(paths):
-            later = [cell for cell in path.cells if cell.place is not None]
-            for cell in later:
-                assert cell.place is not None
-                scores[pair][mask] += kept[cell.place].to(scores) * cell.weight
+        everyone = range(len(paths))
+        for first in everyone[:: self.made.open]:
+            self._refine(paths, everyone[first : first + self.made.open], scores)
         return scores, torch.tensor([path.spent for path in paths])
+
+    def _refine(self, paths: list[Path], pairs: range, scores: torch.Tensor) -> None:
+        """Visit later points of some pairs until their paths are closed, and add their scores.
+
+        Those of a pair's points are kept until then, for a point's weight falls when its cell is
+        cut.
+        """
+        kept: dict[int, list[torch.Tensor]] = {pair: [] for pair in pairs}
+        mask = self.parts.graph.edge_mask.to(scores.device)
+        while kept:
+            worst = {
+                pair: [] if paths[pair].closed(self.gap) else paths[pair].worst() for pair in kept
+            }
+            for pair, cells in worst.items():
+                if cells:
+                    continue
+                own = kept.pop(pair)
+                for cell in paths[pair].cells:
+                    if cell.place is not None:
+                        scores[pair][mask] += own[cell.place].to(scores) * cell.weight
+            self._cut(paths, [(pair, cell) for pair in kept for cell in worst[pair]], kept)
 
     def _start(self) -> tuple[torch.Tensor, list[list[float]], list[list[float]]]:
         """The sum of the first points [B, S, D]; M and the slope at each of them, of every pair."""
@@ -98,13 +109,13 @@ class Refiner:
         """M and the slope of each pair at a point: [B]."""
         logits, gradient = gradient_run(
             *(self.parts, self.metric, self.batch, hooks, self.batch.clean),
-            *(embedding, self.clean_logits),
+            *(embedding, self.clean_logits, self.recompute),
         )
         slope = (wide(gradient) * self.differences.embedding).sum((1, 2))
         return self.metric(logits, self.clean_logits, self.batch), slope
 
     def _cut(
-        self, paths: list[Path], cells: list[tuple[int, Cell]], kept: list[torch.Tensor]
+        self, paths: list[Path], cells: list[tuple[int, Cell]], kept: dict[int, list[torch.Tensor]]
     ) -> None:
         """Visit what the cells need, and cut them."""
         wanted = [(pair, alpha) for pair, cell in cells for alpha in points_of(cell)]
@@ -115,8 +126,8 @@ class Refiner:
             found = []
             for _ in points_of(cell):
                 value, slope, scores = visited.pop(0)
-                found.append((value, slope, len(kept)))
-                kept.append(scores)
+                found.append((value, slope, len(kept[pair])))
+                kept[pair].append(scores)
             paths[pair].cut(cell, found)
 
     def _visit(self, wanted: list[tuple[int, float]]) -> list[_Visited]:

@@ -91,6 +91,7 @@ class Options:
     tokens: int = key("tokens of each pair", 64, COUNT)
     steps: int = key("points on the path", 5, COUNT)
     kv: str = key("grouped or ungrouped", "grouped")
+    recompute: bool = key("attribution: run each layer twice", False)
     fraction: float = key("bootstrap: share of the edges in the circuit", 0.05, PART)
     resamples: int = key("bootstrap, size and page: resamples of the pairs", 1000, COUNT)
     checkpoints: int = key("size and page: of the run", 300, COUNT)
@@ -184,7 +185,14 @@ def sides(options: Options) -> tuple[Callable[[], object], Callable[[], object]]
         _synchronize()
 
     def attribution() -> None:
-        attribute(model, pairs, ig_steps=options.steps, kv=options.kv, batch_size=options.batch)
+        o = options
+        attribute(
+            *(model, pairs),
+            ig_steps=o.steps,
+            kv=o.kv,
+            batch_size=o.batch,
+            recompute=o.recompute,
+        )
         _synchronize()
 
     return floor, attribution

@@ -51,6 +51,11 @@ class AttributionOptions:
         "free",
     )
     batch_size: int = key("pairs in one pass; does not change the result", 8, COUNT)
+    recompute: Any = key(
+        "run each layer twice, which needs less memory and more time and does not change the "
+        "result: true, false, or auto, where memory would not be enough",
+        "auto",
+    )
     dtype: str = key(" or ".join(DTYPES), "float32")
     check_dtype: bool = key(
         "of bfloat16 or float16: score the first pairs in float32 too, and say how the top edges "
@@ -87,7 +92,7 @@ def load(options: Options) -> tuple[Model, Pairs]:
     from analysis.prompts.pairs import Pairs, holds_text
     from analysis.records.checkpoints import find_model
 
-    settings, dtype = _settings(options), options.attribution.dtype
+    settings, dtype = settings_of(options), options.attribution.dtype
     if dtype not in DTYPES:
         raise ValueError(f"unknown attribution.dtype {dtype!r}; known: {', '.join(DTYPES)}")
     check_settings(**settings)
@@ -105,10 +110,10 @@ def measure(options: Options, model: Model, pairs: Pairs) -> EdgeScores:
     """The edge scores that the options ask for."""
     from analysis.attribution.eap import attribute
 
-    return attribute(model, pairs, **_settings(options))
+    return attribute(model, pairs, **settings_of(options))
 
 
-def _settings(options: Options) -> dict[str, Any]:
+def settings_of(options: Options) -> dict[str, Any]:
     """What `attribute` is told."""
     settings = asdict(options.attribution)
     del settings["dtype"], settings["check_dtype"]
@@ -123,7 +128,7 @@ def checked(
 
     if not options.attribution.check_dtype:
         return None
-    found = check_dtype(model, pairs, scores, **_settings(options))
+    found = check_dtype(model, pairs, scores, **settings_of(options))
     print(f"check_dtype: {found or 'nothing to check'}")
     return None if found is None else asdict(found)
 
@@ -146,10 +151,10 @@ def experts_of(options: Options, model: Model, pairs: Pairs, scores: EdgeScores)
         return {"routing": own.routing, "layers": layers}
     [other] = (routing for routing in ROUTINGS if routing != own.routing)
     if own.ig_steps == "auto":
-        gap = attribute(model, pairs, **_settings(options) | {"routing": other}).completeness_gap
+        gap = attribute(model, pairs, **settings_of(options) | {"routing": other}).completeness_gap
     else:
         settings = (own.metric, own.ig_steps, own.quadrature, own.batch_size)
-        gap = completeness_gap(model, pairs, *settings, other)
+        gap = completeness_gap(model, pairs, *settings, other, own.recompute)
     both = {own.routing: scores.completeness_gap, other: gap}
     found = {routing: both[routing] for routing in ROUTINGS}
     return {"routing": own.routing, "layers": layers, "completeness_gap": found}

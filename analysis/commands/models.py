@@ -5,10 +5,10 @@
 
 Without a model: every type of model of transformers, as it was found in tiny ones with random
 weights; docs/models.md says what was proved. With one: whether it is supported, or why not; its
-layers in words; the graph; that its proofs hold, and what they note; and
-what attribution will need in memory, weights included. The passes of the model itself, forward and
-backward, come on top of that: they need what a step of training of the same batch needs, less the
-gradients of the weights.
+layers in words; the graph; that its proofs hold, and what they note; and what attribution will need
+in memory, its passes and the weights included, with each layer run once or twice
+(tracking.recompute). On a CPU the process takes about half as much again, for the gaps that the C
+library keeps; headlab attribute plan=true measures that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -57,15 +57,21 @@ def describe(model: nn.Module, options: Options) -> dict[str, Any]:
         Unsupported: it is not; the message says why.
     """
     from analysis.attribution.eap import MEMORY_BUDGET
-    from analysis.attribution.memory import predicted
+    from analysis.attribution.graph_bytes import graph_bytes
+    from analysis.attribution.memory import Sizes, need
     from analysis.detection.audits import prove, proved
     from analysis.detection.detect import anatomy
+    from analysis.models.preserve import preserved
     from analysis.reporting.anatomy_features import special
     from analysis.reporting.anatomy_words import alike, destination_kinds, graph_in_words
 
     parts = proved(model, anatomy(model, options.kv))
     notes = prove(model, parts)
     graph, experts = parts.graph, experts_of(parts)
+    with preserved(model):
+        kept = graph_bytes(parts)
+    batch = Sizes.of(parts), kept, options.batch_size, options.tokens, MEMORY_BUDGET
+    once, twice = (need(*batch, recompute=again) for again in (False, True))
     return {
         "supported": True,
         "layers": [
@@ -80,7 +86,7 @@ def describe(model: nn.Module, options: Options) -> dict[str, Any]:
         "graph": graph_in_words(graph),
         "proved": ["logits", "causal", "outside", "gradient", "heads"],
         "notes": notes,
-        "memory": predicted(parts, options.batch_size, options.tokens, MEMORY_BUDGET),
+        "memory": asdict(once) | {"peak": once.peak, "peak_recomputed": twice.peak},
     }
 
 
@@ -136,15 +142,16 @@ def as_text(found: dict[str, Any], options: Options) -> list[str]:
         (group["layers"], tuple((part["name"], part["is"]) for part in group["parts"]))
         for group in found["layers"]
     ]
-    memory = found["memory"]
-    needs = ", ".join(f"{what} {size / GIB:.2f}" for what, size in memory.items())
+    memory = {what: size / GIB for what, size in found["memory"].items()}
+    peak, twice = memory.pop("peak"), memory.pop("peak_recomputed")
+    needs = ", ".join(f"{what} {size:.2f}" for what, size in memory.items() if what != "points")
     texts = [
         f"{found['class']} is supported.",
         found["graph"],
         f"Proved on a few tokens: {', '.join(found['proved'])} (docs/models.md).",
         *found["notes"],
         f"Memory for {options.batch_size} pairs of {options.tokens} tokens, in GiB: {needs}; in "
-        f"all {sum(memory.values()) / GIB:.2f}, and the model's own passes on top.",
+        f"all {peak:.2f}, or {twice:.2f} with recompute=true.",
     ]
     first, *rest = [textwrap.wrap(text, WIDTH) for text in texts]
     return [*first, "", *layers_in_words(told), *(line for text in rest for line in ("", *text))]

@@ -20,7 +20,9 @@ from analysis.circuits.share import PER_HEAD, check_fraction
 from analysis.cli import key
 from analysis.ranges import COUNT, NATURAL, PART, POSITIVE, SEED, SHARE, Range
 
-AUTO = "auto"  # points of analysis/attribution/refinement.py, edges of analysis/circuits/share.py
+# points of analysis/attribution/refinement.py, edges of analysis/circuits/share.py, recompute of
+# analysis/attribution/choosing.py
+AUTO = "auto"
 FREE = "free"  # a routing of analysis/models/routing.py
 
 
@@ -76,6 +78,12 @@ class CircuitKeys:
         FREE,
     )
     batch_size: int = free("pairs in one pass; changes memory and speed, not the result", 8, COUNT)
+    recompute: Any = free(
+        "run each layer twice, so that what all layers keep for their gradient is never there at "
+        "once: true, false, or auto, where memory would not be enough; changes memory and time, "
+        "not the result",
+        AUTO,
+    )
     check_dtype: bool = free(
         "of a model in bfloat16 or float16: score the first pairs in float32 too, once, and say "
         "how the top edges agree; twice the memory of the weights beside them",
@@ -134,7 +142,7 @@ class TrackingSettings(CircuitKeys):
         try:
             check_settings(
                 *(self.method, self.metric, self.ig_steps, self.quadrature, self.kv),
-                *(self.batch_size, self.routing, self.gap),
+                *(self.batch_size, self.routing, self.gap, self.recompute),
             )
         except ValueError as error:
             raise ValueError(f"tracking: {error}") from error

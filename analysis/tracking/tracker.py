@@ -232,7 +232,7 @@ class HeadTracker:
             return
         self._to_check = False
         names = ("method", "metric", "ig_steps", "quadrature", "kv", "batch_size", "gap")
-        how = {name: getattr(self.settings, name) for name in names}
+        how = {name: getattr(self.settings, name) for name in (*names, "recompute")}
         try:
             self._checked = check_dtype(model, self.pairs, scores, **how)
         except RuntimeError as error:
@@ -441,7 +441,7 @@ def _edge_scores(
 ) -> list[torch.Tensor]:
     """Scores of the edges [pairs, E], clean and corrupted metric and points used [pairs]."""
     how = (s.method, s.metric, s.ig_steps, s.quadrature, s.kv, batch_size, show_progress)
-    scores = attribute(model, pairs, *how, routing=s.routing, gap=s.gap)
+    scores = attribute(model, pairs, *how, routing=s.routing, gap=s.gap, recompute=s.recompute)
     assert scores.points is not None
     return [scores.per_edge, scores.metric_clean, scores.metric_corrupted, scores.points]
 
