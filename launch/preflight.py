@@ -44,7 +44,7 @@ def preflight(cfg: DictConfig) -> list[str]:
             wrong.append(str(error))
     if wrong:
         raise ValueError("\n  ".join(["the pre-flight check failed:", *wrong]))
-    return [*notes, *account(cfg)]
+    return [*notes, *tracking(cfg), *account(cfg)]
 
 
 def versions(cfg: DictConfig) -> list[str]:
@@ -227,6 +227,19 @@ def settings(cfg: DictConfig) -> list[str]:
         find_rewards(list(cfg.train.rewards))
         check_rewards(list(cfg.train.rewards), given.get("reward_weights"))
     return []
+
+
+def tracking(cfg: DictConfig) -> list[str]:
+    """Whether what tracking needs in memory fits, and about how long it takes."""
+    from analysis.models.room import host_memory
+    from launch.tracking_needs import tracking_notes
+
+    if not cfg.tracking.enabled or cfg.model.path is None:
+        return []
+    r = cfg.resources
+    on_gpu = r.gpus != 0 if r.kind == "slurm" else local_node(r).gpus > 0
+    free = host_memory() if r.kind != "slurm" and not on_gpu else None
+    return tracking_notes(cfg, model_source(cfg), on_gpu, free)
 
 
 def account(cfg: DictConfig) -> list[str]:

@@ -1,24 +1,44 @@
 """Score every edge of a model on a file of pairs, and write scores and circuit.
 
     headlab attribute model.path=DIR pairs.path=FILE.jsonl out=DIR
+    headlab attribute model.path=DIR pairs.path=FILE.jsonl out=DIR plan=true
 
 OUT/edges.safetensors   `mean` [source, destination] and `per_pair` [pair, source, destination]
 OUT/names.json          names of the sources and destinations, and what was measured how
 OUT/graph.json          scores and circuit in the format of the EAP-IG package
+
+With plan=true nothing is written: a few of the pairs are attributed, and what memory and time all
+of them will take is printed.
 
 From Python, call `attribute` of the package `analysis`; this module is its command line alone.
 """
 
 from __future__ import annotations
 
-from analysis.commands.measuring import Options
+from dataclasses import dataclass
+
+from analysis.cli import key
+from analysis.commands import measuring
+
+
+@dataclass
+class Options(measuring.Options):
+    plan: bool = key("only say what memory and time it will take; writes nothing", False)
 
 
 def act(options: Options) -> None:
-    """Load, attribute, write."""
-    from analysis.commands.measuring import checked, experts_of, load, measure, write
+    """Load, attribute, write; or say what that will take."""
+    from analysis.commands.measuring import checked, experts_of, load, measure, settings_of, write
 
     model, pairs = load(options)
+    if options.plan:
+        from analysis.attribution.forecast import forecast, quietly
+        from analysis.reporting.forecast_words import in_words
+
+        with quietly():
+            found, _ = forecast(model, pairs, **settings_of(options))
+        print("\n".join(in_words(found, len(pairs))))
+        return
     scores = measure(options, model, pairs)
     precision = checked(options, model, pairs, scores)
     experts = experts_of(options, model, pairs, scores)

@@ -21,6 +21,9 @@ give run=DIR too: base, pairs and settings are the run's.
 Records, report and W&B rows are those of a training run; on the same checkpoint they are equal to
 float tolerance. A step that has a record is skipped, so a stopped command can be started again;
 redo=true measures again. A training run has the same settings (tracking.fraction=0.02, ...).
+
+plan=true only says what memory and time that will take: the base is loaded and measured on a few of
+the pairs, and nothing is written.
 """
 
 from __future__ import annotations
@@ -100,12 +103,26 @@ def act(options: Options) -> None:
     transformers_logging.disable_progress_bar()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if options.watch is not None:
+    if options.plan:
+        from analysis.commands.track_plan import say
+
+        say(options, _steps(options))
+    elif options.watch is not None:
         _watch(options, options.watch)
     elif is_of_hub(options.checkpoints):
         _revisions(options)
     else:
         _all(options)
+
+
+def _steps(options: Options) -> dict[int, str] | None:
+    """The checkpoints that are there, step 0 among them; None where they are still to come."""
+    if options.watch is not None:
+        return None
+    if is_of_hub(options.checkpoints):
+        return _at_every(options, _hub_steps(options))
+    assert options.base is not None, "checked"
+    return _at_every(options, find_checkpoints(options.checkpoints, options.base))
 
 
 def _all(options: Options) -> None:
@@ -185,7 +202,20 @@ def _at_every(options: Options, found: dict[int, str]) -> dict[int, str]:
 
 def _revisions(options: Options) -> None:
     """Track the revisions of a model on the hub."""
-    from analysis.live.revisions import Revisions, find_revisions
+    from analysis.live.revisions import Revisions
+
+    found = _hub_steps(options)
+    options = replace(options, base=found[0])
+    found = _at_every(options, found)
+    tracker = start_tracker(options)
+    done = sum(tracker.is_tracked(step) for step in found)
+    print(f"{len(found)} revisions, {done} of them tracked already", flush=True)
+    _follow(options, tracker, Revisions(found, tracker, options.dtype, options.keep))
+
+
+def _hub_steps(options: Options) -> dict[int, str]:
+    """Revisions on the hub by step, the base as step 0."""
+    from analysis.live.revisions import find_revisions
 
     given = options.checkpoints if isinstance(options.checkpoints, list) else [options.checkpoints]
     found = find_revisions([str(entry) for entry in given])
@@ -195,12 +225,7 @@ def _revisions(options: Options) -> None:
     base = options.base or first[1]
     if found.setdefault(0, base) != base:
         raise ValueError(f"{base} and {found[0]} are both step 0")
-    found = _at_every(options, dict(sorted(found.items())))
-    options = replace(options, base=base)
-    tracker = start_tracker(options)
-    done = sum(tracker.is_tracked(step) for step in found)
-    print(f"{len(found)} revisions, {done} of them tracked already", flush=True)
-    _follow(options, tracker, Revisions(found, tracker, options.dtype, options.keep))
+    return dict(sorted(found.items()))
 
 
 def _watch(options: Options, root: str) -> None:

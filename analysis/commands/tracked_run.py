@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from analysis.tracking.tracker import HeadTracker
 
 
-FREE = ("batch_size", "needed", "patterns")  # may differ from what a run was tracked with
+# may differ from what a run was tracked with
+FREE = ("batch_size", "recompute", "needed", "patterns")
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Options:
     )
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     dtype: str = key("float32, float64 or bfloat16", "float32")
+    plan: bool = key("only say what memory and time it will take; writes nothing", False)
     redo: bool = key("measure steps again that have a record", False)
     every: int | None = key(
         "of the checkpoints, only those at every N steps and the last", None, COUNT
@@ -147,17 +149,16 @@ def _settings_there(run: Path) -> dict[str, Any]:
     return next((record.settings for record in records if record is not None), {})
 
 
-def start_tracker(options: Options) -> HeadTracker:
-    """The tracker of the run, whose directory is made once the pairs are read.
+def read_pairs(options: Options) -> tuple[Pairs, PreTrainedTokenizerBase | None]:
+    """The pairs, and the tokenizer that reads them.
 
     Raises:
-        ValueError: the pairs can't be read, or the run was tracked otherwise.
+        ValueError: they can't be read.
     """
     from analysis.models.loading import load_tokenizer, load_tokenizer_if_any
     from analysis.prompts.pairs import holds_text
     from analysis.records.checkpoints import own_tokenizer
     from analysis.tracking.further import pairs_of_file
-    from analysis.tracking.tracker import HeadTracker
 
     assert options.base is not None and options.pairs is not None, "checked, or the run's"
     run, file = Path(options.run), Path(options.pairs).expanduser()
@@ -165,13 +166,25 @@ def start_tracker(options: Options) -> HeadTracker:
         raise ValueError(f"there is no pairs file {file}")
     find = load_tokenizer if holds_text(file) else load_tokenizer_if_any
     tokenizer = find(own_tokenizer(run) or options.base)
+    tracking = options.tracking
+    return pairs_of_file(file, tokenizer, tracking.metric, tracking.base_pairs), tokenizer
+
+
+def start_tracker(options: Options) -> HeadTracker:
+    """The tracker of the run, whose directory is made once the pairs are read.
+
+    Raises:
+        ValueError: the pairs can't be read, or the run was tracked otherwise.
+    """
+    from analysis.tracking.tracker import HeadTracker
+
+    run, (pairs, tokenizer) = Path(options.run), read_pairs(options)
     times = options.tracking.base_pairs
-    pairs = pairs_of_file(file, tokenizer, options.tracking.metric, times)
     _forget_unmeasured(run, options, pairs)
     tracker = HeadTracker(prepare_run(options), pairs, options.tracking.settings(), tokenizer)
     tracker.start()
     if times > 1 and not tracker.is_tracked(0):
-        _tell_further(tracker, tokenizer, file, times)
+        _tell_further(tracker, tokenizer, Path(str(options.pairs)).expanduser(), times)
     return tracker
 
 

@@ -77,3 +77,18 @@ def test_a_setting_that_is_wrong_is_found_before_the_queue(launch):
     assert done.returncode == 2
     assert "did you mean learning_rate?" in done.stderr
     assert not (launch.directory / "runs").exists()
+
+
+def test_what_tracking_needs_is_told_and_whether_it_fits(compose, tiny_dir, tmp_path, monkeypatch):
+    from analysis.models import room
+
+    cfg = compose("sft", "model=hub", f"model.path={tiny_dir}", f"run_dir={tmp_path}/r")
+    [note] = [line for line in preflight(cfg) if line.startswith("tracking ")]
+    assert "pairs of up to" in note and "GiB of the process" in note and "s a checkpoint" in note
+    monkeypatch.setattr(room, "host_memory", lambda: 2**29)
+    [short] = [line for line in preflight(cfg) if "may not fit the 0.5 GiB" in line]
+    assert "tracking.recompute=true (" in short
+    off = compose(
+        "sft", "model=hub", f"model.path={tiny_dir}", f"run_dir={tmp_path}/r", "tracking=none"
+    )
+    assert not any("tracking" in line for line in preflight(off))

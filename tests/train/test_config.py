@@ -249,7 +249,7 @@ def test_what_may_change_on_resuming_shapes_no_record():
 
     assert free_keys(TrackingConfig) == {
         *("batch_size", "check_dtype", "patterns", "fdr", "hysteresis", "base_pairs", "needed"),
-        *("where", "schedule", "budget", "on_error"),
+        *("where", "schedule", "budget", "on_error", "recompute"),
     }
     keys = {f.name for f in dataclasses.fields(TrackingConfig)}
     of_record = TrackingSettings(routing="frozen").of_record()  # the default is not said there
