@@ -4,7 +4,7 @@
 
     pairs = headlab.Pairs.load("pairs.jsonl", tokenizer)
     scores = headlab.attribute(model, pairs)
-    circuit = headlab.select_circuit(scores, fraction=0.05)
+    circuit = headlab.select_circuit(scores, fraction="auto")
 
 Names are those of the package `analysis` and are loaded when first used. A type checker knows them
 from there (`from analysis import attribute`): a module of one file can't say that it is typed.

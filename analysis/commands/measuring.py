@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.circuits.share import check_fraction
 from analysis.cli import key
 from analysis.models.loading import DTYPES, load_config, load_model, load_tokenizer
 from analysis.ranges import COUNT, NATURAL, PART, SHARE
@@ -67,10 +68,19 @@ class AttributionOptions:
 @dataclass
 class CircuitOptions:
     top_n: int | None = key("edges in the circuit; give one of these three", None, COUNT)
-    fraction: float | None = key("share of all edges; default: all edges", None, PART)
+    fraction: Any = key(
+        "share of all edges, or auto, as in tracking.fraction; default: all edges", None, PART
+    )
     threshold: float | None = key("|score| from which on an edge is in", None, NATURAL)
     greedy: bool = key("grow the circuit from the logits up", False)
     signed: bool = key("rank by score instead of |score|", False)
+
+    def __post_init__(self) -> None:
+        if self.fraction is not None:
+            try:
+                check_fraction(self.fraction)
+            except ValueError as error:
+                raise ValueError(f"circuit.{error}") from error
 
 
 @dataclass

@@ -144,6 +144,7 @@ SETTINGS = [
     (["attribution.metod=EAP"], 2, "did you mean attribution.method?"),
     (["attribution.ig_steps=many"], 1, "ig_steps is 'many'; give a whole number"),
     (["verbose"], 2, "'verbose' is not key=value"),
+    (["circuit.fraction=most"], 2, "circuit.fraction must lie in (0, 1] or be auto, not most"),
     (["circuit.top_n=3", "circuit.fraction=0.1"], 1, "exactly one of top_n"),
     (["circuit.top_n=100000"], 1, "top_n must lie in 1 .."),
     (["model.path=/nowhere"], 1, "there is no directory /nowhere"),
