@@ -36,13 +36,20 @@ class Findings:
         return [*said, GUESSING]
 
 
-def findings(sft: Run, is_needed: Needed, grpo: Run, planted: list[str]) -> Findings:
-    """What the acts show. planted: the heads that GRPO's first model lacks."""
+def findings(
+    sft: Run, is_needed: Needed, grpo: Run, planted: list[str], others: Needed | None = None
+) -> Findings:
+    """What the acts show.
+
+    planted: the heads that GRPO's first model lacks. others: what taking out those does that are
+    called under GRPO and are not planted; None where there are none.
+    """
+    emergent = called_in(sft)
     return Findings(
         {
             "What emerged (SFT)": emerged(sft),
             "What was needed (the called heads at their mean)": taken_out(is_needed),
-            "What came back (GRPO)": came_back(grpo, planted),
+            "What came back (GRPO)": came_back(grpo, planted, emergent, others),
         }
     )
 
@@ -50,7 +57,7 @@ def findings(sft: Run, is_needed: Needed, grpo: Run, planted: list[str]) -> Find
 def emerged(run: Run) -> list[tuple[str, str]]:
     """Act one: the score, the emergent heads, and which of them are called since when."""
     last = run.points[-1]
-    called = last.names(last.change.called["emergent"])
+    called = called_in(run)
     return [
         ("pass@1", _scores(run)),
         ("emergent", _emergent(last)),
@@ -102,22 +109,37 @@ def _spread(values: list[float], times: float, digits: int = 1) -> str:
     return f"{mean} ({low} to {high})"
 
 
-def came_back(run: Run, planted: list[str]) -> list[tuple[str, str]]:
-    """Act three: the score, the emergent heads, and how many of the planted are called."""
+def called_in(run: Run) -> list[str]:
+    """The heads that a run calls emergent at its end."""
     last = run.points[-1]
-    called = set(last.names(last.change.called["emergent"]))
-    hits, n_heads = len(called & set(planted)), len(last.record.graph.heads)
+    return last.names(last.change.called["emergent"])
+
+
+def came_back(
+    run: Run, planted: list[str], emergent: list[str], others: Needed | None
+) -> list[tuple[str, str]]:
+    """Act three: the score, the emergent heads, and how many of the planted are called.
+
+    emergent: heads called in act one. others: as in `findings`.
+    """
+    last, called = run.points[-1], called_in(run)
+    rest = [head for head in called if head not in planted]
+    hits, n_heads = len(called) - len(rest), len(last.record.graph.heads)
     mean, high = by_chance(len(planted), len(called), n_heads)
-    others = len(called) - hits
-    return [
+    before = len(set(rest) & set(emergent))
+    lines = [
         ("pass@1", _scores(run)),
         ("emergent", _emergent(last)),
         (
             "called",
-            f"{hits} of the {len(planted)} zeroed heads, {others} not zeroed; by chance "
+            f"{hits} of the {len(planted)} zeroed heads ({', '.join(planted)}); by chance "
             f"{len(called)} of {n_heads} heads hold {mean:.1f} zeroed (97.5 % point {high})",
         ),
+        ("others", f"{len(rest)}" + (f", {before} of them called in act one" if rest else "")),
     ]
+    if others is not None and others.now is not None:
+        lines.append(("without these", f"{_which(others)}; {others.metric} {_effect(others.now)}"))
+    return lines
 
 
 def by_chance(planted: int, called: int, n_heads: int) -> tuple[float, int]:

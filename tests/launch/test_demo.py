@@ -13,7 +13,7 @@ from analysis.records.evaluations import read_evaluations
 from analysis.records.record_files import read_records
 from analysis.trajectories.run import Run
 from launch.acts import planted_heads, planted_in
-from launch.findings import by_chance
+from launch.findings import by_chance, called_in
 from tests.support.places import ROOT
 
 
@@ -40,12 +40,6 @@ def test_held_out_accuracy_rises_under_sft_and_grpo(tmp_path):
     assert demo(tmp_path, "experiment=tiny").count("nothing is trained") == 2
 
 
-def called(run: Run) -> set[str]:
-    """The heads that a run calls emergent at its end."""
-    last = run.points[-1]
-    return set(last.names(last.change.called["emergent"]))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_heads_emerge_are_needed_and_come_back(tmp_path, seed):
@@ -53,17 +47,18 @@ def test_heads_emerge_are_needed_and_come_back(tmp_path, seed):
     runs = {kind: tmp_path / "runs" / f"lookup-{kind}-seed{seed}" for kind in ("sft", "grpo")}
     sft, grpo = (Run.read(run) for run in runs.values())
     # act one: more called than chance gives in the raw set
-    emerged = called(sft)
+    emerged = set(called_in(sft))
     assert len(emerged) > sft.points[-1].change.null["emergent"][1]
     scores = [row.evaluation["pass_at_1"] for row in sft.rows if row.evaluation]
     assert scores[0] < 0.5 and scores[-1] > 0.9
-    # act three: at least half of the planted, and the others within the rate
+    # act three: at least half of the planted, and the others within the rate; a head of act one
+    # that is not zeroed may have worked through those that are, and be back with them
     planted = set(planted_heads(planted_in(runs["sft"])))
-    back = called(grpo)
-    assert planted == emerged
+    back = set(called_in(grpo))
+    assert planted <= emerged
     assert len(back & planted) >= len(planted) / 2
     assert len(back & planted) > by_chance(len(planted), len(back), 32)[0]
-    assert len(back - planted) <= max(1, 0.05 * len(back))
+    assert len(back - emerged) <= max(1, 0.05 * len(back))
     screen = said.split("What emerged")[1].partition("report:")[0]
     assert max(map(len, screen.splitlines())) <= 80
     assert demo(tmp_path, "experiment=lookup", f"seed={seed}").count("nothing is trained") == 2
