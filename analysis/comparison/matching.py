@@ -1,7 +1,8 @@
 """Two runs where they have come as far: the counts of heads of both at equal KL, score or step.
 
 Every checkpoint of either run whose value the other run has too makes a row: of its own run the
-counts are measured, of the other they are interpolated (analysis/comparison/courses.py). Both runs
+counts are measured, of the other they are interpolated (analysis/comparison/courses.py). Of
+checkpoints of a run with the very same value, as at a score of 1, the first makes a row. Both runs
 were measured on the same pairs, so differences are paired: resample i of both draws the same pairs.
 Of KL the noise of the match is in the intervals; of a score it is not, as it is over problems: its
 interval at the nearest checkpoint says how well the runs match.
@@ -84,7 +85,7 @@ def match_runs(a: Course, b: Course) -> Matched:
     for own, other in ((a, b), (b, a)):
         for i, step in enumerate(own.steps):
             value = own.values[i]
-            if not low <= value.value <= high:
+            if not low <= value.value <= high or _is_there(value, own.values[:i]):
                 continue
             there = other.find(value.value)
             assert there is not None, "the value lies in the range that both have"
@@ -94,6 +95,11 @@ def match_runs(a: Course, b: Course) -> Matched:
     found.sort(key=lambda row: (row.value.value, row.places[0].before))
     unique = {(row.places[0].said, row.places[1].said): row for row in found}
     return Matched(a.measure, (a.run.label, b.run.label), low, high, list(unique.values()))
+
+
+def _is_there(value: Estimate, before: Sequence[Estimate]) -> bool:
+    """Whether an earlier checkpoint has this very value, as a score has that can't rise further."""
+    return any(value.value == other.value for other in before)
 
 
 def _row(value: Estimate, a: Reading, b: Reading) -> MatchedRow:

@@ -72,6 +72,17 @@ def test_a_run_that_comes_back_counts_where_it_was_first(tmp_path):
     assert Course.of(a, "step").find(20).said == "20"
 
 
+def test_a_score_that_can_not_rise_further_makes_one_row(tmp_path):
+    a = grown(tmp_path / "a", {10: (1, 0.1), 20: (2, 0.2), 30: (3, 0.3)})
+    b = grown(tmp_path / "b", {10: (2, 0.1), 20: (3, 0.2)})
+    for run, scores in ((a, {10: 0.5, 20: 1.0, 30: 1.0}), (b, {10: 1.0, 20: 1.0})):
+        for step, score in scores.items():
+            write_evaluation(run.path, step, {"pass_at_1": score, "low": score, "high": score})
+    found = match_runs(*(Course.of(Run.read(run.path), "score") for run in (a, b)))
+    assert [(row.places[0].said, row.places[1].said) for row in found.rows] == [("20", "10")]
+    assert found.best.places[0].nearest == 20  # not its last checkpoint with that score
+
+
 def test_runs_without_a_value_in_common_are_refused(tmp_path):
     a = grown(tmp_path / "a", {10: (1, 0.1), 20: (2, 0.4)})
     b = grown(tmp_path / "b", {10: (1, 0.5), 20: (2, 0.9)})
