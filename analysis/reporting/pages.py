@@ -65,13 +65,19 @@ def _environment() -> Environment:
     )
 
 
-def write_page(out: Path, template: str, **values: object) -> Path:
-    """Write a page, whole or not at all; the path it was written to."""
-    from plotly.offline import get_plotlyjs
+def page_text(template: str, charts: bool = True, **values: Any) -> str:
+    """A page. charts: whether plotly.js is written into it, as `plotly`."""
+    if charts:
+        from plotly.offline import get_plotlyjs
 
+        values["plotly"] = Markup(get_plotlyjs())
+    return _environment().get_template(template).render(**values)
+
+
+def write_page(out: Path, template: str, **values: Any) -> Path:
+    """Write a page with charts, whole or not at all; the path it was written to."""
     from analysis.files import atomic_write
 
-    page = _environment().get_template(template).render(plotly=Markup(get_plotlyjs()), **values)
     with atomic_write(out) as draft:
-        draft.write_text(page, encoding="utf-8")
+        draft.write_text(page_text(template, **values), encoding="utf-8")
     return out

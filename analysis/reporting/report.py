@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.records.secrets import redact_yaml
 from analysis.reporting.pages import Table, kept_chart, write_page
@@ -30,6 +30,7 @@ VERDICTS = {  # of analysis/evaluation/scores.py
     "base_effect": "in the base",
     "effect_minus_base": "effect − base",
 }
+TEMPLATE = "report.html.j2"
 INCLUSION = "with inclusion at base → final (* called)"
 
 
@@ -376,11 +377,25 @@ def write_report(runs: Sequence[Run], out: str | Path, findings: Sequence[str] =
     Raises:
         ValueError: a run has no checkpoint yet.
     """
+    return write_page(Path(out), TEMPLATE, **report_values(runs, findings))
+
+
+def report_values(
+    runs: Sequence[Run], findings: Sequence[str] = (), live: str = "", state: str | None = None
+) -> dict[str, Any]:
+    """What the template of the page is told.
+
+    live: on a page that a server shows, where it is sent what is new. state: of the run then.
+
+    Raises:
+        ValueError: a run has no checkpoint yet.
+    """
     from markupsafe import Markup
 
     from analysis.models.provenance import code_version
     from analysis.reporting.dashboard.library import graph_library
     from analysis.reporting.dashboard.page import as_script, page_data
+    from analysis.reporting.dashboard.terms import TERMS
     from analysis.reporting.tables import comparison
     from analysis.trajectories.run import checkpoint_rows
 
@@ -388,15 +403,18 @@ def write_report(runs: Sequence[Run], out: str | Path, findings: Sequence[str] =
         checkpoint_rows(run)
     title, code = "headlab: " + " and ".join(run.label for run in runs), _pairs(code_version())
     shown = page_data(runs, title, code, findings)
-    return write_page(
-        Path(out),
-        "report.html.j2",
-        title=title,
-        verdict=shown["runs"][0]["judged"]["verdict"],
-        data=as_script(shown),
-        vis=Markup(graph_library()),
-        sections=[section(run, f"run{index}") for index, run in enumerate(runs)],
-        findings=findings,
-        between=comparison(runs),
-        code=code,
-    )
+    followed = any(run.signal_name is not None for run in runs)
+    for run_shown in shown["runs"]:
+        run_shown["state"] = state
+    return {
+        "title": title,
+        "verdict": shown["runs"][0]["judged"]["verdict"],
+        "data": as_script(shown),
+        "live": live,
+        "vis": Markup(graph_library()),
+        "sections": [section(run, f"run{index}") for index, run in enumerate(runs)],
+        "findings": findings,
+        "between": comparison(runs),
+        "code": code,
+        "terms": {term: TERMS[term] for term in TERMS if term != "signal" or followed},
+    }

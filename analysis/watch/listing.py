@@ -17,7 +17,7 @@ from analysis.watch.states import state_of
 # what a run's numbers are in, and how many folders deep
 FILES = {
     **{"run.json": 0, "metrics.jsonl": 0, "base.json": 0},
-    **{"heads": 2, "evaluations": 4, "needed": 1, "roles": 1},
+    **{"heads": 2, "evaluations": 4, "needed": 1, "roles": 1, "patterns": 1},
 }
 DEPTH = 2  # of runs in folders of runs
 

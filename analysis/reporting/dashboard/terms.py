@@ -29,6 +29,8 @@ TERMS = {
     "two in a row do not have the change.",
     "inclusion": "The share of the resamples of the pairs in which a head is in the circuit.",
     "importance": "A head's share of the attribution that leaves heads along the circuit's edges.",
+    "effect": "E = (I - I of the base) / (I + I of the base), I being a head's importance: -1 "
+    "where it has lost all of it, 1 where it had none.",
     "margin": "The logarithm of a head's strength over the weakest that is in the circuit: above 0 "
     "the head is in, below it is out.",
     "p": "How likely so large a change of a head's margin is if only the pairs differ; 1 where the "

@@ -59,6 +59,7 @@ headlab.start = () => {
     begin(headlab.figures.make());
     headlab.tables.make();
     headlab.exports.make();
+    headlab.live();
     ["curves", "panel-curve"].map(byId).forEach(headlab.fit);
     document.documentElement.dataset.ready = "yes";
   });
