@@ -15,7 +15,7 @@ from PIL import Image
 from tests.support.browser import chromium, find_browser, opened
 
 SIZE = {"width": 1280, "height": 800}
-COLOURS = 96
+COLOURS = 256
 
 
 def picture(page_file: Path, part: str = "") -> Image.Image:
@@ -28,7 +28,7 @@ def picture(page_file: Path, part: str = "") -> Image.Image:
     ):
         page.wait_for_timeout(500)  # what is drawn when nothing else is to be done
         seen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    return seen.quantize(COLOURS, dither=Image.Dither.NONE)
+    return seen.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def opened(browser: Any, page_file: Path, part: str = "", **how: Any) -> Iterato
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **how})
     context.set_offline(True)
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)  # machines may be busy
     page.on("console", lambda said: faults.append(said.text))
     page.on("pageerror", lambda error: faults.append(str(error)))
 

@@ -235,7 +235,7 @@ headlab.between = (() => {
       const was = isSeen;
       isSeen = entries.at(-1).isIntersecting;
       if (isSeen && !was && last) update(state.get(), new Set());
-    }, {rootMargin: "40px"}).observe(byId("sides-maps"));
+    }, {rootMargin: "0px 0px -56px"}).observe(byId("sides-maps"));
     return update;
   };
   return {make};

@@ -2,7 +2,7 @@
 headlab.curves = (() => {
   const {theme, words, state} = headlab;
 
-  // A line with its interval as a band; what is not known leaves a gap.
+  // A line with its interval as a band; what is not known is left out.
   const band = (steps, column, name, colour, more = {}) => {
     const known = steps.map((_, i) => i).filter(
       i => words.known(column.low?.[i]) && words.known(column.high?.[i]));
@@ -17,7 +17,7 @@ headlab.curves = (() => {
     const line = {
       type: "scatter", mode: steps.length > 60 ? "lines" : "lines+markers", x: steps,
       y: column.value, name: headlab.plain(name), line: {color: theme.colour(colour), width: 2},
-      marker: {size: 5, color: theme.colour(colour)}, connectgaps: false, ...more,
+      marker: {size: 5, color: theme.colour(colour)}, connectgaps: true, ...more,
     };
     return known.length ? [area, line] : [line];
   };
@@ -84,7 +84,7 @@ headlab.curves = (() => {
   const highest = column =>
     Math.max(1e-9, ...[...column.value, ...(column.high ?? [])].filter(words.known));
 
-  const layout = (run, below, choice) => {
+  const layout = (run, choice, above, below) => {
     const first = run.steps[0] ?? 0;
     const last = Math.max(run.steps.at(-1) ?? 0, run.signal?.steps.at(-1) ?? 0);
     const pad = (last - first) * 0.02 || 1;
@@ -97,13 +97,14 @@ headlab.curves = (() => {
     return theme.layout({
       margin: {l: 44, r: 44, t: 6, b: 32}, hovermode: "x", dragmode: theme.fine ? "zoom" : false,
       hoverdistance: -1,
-      xaxis: {...x, domain: [0, 1], anchor: "y", showticklabels: !below,
+      xaxis: {...x, domain: [0, 1], anchor: "y", showticklabels: !below, visible: above,
               ...(below ? {matches: "x2"} : {title: {text: "step", standoff: 4}})},
       yaxis: {...y(choice ? "" : "heads"), tickformat: columns[choice]?.form === "percent" ? ".0%" : "",
-              domain: [below ? 0.5 : 0, 1], rangemode: "tozero"},
+              domain: [below ? 0.5 : 0, 1], rangemode: "tozero", visible: above},
       ...(below ? {
         xaxis2: {...x, anchor: "y2", title: {text: "step", standoff: 4, font: {size: 11}}},
-        yaxis2: {...y(run.signal?.name ?? score?.label ?? ""), domain: [0, 0.42]},
+        yaxis2: {...y(run.signal?.name ?? score?.label ?? ""), domain: [0, above ? 0.42 : 1],
+                 tickformat: !run.signal && score?.form === "percent" ? ".0%" : ""},
         ...(run.signal && score ? {
           yaxis3: {...y(score.label), overlaying: "y2", side: "right", showgrid: false,
                    tickmode: "auto", range: [0, 1.08 * highest(score)],
@@ -178,8 +179,9 @@ headlab.curves = (() => {
         const below = signalTraces(run);
         const choice = offer(list, run);
         legend(box, run, choice);
-        Plotly.react(plot, [...upperTraces(run, choice), ...below],
-                     layout(run, below.length > 0, choice), theme.config);
+        const above = upperTraces(run, choice);
+        Plotly.react(plot, [...above, ...below],
+                     layout(run, choice, above.length > 0, below.length > 0), theme.config);
         if (!drawn) {
           clickable(plot);
           plot.on("plotly_relayout", () => point(state.get().step));

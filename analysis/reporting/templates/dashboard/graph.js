@@ -139,7 +139,7 @@ headlab.graph = (() => {
       if (!isSeen || was || !run) return;
       if (!view.network) view.measure();
       redraw();
-    }, {rootMargin: "40px"}).observe(box);
+    }, {rootMargin: "0px 0px -56px"}).observe(box);
     return update;
   };
 

@@ -31,7 +31,10 @@ headlab.start = () => {
       event.preventDefault();
       const {run} = state.get(), text = input.value.trim().toUpperCase().replace(/^A(\d+)\.H/, "L$1H");
       const head = run.index.get(text);
-      if (head !== undefined) return void state.set({head});
+      if (head !== undefined) {
+        input.blur();  // so that the arrows step through the checkpoints
+        return void state.set({head});
+      }
       input.setCustomValidity(run.heads.length
         ? `There is no such head; there are ${run.heads[0]} to ${run.heads.at(-1)}.`
         : "No heads are tracked in this run yet.");

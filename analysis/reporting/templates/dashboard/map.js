@@ -161,9 +161,17 @@ headlab.map = (() => {
     }).observe(plot);
     const headAt = event => index.get(`${event.points[0].y},${event.points[0].x}`);
 
+    let isSeen = true, isStale = false;  // out of sight it costs nothing
+    new IntersectionObserver(entries => {
+      isSeen = entries.at(-1).isIntersecting;
+      if (isSeen && isStale) state.mark(["size"]);
+    }).observe(plot);
+
     const draw = (shown, changed) => {
       const {run, at, head, step} = shown;
       title.textContent = run.graph ? `Heads at step ${step}` : "Heads";
+      isStale = !isSeen;
+      if (isStale) return;
       if (!run.graph) {
         if (drawnFor) Plotly.purge(plot);
         plot.replaceChildren(el("p", {class: "empty"}, "No heads are tracked in this run yet."));

@@ -5,8 +5,8 @@ headlab.state = (() => {
   const listeners = [];
   let changed = new Set();
 
-  const read = () => {
-    const said = new URLSearchParams(location.hash.slice(1));
+  const read = hash => {
+    const said = new URLSearchParams(hash.slice(1));
     const run = Number(said.get("run") ?? 0), step = said.get("step");
     now.run = runs[run] ? run : 0;
     now.step = step === null || !Number.isFinite(Number(step)) ? Infinity : Number(step);
@@ -67,8 +67,11 @@ headlab.state = (() => {
     if (steps.length) set({step: steps[Math.max(0, Math.min(steps.length - 1, at))]});
   };
 
-  read();
-  addEventListener("hashchange", () => { read(); mark(["run", "step", "head"]); });
+  read(location.hash);
+  addEventListener("hashchange", event => {  // several may be on their way, each with its own
+    read(new URL(event.newURL).hash);
+    mark(["run", "step", "head"]);
+  });
   return {
     get: shown, set, move, goTo,
     // call(shown, changed): changed holds some of run, step, head, data, theme

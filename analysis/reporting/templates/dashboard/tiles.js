@@ -5,7 +5,7 @@ headlab.tiles = (() => {
                    pruned: "pruned"};
 
   const spark = (plot, run, names) => {
-    if (!run.steps.length) return;
+    if (!run.steps.length || !names.some(name => run.columns[name])) return;
     const found = names.filter(name => run.columns[name]);
     const traces = found.flatMap(name => headlab.curves.band(
       run.steps, run.columns[name], name, COLOURS[name] ?? "ink", {
