@@ -26,9 +26,10 @@ def picture(page_file: Path, part: str = "") -> Image.Image:
         chromium() as browser,
         opened(browser, page_file, part, viewport=SIZE, color_scheme="light") as page,
     ):
+        page.add_style_tag(content="* { box-shadow: none !important }")  # it takes many colours
         page.wait_for_timeout(500)  # what is drawn when nothing else is to be done
         seen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    return seen.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    return seen.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
 if __name__ == "__main__":
