@@ -224,8 +224,14 @@ def test_browser_figures_are_saved(page: Any, kind: str, begins: bytes) -> None:
 def test_browser_folds_draw_their_figures_when_they_are_opened(page: Any) -> None:
     chart = page.locator("#run0-trajectory")
     assert chart.locator(".main-svg").count() == 0
-    page.locator("[data-run='0'] summary", has_text="Over the checkpoints").click()
+    fold = page.locator("[data-run='0'] details", has_text="Over the checkpoints")
+    fold.locator("summary").click()
     chart.locator(".main-svg").first.wait_for()
+    with page.expect_download() as saved:
+        fold.locator("button", has_text="SVG").click()
+    drawn = Path(saved.value.path()).read_text(encoding="utf-8")
+    assert "one: Over the checkpoints" in drawn
+    assert "excess" in drawn
 
 
 def test_browser_dark_has_other_colours(page: Any) -> None:
@@ -257,7 +263,10 @@ def test_browser_axe_finds_nothing_serious(page: Any, theme: str, rules: dict[st
     page.emulate_media(color_scheme=theme)
     page.evaluate("location.hash = '#run=0&step=20&head=L1H3'")
     page.wait_for_selector("#panel", state="visible")
-    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    page.evaluate(
+        """document.querySelectorAll("[data-run='0'] details, #guide details").forEach(
+            each => { each.open = true; })"""
+    )
     page.wait_for_selector("#run0-faithfulness .main-svg")
     charts = {"exclude": [[".main-svg"]]}  # each is one picture with a name
     found = axe.Axe().run(page, context=charts, options=rules).response["violations"]

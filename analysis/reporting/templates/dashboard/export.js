@@ -5,11 +5,13 @@ headlab.exports = (() => {
   const save = async (plot, format, title) => {
     const {run, step} = state.get();
     const {width, height} = plot.getBoundingClientRect(), room = 62;
+    const own = Object.keys(plot.layout).some(key => key.startsWith("legend"));
     const layout = {
       ...plot.layout, width: Math.round(width), height: Math.round(height) + room, autosize: false,
-      paper_bgcolor: theme.colour("card"), showlegend: true,
+      paper_bgcolor: theme.colour("card"),
       title: {text: headlab.plain(title()), x: 0.02, y: 0.99, yanchor: "top", font: {size: 14}},
-      legend: {orientation: "h", y: 1.01, yanchor: "bottom", x: 0, font: {size: 11}},
+      ...(own ? {} : {showlegend: true, legend: {
+        orientation: "h", y: 1.01, yanchor: "bottom", x: 0, font: {size: 11}}}),
       margin: {...plot.layout.margin, t: (plot.layout.margin?.t ?? 0) + room},
     };
     const address = await Plotly.toImage({data: plot.data, layout},

@@ -45,6 +45,10 @@ headlab.figures = (() => {
     box.replaceChildren();
     draw(box, content);
     headlab.fit(box);
+    const title = box.closest("details").querySelector("summary").firstChild.textContent.trim();
+    const {label} = headlab.data.runs[Number(/^run(\d+)/.exec(box.id)[1])];
+    box.before(headlab.el("div", {class: "tools"},
+                          headlab.exports.buttons(box, () => `${label}: ${title}`)));
   };
 
   const make = () => {
