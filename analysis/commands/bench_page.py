@@ -24,7 +24,8 @@ PROMPTS, TOKENS = 8, 64  # of the patterns of a made-up run
 LOGS = 10  # between two checkpoints of a made-up run
 
 SIZES = """() => {
-  const plain = [...document.scripts].filter(script => !script.type).map(script => script.text);
+  const plain = [...document.scripts].filter(script => script.type !== "application/json")
+    .map(script => script.text);
   return {
     data: document.getElementById("data").text.length,
     libraries: plain.filter(text => text.length > 2e5).reduce((sum, text) => sum + text.length, 0),

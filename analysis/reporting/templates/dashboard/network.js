@@ -40,12 +40,17 @@ headlab.network = (() => {
 
   const MANY = 300;  // edges whose dashes take longer than all else
 
+  // The script of the library, which is run when the first circuit is drawn: it takes its time.
+  const load = () => {
+    if (window.vis) return;
+    document.head.append(headlab.el("script", {}, headlab.byId("graph-library").textContent));
+  };
+
   class View {
     constructor(box) {
       this.box = box;
       this.options = {share: 0, changes: false};
       this.focus = null;
-      this.sets = {nodes: new vis.DataSet(), edges: new vis.DataSet()};
       this.known = {nodes: new Map(), edges: new Map()};
     }
 
@@ -131,6 +136,10 @@ headlab.network = (() => {
     }
 
     draw(at) {
+      if (!this.sets) {
+        load();
+        this.sets = {nodes: new vis.DataSet(), edges: new vis.DataSet()};
+      }
       const {nodes, edges, ties} = this.looks(at), {isRoomy} = this;
       this.edges = new Map(edges.map(each => [each.id, each.edge]));
       this.shapes = {
