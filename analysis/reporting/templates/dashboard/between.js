@@ -6,8 +6,8 @@ headlab.between = (() => {
   const LETTERS = "abcdefghijklmnopqrstuvwxyz";
   const letter = index => LETTERS[index] ?? `run ${index + 1}`;
 
-  // The checkpoint of each run: the last one that is not after the step that is shown. At the end of
-  // the run that is shown all are at their ends.
+  // The checkpoint of each run: the last one that is not after the step that is shown. At the end
+  // of the run that is shown all are at their ends.
   const placesOf = shown => {
     const isEnd = shown.at === shown.run.steps.length - 1;
     return data.runs.map(run => {
@@ -108,7 +108,8 @@ headlab.between = (() => {
       byId("sides-maps").append(made);
       return {plot, title, made, drawn: false};
     };
-    const maps = data.runs.map((run, i) => figure(`sides-${i}`, `Map of the heads of ${run.label}`));
+    const maps = data.runs.map(
+      (run, i) => figure(`sides-${i}`, `Map of the heads of ${run.label}`));
     const apart = pairs.length ? figure("sides-difference", "Map of the differences") : null;
 
     const draw = (where, shown) => {
@@ -120,7 +121,8 @@ headlab.between = (() => {
       plot.on("plotly_click", event => where.click(event.points[0].y, event.points[0].x));
       plot.on("plotly_hover", ({points: [{x, y}], event}) => {
         const said = where.say(y, x);
-        if (said && event?.clientX !== undefined) headlab.tip.show(said, event.clientX, event.clientY);
+        if (!said || event?.clientX === undefined) return;
+        headlab.tip.show(said, event.clientX, event.clientY);
       });
       plot.on("plotly_unhover", headlab.tip.hide);
     };

@@ -25,7 +25,8 @@ headlab.circuit = (() => {
 
   const graphs = new WeakMap();  // by the shape, which a run keeps while it grows
 
-  // {nodes: [{name, kind, layer, head, x, y, feeds}], readers: [{node, side}], ofHead, columns, rows}
+  // {nodes: [{name, kind, layer, head, x, y, feeds}], readers: [{node, side}], ofHead: nodes by heads,
+  // columns, rows, layers}
   const graphOf = run => {
     if (!run.graph) return null;
     if (!graphs.has(run.graph)) graphs.set(run.graph, made(run));

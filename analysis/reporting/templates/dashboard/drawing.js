@@ -58,7 +58,8 @@ headlab.drawing = (() => {
     const {text, width, height} = drawn(view), {step} = headlab.state.get();
     const name = `${headlab.fileName(view.run.label, "circuit", `step-${step}`)}.${format}`;
     if (format === "svg") return void headlab.save(name, "image/svg+xml", text);
-    const image = new Image(), canvas = headlab.el("canvas", {width: 2 * width, height: 2 * height});
+    const canvas = headlab.el("canvas", {width: 2 * width, height: 2 * height});
+    const image = new Image();
     image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
     await image.decode();
     canvas.getContext("2d").drawImage(image, 0, 0, 2 * width, 2 * height);
@@ -66,7 +67,9 @@ headlab.drawing = (() => {
   };
 
   // A short line for a legend.
-  const sample = (colour, dashes, width = 2) => svg("svg", {viewBox: "0 0 30 10", "aria-hidden": "true"},
-    svg("line", {x1: 0, y1: 5, x2: 30, y2: 5, stroke: colour, "stroke-width": width, ...dash(dashes)}));
+  const sample = (colour, dashes, width = 2) => svg(
+    "svg", {viewBox: "0 0 30 10", "aria-hidden": "true"},
+    svg("line", {x1: 0, y1: 5, x2: 30, y2: 5, stroke: colour, "stroke-width": width,
+                 ...dash(dashes)}));
   return {save, sample};
 })();

@@ -1,5 +1,5 @@
-// The circuit drawn, with what is chosen of it: the strength of edges, what colours mean, a node. It
-// follows the page's state, and is drawn once it comes into sight.
+// The circuit drawn, with what is chosen of it: the strength of edges, what colours mean, a node.
+// It follows the page's state, and is drawn once it comes into sight.
 headlab.graph = (() => {
   const {el, byId, theme, state, tip, words, circuit} = headlab;
   const MANY = 150;  // edges that are shown at first
@@ -8,7 +8,8 @@ headlab.graph = (() => {
   const MODES = {sign: "sign", changes: "change since the base"};
 
   const shareOf = position => (position > 0 ? LOWEST ** (1 - position / 100) : 0);
-  const positionOf = share => Math.max(0, Math.ceil(100 * (1 - Math.log(share) / Math.log(LOWEST))));
+  const positionOf = share =>
+    Math.max(0, Math.ceil(100 * (1 - Math.log(share) / Math.log(LOWEST))));
   const percent = share => `${Number((100 * share).toPrecision(2))} %`;
 
   const make = () => {
@@ -31,7 +32,8 @@ headlab.graph = (() => {
       const into = edges.filter(({to}) => feeds(to)).length;
       const out = edges.filter(({from}) => from === id).length;
       const said = [el("b", {}, node.name), el("br"),
-                    `${into} of the edges drawn in` + (node.kind === "shared" ? "" : `, ${out} out`)];
+                    `${into} of the edges drawn in`
+                      + (node.kind === "shared" ? "" : `, ${out} out`)];
       if (node.head < 0) return said;
       const called = run.row("called", at)?.[node.head] ? ", called" : "";
       return [...said, el("br"), theme.STATES[run.row("state", at)?.[node.head] ?? 0] + called];
@@ -59,25 +61,28 @@ headlab.graph = (() => {
 
     const shown = () => {
       const {at} = state.get(), here = run.checkpoint(at), many = view.edges.size;
-      const {share, changes} = view.options;
+      const {share, changes} = view.options, left = here?.edges.left_out;
+      const own = view.focus === null || !share ? "" : `, and all of ${nameOf(view.focus)}`;
       byId("graph-shown").textContent = !here ? "The heads were not measured at this checkpoint."
-        : `${percent(share)} of the strongest: ${many} ${many === 1 ? "edge" : "edges"}`
+        : `${percent(share)} of the strongest${own}: ${many} ${many === 1 ? "edge" : "edges"}`
           + (changes ? ", those of the base that are gone too" : ` of ${here.edges.all}`)
-          + (here.edges.left_out ? `; the weakest ${here.edges.left_out} are not in this page` : "");
-      box.setAttribute("aria-label", `The circuit at step ${state.get().step} as a graph of ${many} `
-        + "edges; the table below has them as text");
+          + (left ? `; the weakest ${left} are not in this page` : "");
+      box.setAttribute("aria-label", `The circuit at step ${state.get().step} as a graph of `
+        + `${many} edges; the table below has them as text`);
     };
 
     const table = () => {
       if (!fold.open) return;
       const {changes} = view.options;
-      const titles = ["from", "to", "read as", "score", ...(changes ? ["at the base", "change"] : [])];
+      const titles = ["from", "to", "read as", "score",
+                      ...(changes ? ["at the base", "change"] : [])];
       const cells = each => [nameOf(each.from), nameOf(each.to), SIDES[each.side] ?? each.side,
         words.small(each.change === "gone" ? NaN : each.score),
         ...(changes ? [words.small(each.before ?? NaN), each.change] : [])];
       const row = (tag, texts) => el("tr", {}, texts.map(text => el(tag, {}, text)));
       const made = el("table", {class: "data"}, el("thead", {}, row("th", titles)),
-                      el("tbody", {}, [...view.edges.values()].map(each => row("td", cells(each)))));
+                      el("tbody", {}, Array.from(view.edges.values(),
+                                                 each => row("td", cells(each)))));
       const {step} = state.get();
       byId("graph-table").replaceChildren(
         el("div", {class: "tools"}, el("button", {class: "small", type: "button", onclick: () =>
@@ -194,8 +199,8 @@ headlab.graph = (() => {
     byId("graph-key").replaceChildren(
       ...colours.map(([name, text]) => entry(name, false, text)),
       ...["q", "k", "v"].map(side => entry("soft", headlab.looks.dashesOf(side), SIDES[side])),
-      el("span", {}, "width: |score|; marks as in the map; squares: MLPs, small ones: a key and value "
-        + "that heads share"));
+      el("span", {}, "width: |score|; marks as in the map; squares: MLPs, small ones: a key and "
+        + "value that heads share"));
   };
   return {make};
 })();

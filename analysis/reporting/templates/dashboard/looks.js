@@ -1,5 +1,5 @@
-// How the nodes and edges of a circuit look at a checkpoint: what is drawn, and how. graph.js has it
-// drawn, drawing.js writes the same as SVG.
+// How the nodes and edges of a circuit look at a checkpoint: what is drawn, and how. network.js has
+// it drawn, drawing.js writes the same as SVG.
 headlab.looks = (() => {
   const {theme, circuit} = headlab;
   const {graphOf, edgesOf} = circuit;
@@ -9,10 +9,13 @@ headlab.looks = (() => {
   const SHAPES = {retained: "dot", emergent: "triangle", pruned: "triangleDown",
                   transient: "diamond"};
 
-  // Edges of a checkpoint from a share of the strongest score on. base: also those of the base, with
-  // `change`: same, new or gone.
-  const chosen = (run, at, {share, changes}, top) => {
-    const enough = each => Math.abs(each.score) >= share * top;
+  // Edges of a checkpoint from a share of the strongest score on, and all of the node in focus.
+  // changes: also those of the base, with `change`: same, new or gone.
+  const chosen = (run, at, {share, changes}, {top, focus}) => {
+    const {nodes} = graphOf(run);
+    const isOwn = ({from, to}) => from === focus || to === focus
+      || Boolean(nodes[to].feeds?.includes(focus));
+    const enough = each => Math.abs(each.score) >= share * top || isOwn(each);
     const now = edgesOf(run, run.checkpoint(at));
     if (!changes) return now.filter(enough);
     const before = new Map(edgesOf(run, run.checkpoints[0]).map(each => [each.key, each]));
@@ -25,13 +28,15 @@ headlab.looks = (() => {
   };
 
   const COLOURS = {same: "soft", new: "emergent", gone: "pruned"};
-  const edgeLook = (each, top, changes, isFaded) => {
+  // isClose: to the node in focus, null where none is.
+  const edgeLook = (each, top, changes, isClose) => {
     const part = Math.abs(each.score) / top;
     const name = changes ? COLOURS[each.change] : each.score < 0 ? "minus" : "plus";
-    const share = isFaded ? 0.06 : (each.change === "same" ? 0.35 : 0.45) + 0.5 * part;
+    const least = isClose ? 0.75 : each.change === "same" ? 0.35 : 0.45;
+    const share = isClose === false ? 0.06 : Math.min(1, least + 0.5 * part);
     return {id: each.key, from: each.from, to: each.to, dashes: dashesOf(each.side), edge: each,
             width: Math.round(4 * (0.7 + 5.5 * part)) / 4,  // steps that are seen, so less is new
-            color: theme.faint(name, share.toFixed(1))};
+            color: theme.faint(name, share.toFixed(isClose === false ? 2 : 1))};
   };
 
   const nodeLook = (run, at, node, id, {radius, near}) => {
@@ -40,7 +45,7 @@ headlab.looks = (() => {
     if (node.kind === "end") return {...base, shape: "box", color: "ink"};
     if (node.kind !== "head") {
       const size = radius * (node.kind === "shared" ? 0.5 : 0.85);
-      return {...base, shape: "square", size, color: "soft"};
+      return {...base, shape: "square", size, color: "soft", isShared: node.kind === "shared"};
     }
     const state = theme.STATES[run.row("state", at)?.[node.head] ?? 0];
     const isOpen = state !== "retained" && !run.row("called", at)?.[node.head];
@@ -50,7 +55,8 @@ headlab.looks = (() => {
 
   // {edges, nodes, ties}: looks by id; ties join a shared key or value head to the heads it feeds.
   const looks = (run, at, options, scale) => {
-    const graph = graphOf(run), {top, radius, focus} = scale, list = chosen(run, at, options, top);
+    const graph = graphOf(run), {top, radius, focus} = scale;
+    const list = chosen(run, at, options, scale);
     const touches = each => each.from === focus || each.to === focus;
     const on = new Set(list.flatMap(each => [each.from, each.to]));
     const ties = graph.nodes.flatMap((node, id) => (node.kind === "shared" && on.has(id)
@@ -61,7 +67,7 @@ headlab.looks = (() => {
     const near = isNear ? new Set([focus, ...own, ...list.filter(isClose).flatMap(
       each => [each.from, each.to])]) : null;
     return {
-      edges: list.map(each => edgeLook(each, top, options.changes, isNear && !isClose(each))),
+      edges: list.map(each => edgeLook(each, top, options.changes, isNear ? isClose(each) : null)),
       ties: ties.map(each => ({...each, id: `${each.from}-${each.to}`, width: 1, dashes: false,
         color: theme.faint("soft", isNear && each.to !== focus ? 0.08 : 0.45)})),
       nodes: graph.nodes.flatMap((node, id) =>

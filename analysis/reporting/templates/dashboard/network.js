@@ -11,8 +11,8 @@ headlab.network = (() => {
                   selectConnectedEdges: false},
   };
 
-  // Puts what differs of some shapes into a vis.DataSet in one go, as each costs a pass over all. What
-  // is gone is hidden, and taken out once that is most of it.
+  // Puts what differs of some shapes into a vis.DataSet in one go, as each costs a pass over all.
+  // What is gone is hidden, and taken out once that is most of it.
   const synced = (set, known, found) => {
     const changed = [], there = new Set();
     for (const each of found) {
@@ -84,7 +84,8 @@ headlab.network = (() => {
     spot({x, y}) { return {x: x * this.dx, y: -y * this.dy}; }
 
     drawn(look, isRoomy) {
-      const {color, isFaded, isOpen, isNear, shape, id, label} = look, ink = theme.colour(color);
+      const {color, isFaded, isOpen, isNear, isShared, shape, id, label} = look;
+      const ink = theme.colour(color);
       const isChosen = id === this.focus, place = this.spot(look);
       if (shape === "box") {
         return {id, ...place, shape, label, margin: 4, font: {color: theme.colour("ink"), size: 12},
@@ -93,7 +94,7 @@ headlab.network = (() => {
       }
       const strong = isFaded ? theme.faint(color, 0.25) : ink;
       return {id, ...place, shape, size: look.size * (isChosen ? 1.3 : 1),
-              label: isNear || isChosen || (isRoomy && !isFaded) ? label : "",
+              label: (isNear && !isShared) || isChosen || (isRoomy && !isFaded) ? label : "",
               borderWidth: isChosen ? 3 : isOpen ? 1.8 : 1,
               color: {background: isOpen ? theme.colour("card") : strong,
                       border: isChosen ? theme.colour("ink") : strong},
@@ -140,10 +141,12 @@ headlab.network = (() => {
         load();
         this.sets = {nodes: new vis.DataSet(), edges: new vis.DataSet()};
       }
-      const {nodes, edges, ties} = this.looks(at), {isRoomy} = this;
+      const {nodes, edges, ties} = this.looks(at);
+      const isFew = nodes.length < 100 && this.dx > 30;  // names seldom meet
       this.edges = new Map(edges.map(each => [each.id, each.edge]));
       this.shapes = {
-        nodes: [...this.ports(edges), ...nodes.map(each => this.drawn(each, isRoomy))],
+        nodes: [...this.ports(edges), ...nodes.map(each => this.drawn(each,
+          this.isRoomy || (isFew && !each.isShared)))],
         edges: [...ties, ...edges].map(({id, from, to, width, dashes, color, edge}) =>
           ({id, from, to: portOf(to, edge?.side), width, dashes, color: {color}})),
       };
@@ -172,7 +175,14 @@ headlab.network = (() => {
       this.resting = setTimeout(() => { this.isMoving = false; this.network.redraw(); }, 400);
     }
 
-    fit() { this.network?.fit({maxZoomLevel: 1, minZoomLevel: 0.05}); }
+    // All of the layout, whatever of it is in the circuit just now.
+    fit() {
+      const {clientWidth, clientHeight} = this.box, {columns, rows, layers} = this.graph;
+      const {x, y} = this.spot({x: columns / 2 - 1.4, y: (layers.length - 1) / 2});
+      const scale = Math.min(1, clientWidth / (columns * this.dx + 40),
+                             clientHeight / (rows * this.dy + 30));
+      this.network?.moveTo({position: {x, y}, scale});
+    }
     zoom(by) { this.network?.moveTo({scale: this.network.getScale() * by}); }
 
     // The node that is meant by a text; undefined without one.
