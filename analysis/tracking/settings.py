@@ -46,9 +46,9 @@ class CircuitKeys:
         "EAP-IG-inputs",
     )
     metric: str = key("kl, logit_diff (needs pairs with target and foil) or nll", "kl")
-    # auto takes some 4.5 midpoints a pair on sums with SmolLM2-135M, and two to four times as many
-    # after SFT, on answer-style pairs and on other models with cliffs in their paths, where 6 leave
-    # a quarter or more of the change (docs/LOG.md)
+    # auto takes some 4.5 midpoints a pair on sums with SmolLM2-135M, twice as many after SFT, and
+    # four times as many on answer-style pairs, where 6 leave a quarter of the change; other models
+    # with cliffs in their paths are like that (docs/LOG.md)
     ig_steps: Any = key(
         "points on the integration path: auto, 4 and more where a pair needs them (EAP-IG-inputs "
         "with quadrature=midpoint), or a number; circuit/completeness_gap tells whether they are "
