@@ -165,9 +165,7 @@ class Record:
         """
         _, full, empty = self.evaluation.double()
         gap = empty - full if self.gap is None else self.gap.double()
-        weights = resamples_of(self.weights, self.distinct).double()
-        known = (~gap.isnan()).double()
-        return estimate(weights @ gap.nan_to_num() / (weights @ known))
+        return mean_gap(gap, resamples_of(self.weights, self.distinct))
 
     @property
     def lacks_behaviour(self) -> bool:
@@ -202,6 +200,12 @@ class Record:
         total = torch.zeros(2, graph.n_sources, dtype=torch.float64)
         total.index_add_(1, source, torch.stack([span, torch.ones_like(span)]))
         return (total[0] / total[1])[graph.head_sources]
+
+
+def mean_gap(gap: torch.Tensor, weights: torch.Tensor) -> Estimate:
+    """Over pairs, NaN for those that have none: float64 [pairs], weights [1+R, pairs]."""
+    rows, known = weights.double(), (~gap.isnan()).double()
+    return estimate(rows @ gap.nan_to_num() / (rows @ known))
 
 
 def check_comparable(a: Record, b: Record) -> None:

@@ -27,10 +27,11 @@ from analysis.heads.copying import copying
 from analysis.heads.experts import Experts, as_experts, layers_with_experts, measure_experts
 from analysis.heads.kept_patterns import as_kept, measure_patterns, rows_to_keep, write_patterns
 from analysis.heads.pattern_rows import PatternRows, Patterns, budget, counts_kept
-from analysis.heads.resampling import Wide, resample_heads, resample_wide
+from analysis.heads.resampling import Wide, resample_heads, resample_weights, resample_wide
 from analysis.heads.roles import summarise, write_roles
 from analysis.heads.same import Kept
 from analysis.heads.sample import sample_note
+from analysis.intervals import resamples_of
 from analysis.models.anatomy import base_model
 from analysis.models.graph import Graph, short_head_name
 from analysis.models.linear import wide
@@ -38,7 +39,7 @@ from analysis.models.onload import packed, weights_of
 from analysis.models.provenance import describe
 from analysis.prompts.pairs import Pairs
 from analysis.prompts.regions import Region, find_regions
-from analysis.records.record import Record
+from analysis.records.record import Record, mean_gap
 from analysis.records.record_files import (
     is_recorded,
     read_log_probs,
@@ -194,9 +195,12 @@ class HeadTracker:
     def _over_further(
         self, model: nn.Module, scores: EdgeScores, found: FoundCircuit
     ) -> Wide | None:
-        """On rank 0, the heads of the base over further pairs too; None where there are none."""
+        """On rank 0, the heads of the base over further pairs too.
+
+        None where there are no pairs, and for a base without a circuit, whose heads are all out.
+        """
         further = further_pairs(self.run, self.pairs.further, self._tokenizer)
-        if further is None:
+        if further is None or self._lacks_behaviour(found):
             return None
         s, graph = self.settings, scores.graph
         more, *_ = self._scores_of(SharedPairs(further, s.batch_size), model, graph, False)
@@ -207,6 +211,16 @@ class HeadTracker:
             groups=(self.pairs.groups, further.groups),
             sizes=found.sizes,
         )
+
+    def _lacks_behaviour(self, found: FoundCircuit) -> bool:
+        """As `Record.lacks_behaviour` of the record that is to be."""
+        s, pairs, evaluation = self.settings, self.pairs, found.evaluation
+        if found.gap_metric is None:
+            return False
+        gap = evaluation.empty.float().double() - evaluation.full.float().double()
+        weights = resample_weights(pairs.groups, s.resamples, s.seed)
+        gap = gap if found.gap is None else found.gap.double()
+        return mean_gap(gap, resamples_of(weights, pairs.n_distinct)).low <= 0
 
     def _scores_of(
         self, shared: SharedPairs, model: nn.Module, graph: Graph, show_progress: bool

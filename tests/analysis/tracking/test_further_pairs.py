@@ -14,6 +14,7 @@ from analysis.records.record_files import read_record, write_record
 from analysis.tracking.further import FILE, beside, freeze_further, pairs_of_file, shortage
 from analysis.tracking.tracker import HeadTracker, freeze_pairs
 from analysis.trajectories.trajectory import trajectory
+from tests.support.models import random_pairs, tiny_model
 from tests.support.planted import GRAPH, SELECTION, World, make_record
 from tests.support.tracked import SETTINGS, tracked
 from train.build import build_pairs
@@ -120,6 +121,22 @@ def test_the_tracker_scores_them_at_the_base_only(tmp_path, tiny_dir):
     assert Pairs.load(run / FILE).hash == further.hash
     again.track(model, 0, show_progress=False)
     assert torch.equal(read_record(run, 0).wide.strength, base.wide.strength)
+
+
+def test_a_base_without_the_behaviour_has_no_heads_that_they_could_tell_of(tmp_path, monkeypatch):
+    model, pairs = tiny_model("llama"), random_pairs(6)
+    tracker = HeadTracker(tmp_path, Pairs(list(pairs), further=random_pairs(4, seed=1)), SETTINGS)
+    scored = []
+    scores_of = HeadTracker._scores_of
+
+    def counted(self, shared, *rest):
+        scored.append(len(shared.pairs))
+        return scores_of(self, shared, *rest)
+
+    monkeypatch.setattr(HeadTracker, "_scores_of", counted)
+    record = tracker.track(model, 0, show_progress=False)
+    assert record.lacks_behaviour and record.wide is None
+    assert scored == [6]
 
 
 @pytest.mark.parametrize(
