@@ -51,14 +51,13 @@ def test_heads_emerge_are_needed_and_come_back(tmp_path, seed):
     assert len(emerged) > sft.points[-1].change.null["emergent"][1]
     scores = [row.evaluation["pass_at_1"] for row in sft.rows if row.evaluation]
     assert scores[0] < 0.5 and scores[-1] > 0.9
-    # act three: at least half of the planted, and the others within the rate; a head of act one
-    # that is not zeroed may have worked through those that are, and be back with them
+    # act three: at least half of the planted, and the others within the rate
     planted = set(planted_heads(planted_in(runs["sft"])))
     back = set(called_in(grpo))
     assert planted <= emerged
     assert len(back & planted) >= len(planted) / 2
-    assert len(back & planted) > by_chance(len(planted), len(back), 32)[0]
-    assert len(back - emerged) <= max(1, 0.05 * len(back))
+    assert len(back & planted) > by_chance(len(planted), len(back), 32)[1]
+    assert len(back - planted) <= max(1, 0.05 * len(back))
     screen = said.split("What emerged")[1].partition("report:")[0]
     assert max(map(len, screen.splitlines())) <= 80
     assert demo(tmp_path, "experiment=lookup", f"seed={seed}").count("nothing is trained") == 2
