@@ -132,7 +132,7 @@ headlab.between = (() => {
     const headAt = (run, layer, place) =>
       run.places.findIndex(each => each[0] === layer && each[1] === place);
 
-    const drawMap = (where, run, at, head, index) => {
+    const drawMap = (where, run, at, head, index, isAnew) => {
       const isLast = at === run.steps.length - 1;
       const step = run.steps.length ? `step ${run.steps[at]}${isLast ? " (its last)" : ""}` : "";
       where.title.replaceChildren(`${letter(index)}: ${step} `,
@@ -149,13 +149,19 @@ headlab.between = (() => {
       };
       const name = head === null ? null : state.get().run.heads[head].toUpperCase();
       const there = name === null ? null : run.index.get(name) ?? null;
+      if (!isAnew && where.at === at && where.head === there) return;
+      Object.assign(where, {at, head: there});
       const drawn = headlab.map.traces(run, at, there, size(where.plot, run));
       const tops = data.runs.map(each => each.top);  // colours mean the same in all maps
       if (Math.min(...tops) > 1e-9) drawn[0].zmax = Math.max(...tops);
       draw(where, {traces: drawn, layout: headlab.map.layout(run)});
     };
 
+    let listed = "";
     const lists = (pair, found, one) => {
+      const text = JSON.stringify([chosen, found?.sets]);
+      if (text === listed) return;
+      listed = text;
       const [a, b] = [letter(pair.a), letter(pair.b)];
       const titles = {both: `in ${a} and ${b}`, a: `in ${a} only`, b: `in ${b} only`};
       byId("sides-heads").replaceChildren(...(!found ? [] : Object.entries(titles).flatMap(
@@ -228,7 +234,8 @@ headlab.between = (() => {
       last = shown;
       if (!isSeen) return;
       const places = placesOf(shown);
-      maps.forEach((where, i) => drawMap(where, data.runs[i], places[i], shown.head, i));
+      const isAnew = ["theme", "data", "size"].some(name => changed.has(name));
+      maps.forEach((where, i) => drawMap(where, data.runs[i], places[i], shown.head, i, isAnew));
       if (!apart) return;
       if (changed.has("theme")) legend(pairs[chosen]);
       drawPair(places);
@@ -236,7 +243,7 @@ headlab.between = (() => {
     new IntersectionObserver(entries => {
       const was = isSeen;
       isSeen = entries.at(-1).isIntersecting;
-      if (isSeen && !was && last) update(state.get(), new Set());
+      if (isSeen && !was && last) update(state.get(), new Set(["size"]));
     }, {rootMargin: "0px 0px -56px"}).observe(byId("sides-maps"));
     return update;
   };
