@@ -180,6 +180,18 @@ def _watched_page(browser: Any, faults: list[str]) -> Any:
     return page
 
 
+def _check_looks(page: Any) -> None:
+    """Nothing serious for axe in both themes, and no sideways scrolling on a phone."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        found = axe.Axe().run(page).response["violations"]
+        assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.set_viewport_size({"width": 1280, "height": 800})
+
+
 @pytest.mark.distributed
 def test_pages_grow_in_a_browser_while_a_run_goes_on(tmp_path: Path) -> None:
     path, faults = make_long_run(tmp_path / "r & <b>", 2), list[str]()
@@ -189,6 +201,7 @@ def test_pages_grow_in_a_browser_while_a_run_goes_on(tmp_path: Path) -> None:
         page.locator("#runs tr").wait_for()
         configure(tmp_path / "young")
         page.locator("#runs tr", has_text="young").wait_for()
+        _check_looks(page)
         page.get_by_role("link", name="r & <b>").click()
         page.wait_for_selector("html[data-ready=yes]")
         assert "10" in page.locator("#at").text_content()
@@ -196,11 +209,13 @@ def test_pages_grow_in_a_browser_while_a_run_goes_on(tmp_path: Path) -> None:
         append_metrics(path, 25, {"loss": 0.01})
         page.wait_for_function("document.getElementById('at').textContent.includes('20')")
         assert "By step 20" in page.locator("#verdict").text_content()
+        assert page.get_by_role("link", name="All runs").get_attribute("href") == "/"
         page.get_by_text("Below, all is as at step 10").wait_for()
 
         waiting = _watched_page(browser, faults)
         waiting.goto(f"{address}/run/young")
         waiting.get_by_text("No checkpoint yet").wait_for()
+        _check_looks(waiting)
         plant(tmp_path / "young", 0, BASE)
         waiting.wait_for_selector("html[data-ready=yes]")
         plant(tmp_path / "young", 10, HEADS[:4])

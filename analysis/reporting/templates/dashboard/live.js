@@ -3,6 +3,7 @@ headlab.live = () => {
   const {byId, data, state} = headlab, {live} = byId("data").dataset;
   if (!live) return;
   const [run] = data.runs, status = byId("status");
+  document.querySelector(".top").append(headlab.el("a", {href: "/", class: "link"}, "All runs"));
   const source = new EventSource(live);
   const below = document.querySelector("[data-run]");
   let old = null;  // says that what is below the first screen is of an earlier checkpoint
