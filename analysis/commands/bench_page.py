@@ -19,6 +19,7 @@ from typing import Any
 from analysis.commands.bench_size import STEP, write_run
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+PATIENCE = 600_000  # ms, on a busy machine
 SCRUBBED = 60  # checkpoints of one measurement
 PROMPTS, TOKENS = 8, 64  # of the patterns of a made-up run
 LOGS = 10  # between two checkpoints of a made-up run
@@ -125,7 +126,8 @@ def in_browser(page_file: Path, browser_path: str, repeats: int) -> dict[str, An
         for _ in range(repeats):
             browser = driver.chromium.launch(executable_path=browser_path, args=list(FLAGS))
             page = browser.new_page(viewport={"width": 1280, "height": 800})
-            page.goto(page_file.resolve().as_uri())
+            page.set_default_timeout(PATIENCE)
+            page.goto(page_file.resolve().as_uri(), wait_until="commit")
             page.wait_for_function("document.documentElement.dataset.ready === 'yes'")
             times, sizes = page.evaluate(TIMES), page.evaluate(SIZES)
             page.wait_for_timeout(500)
