@@ -221,6 +221,14 @@ def test_browser_figures_are_saved(page: Any, kind: str, begins: bytes) -> None:
     assert Path(saved.value.path()).read_bytes().startswith(begins)
 
 
+def test_browser_the_numbers_between_runs_are_saved(page: Any) -> None:
+    with page.expect_download() as saved:
+        page.locator("#sides-numbers button", has_text="CSV").first.click()
+    rows = list(csv.reader(io.StringIO(Path(saved.value.path()).read_text(), newline="")))
+    assert rows[0] == ["at the last checkpoints", "heads", "called", "by chance"]
+    assert "Jaccard" in [row[0] for row in rows]
+
+
 def test_browser_folds_draw_their_figures_when_they_are_opened(page: Any) -> None:
     chart = page.locator("#run0-trajectory")
     assert chart.locator(".main-svg").count() == 0

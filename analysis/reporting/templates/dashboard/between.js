@@ -65,10 +65,10 @@ headlab.between = (() => {
   const links = (run, heads) => heads.map(head => el("button", {
     type: "button", class: "link", onclick: () => state.set({head})}, run.heads[head]));
 
-  const table = (titles, rows) => el("div", {class: "scroll", tabindex: "0"},
-    el("table", {class: "data"},
-       el("thead", {}, el("tr", {}, titles.map(title => el("th", {scope: "col"}, title)))),
-       el("tbody", {}, rows.map(row => el("tr", {}, row.map(cell => el("td", {}, cell)))))));
+  const table = (titles, rows) => headlab.tables.boxed(el("table", {class: "data"},
+    el("thead", {}, el("tr", {}, titles.map(title => el("th", {scope: "col"}, title)))),
+    el("tbody", {}, rows.map(row => el("tr", {}, row.map(cell => el("td", {}, cell)))))),
+  titles[0]);
 
   // The numbers of two runs at their last checkpoints.
   const numbers = pair => {

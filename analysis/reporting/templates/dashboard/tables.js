@@ -9,6 +9,16 @@ headlab.tables = (() => {
   const csv = table => Array.from(table.rows, row =>
     Array.from(row.cells, cell => csvCell(cell.textContent.trim())).join(",")).join("\r\n") + "\r\n";
 
+  const saveButton = (table, name) => el("button", {
+    type: "button", class: "small", "aria-label": `Save ${name} as CSV`,
+    onclick: () => headlab.save(`${headlab.fileName(name)}.csv`, "text/csv", csv(table)),
+  }, "CSV");
+
+  // A table that was made here, in its box.
+  const boxed = (table, name) => el("div", {class: "tablebox"},
+    el("div", {class: "tools"}, saveButton(table, name)),
+    el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": name}, table));
+
   const search = (box, table) => box.addEventListener("input", () => {
     const words = box.value.toLowerCase().split(" ");
     for (const row of table.tBodies[0].rows) {
@@ -56,12 +66,9 @@ headlab.tables = (() => {
   };
 
   const make = () => {
-    for (const table of document.querySelectorAll(".tablebox table")) {
+    for (const table of document.querySelectorAll(".tablebox[data-name] table")) {
       const box = table.closest(".tablebox"), name = box.dataset.name;
-      box.querySelector(".tools").append(el("button", {
-        type: "button", class: "small", "aria-label": `Save ${name} as CSV`,
-        onclick: () => headlab.save(`${headlab.fileName(name)}.csv`, "text/csv", csv(table)),
-      }, "CSV"));
+      box.querySelector(".tools").append(saveButton(table, name));
       const input = box.querySelector("input[type=search]");
       if (input) search(input, table);
       const fold = table.closest("details");
@@ -69,5 +76,5 @@ headlab.tables = (() => {
       else fold.addEventListener("toggle", () => prepare(table), {once: true});
     }
   };
-  return {make, csv};
+  return {make, csv, boxed};
 })();
