@@ -154,6 +154,7 @@ headlab.between = (() => {
       const drawn = headlab.map.traces(run, at, there, size(where.plot, run));
       const tops = data.runs.map(each => each.top);  // colours mean the same in all maps
       if (Math.min(...tops) > 1e-9) drawn[0].zmax = Math.max(...tops);
+      headlab.map.lines(where.plot, run);
       draw(where, {traces: drawn, layout: headlab.map.layout(run)});
     };
 

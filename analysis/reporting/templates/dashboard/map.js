@@ -236,5 +236,5 @@ headlab.map = (() => {
     return draw;
   };
 
-  return {make, stateOf, traces, layout, describe, widest};
+  return {make, stateOf, traces, lines, layout, describe, widest};
 })();
