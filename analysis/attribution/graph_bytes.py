@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from analysis.models.anatomy import Anatomy
+from analysis.models.compat import storage_id
 from analysis.models.forward import logits_of
 from analysis.models.hooks import Hooks
 
@@ -55,8 +56,8 @@ class _Count:
             storage = x.untyped_storage()
         except NotImplementedError:  # of a class of its own, such as packed weights
             return x
-        if storage._cdata not in self._weights:
-            self._kept.setdefault(storage._cdata, (storage, self._layer))
+        if (its := storage_id(storage)) not in self._weights:
+            self._kept.setdefault(its, (storage, self._layer))
         return x
 
     def bytes(self) -> tuple[int, int]:
@@ -104,7 +105,7 @@ def _count(
 ) -> tuple[int, int]:
     held: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
     plain = (tensor for tensor in held if type(tensor) in (torch.Tensor, nn.Parameter))
-    count = _Count({tensor.untyped_storage()._cdata for tensor in plain})
+    count = _Count({storage_id(tensor.untyped_storage()) for tensor in plain})
     ids = torch.arange(n, device=device)[None] % vocabulary
     mask = None
     if device.type == "meta":  # what a mask of two axes holds would be looked at

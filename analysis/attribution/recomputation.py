@@ -31,6 +31,7 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from analysis.models.anatomy import Anatomy, Unsupported
+from analysis.models.compat import changes_in_place
 
 _MEND = "use recompute=false"
 CLOSE = {torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest number; else 1e-4
@@ -71,7 +72,7 @@ class Layers:
 
     def _enter(self, layer: nn.Module, args: Any, kwargs: Any) -> None:
         given, form = tree_flatten((args, kwargs))
-        versions = [part._version for part in given if isinstance(part, torch.Tensor)]
+        versions = [changes_in_place(part) for part in given if isinstance(part, torch.Tensor)]
         self._calls.append(_Call(layer, given, form, versions))
         torch.set_grad_enabled(False)
 
@@ -103,7 +104,7 @@ class Layers:
     def _back(self, call: _Call) -> None:
         where = f"recompute: layer {self._layers[call.layer]}"
         tensors = [part for part in call.given if isinstance(part, torch.Tensor)]
-        if [part._version for part in tensors] != call.versions:
+        if [changes_in_place(part) for part in tensors] != call.versions:
             raise Unsupported(f"{where} changes what it is given in place; {_MEND}")
         wanted = [part for part in tensors if part.requires_grad]
         leaves = {id(part): part.detach().requires_grad_() for part in wanted}

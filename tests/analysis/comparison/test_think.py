@@ -208,7 +208,7 @@ def test_end_to_end_and_started_again(tiny_dir, tmp_path, capsys, monkeypatch):
     for change, message in (
         ("seed=2", "holds other pairs"),
         ("dtype=float64", "was measured with dtype float32, not float64"),
-        ("tracking.fraction=0.1", "tracked with other settings; give tracking.fraction=0.05"),
+        ("tracking.fraction=0.1", "tracked with other settings; give tracking.fraction=auto"),
     ):
         with pytest.raises(ValueError, match=message):
             act(parse(Options, [*arguments, change]))
