@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
 from analysis.commands import run
@@ -24,6 +20,7 @@ from analysis.watch.server import COOKIE, build
 from tests.support.browser import chromium
 from tests.support.dashboards import HEADS, make_long_run
 from tests.support.planted_runs import BASE, EVIL, configure, plant
+from tests.support.serving import served
 
 LOCAL = "http://127.0.0.1:8642"
 
@@ -152,24 +149,6 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
-
-
-@contextmanager
-def served(root: Path) -> Iterator[str]:
-    """The address of a server of the runs below a directory."""
-    app = build(root)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    app.state.is_ending = lambda: server.should_exit
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        thread.join(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
 
 
 def _watched_page(browser: Any, faults: list[str]) -> Any:
