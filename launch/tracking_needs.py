@@ -20,6 +20,8 @@ GIB = 2**30
 PROCESS = 0.6 * GIB  # of Python with its libraries, on a CPU
 GAPS = 1.5  # times what is kept, on a CPU, where the C library leaves gaps (docs/LOG.md)
 BATCH, ROUNDS = 256, 8  # of the products that tell the machine's speed
+# seconds; they are of the products only, which are the lesser part of what a small model takes
+WORTH_SAYING = 10.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def tracking_notes(cfg: DictConfig, source: str, on_gpu: bool, free: int | None)
     twice = plain(cfg.tracking)["recompute"] is True
     peak = found.twice if twice else found.once
     what = "of the GPU" if on_gpu else "of the process"
-    took = "" if found.seconds is None else f", and {found.seconds:.0f} s a checkpoint or more"
+    is_known = found.seconds is not None and found.seconds >= WORTH_SAYING
+    took = f", and at least {found.seconds:.0f} s a checkpoint" if is_known else ""
     notes = [
         f"tracking {found.pairs} pairs of up to {found.length} tokens will take about "
         f"{peak / GIB:.1f} GiB {what}, the training's state included{took}"
