@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,42 +21,27 @@ from analysis.attribution.edge_scores import EdgeScores
 from analysis.attribution.precision import Precision, check_dtype
 from analysis.detection.detect import anatomy
 from analysis.files import atomic_write, write_json
-from analysis.heads.attention import PATTERN_SCORES, pattern_scores
-from analysis.heads.copying import copying
-from analysis.heads.experts import Experts, as_experts, layers_with_experts, measure_experts
-from analysis.heads.kept_patterns import as_kept, measure_patterns, rows_to_keep, write_patterns
-from analysis.heads.pattern_rows import PatternRows, Patterns, budget, counts_kept
 from analysis.heads.resampling import Wide, resample_heads, resample_weights, resample_wide
-from analysis.heads.roles import summarise, write_roles
-from analysis.heads.same import Kept
 from analysis.heads.sample import sample_note
 from analysis.intervals import resamples_of
 from analysis.models.anatomy import base_model
-from analysis.models.graph import Graph, short_head_name
+from analysis.models.graph import Graph
 from analysis.models.linear import wide
 from analysis.models.onload import packed, weights_of
 from analysis.models.provenance import describe
 from analysis.prompts.pairs import Pairs
-from analysis.prompts.regions import Region, find_regions
 from analysis.records.record import Record, mean_gap
 from analysis.records.record_files import (
     is_recorded,
-    read_log_probs,
     write_invalid,
     write_record,
 )
 from analysis.tracking import distributed
-from analysis.tracking.distance import (
-    counts_read,
-    kl_from,
-    log_probabilities,
-    logits_at_the_end,
-    positions_read,
-)
+from analysis.tracking.beside import Beside, Measured, kl_from_base
 from analysis.tracking.finding import CircuitFinder, FoundCircuit
 from analysis.tracking.further import FILE as FURTHER
 from analysis.tracking.further import freeze_further, further_pairs
-from analysis.tracking.same_heads import keep, same_as_base
+from analysis.tracking.same_heads import same_as_base
 from analysis.tracking.settings import AUTO, FREE, TrackingSettings
 from analysis.tracking.sharing import SharedPairs, out_of_memory
 
@@ -129,6 +113,7 @@ class HeadTracker:
         self.settings = settings
         self._shared = SharedPairs(pairs, settings.batch_size)
         self._finder = CircuitFinder(pairs, settings, self._shared)
+        self._beside = Beside(self.run, settings, self._shared, tokenizer)
         self._tokenizer = tokenizer
         self._started = False
         self._checked: Precision | None = None
@@ -177,19 +162,13 @@ class HeadTracker:
             return None
         distributed.together(partial(self._check_dtype, model, scores))
         found = self._finder.find(model, scores)
-        failed: list[Exception] = []
         # before the record, which says that the step is done
-        patterns = _spared(partial(self._track_roles, model, step), failed)
-        _spared(partial(self._keep_patterns, model, step), failed)
-        kept = _spared(partial(keep, model, patterns), failed)
-        experts = _spared(partial(self._experts, model), failed)
-        log_probs = _spared(partial(self._log_probabilities, model), failed)
+        beside = self._beside.measure(model, step)
         wide = self._over_further(model, scores, found) if step == 0 else None
-        beside = experts, log_probs, wide, kept
-        write = partial(self._write, model, step, scores, found, *beside, began)
+        write = partial(self._write, model, step, scores, found, beside, wide, began)
         record = distributed.together(write)
-        if failed:
-            raise failed[0]
+        if beside.failed:
+            raise beside.failed[0]
         return record
 
     def _over_further(
@@ -254,107 +233,14 @@ class HeadTracker:
                 raise
             log.warning("check_dtype: there is no memory for the weights in float32")
 
-    def _track_roles(self, model: nn.Module, step: int) -> Patterns:
-        """Write what the heads attend to and copy on the clean prompts; what is kept of it."""
-        names = [short_head_name(name) for name in anatomy(model).graph.head_names]
-        regions = distributed.together(partial(find_regions, self.pairs, self._tokenizer))
-        mine = [regions.each[row] for row in distributed.my_rows(len(self.pairs))]
-        lengths = [len(pair.clean_ids) for pair in self.pairs]
-        most = budget(len(self.pairs), len(names))
-        counts = torch.tensor(counts_kept(lengths, most))
-        width = int(counts.max())
-        scores, shares = self._shared.measure(
-            partial(_patterns, model, mine, len(names), most, width),
-            [len(PATTERN_SCORES) * len(names), width * len(names)],
-        )
-        distributed.together(partial(self._write_roles, model, step, scores, names, regions.unit))
-        own = torch.arange(width) < counts[:, None]
-        return Patterns(shares.half().unflatten(1, (width, len(names)))[own], lengths, most)
-
-    def _write_roles(
-        self, model: nn.Module, step: int, scores: torch.Tensor, names: list[str], unit: str
-    ) -> None:
-        """On rank 0. scores: [pairs, PATTERN_SCORES * A]."""
-        if distributed.rank() != 0:
-            return
-        per_pair = scores.unflatten(1, (len(PATTERN_SCORES), -1))
-        sample = self.settings.resamples, self.settings.seed
-        roles = summarise(per_pair, copying(model), names, unit, *sample, groups=self.pairs.groups)
-        write_roles(self.run, step, self.pairs.hash, roles)
-
-    def _keep_patterns(self, model: nn.Module, step: int) -> None:
-        """Write where the heads look on a few clean prompts, to be shown."""
-        rows = rows_to_keep(self.pairs, self.settings.patterns)
-        if not rows:
-            return
-        some = Pairs([self.pairs[row] for row in rows])
-        length, n_heads = max(len(pair.clean_ids) for pair in some), len(anatomy(model).graph.heads)
-
-        def measure(pairs: Pairs, batch_size: int) -> list[torch.Tensor]:
-            return [measure_patterns(model, pairs, batch_size, length)]
-
-        [found] = SharedPairs(some, self.settings.batch_size).measure(measure, [n_heads * length])
-
-        def write() -> None:
-            if distributed.rank() == 0:
-                measured = found.unflatten(1, (n_heads, length))
-                kept = as_kept(measured, self.pairs, rows, self._tokenizer)
-                write_patterns(self.run, step, kept)
-
-        distributed.together(write)
-
-    def _experts(self, model: nn.Module) -> Experts | None:
-        """What the tokens of the clean prompts are given to; None in a model without experts."""
-        layers = distributed.together(partial(layers_with_experts, model, self.pairs))
-        if not layers:
-            return None
-        length = max(len(pair.clean_ids) for pair in self.pairs)
-        width = length * sum(layer.chosen for layer in layers.values())
-
-        def measure(pairs: Pairs, batch_size: int) -> list[torch.Tensor]:
-            return [measure_experts(model, layers, length, pairs, batch_size)]
-
-        [rows] = self._shared.measure(measure, [width])
-        return as_experts(rows, layers, self.pairs)
-
-    def _log_probabilities(self, model: nn.Module) -> torch.Tensor:
-        """Of the next token where the clean prompts are read: float32 [N, V]."""
-        size = distributed.together(partial(logits_at_the_end, model, self.pairs[0]))
-        most = positions_read(self.pairs, size)
-        [rows] = self._shared.measure(
-            lambda pairs, batch_size: [log_probabilities(model, most, size, pairs, batch_size)],
-            [most * size],
-        )
-        read = torch.arange(most) < counts_read(self.pairs, most)[:, None]
-        return rows.float().unflatten(1, (most, size))[read]
-
-    def _kl(self, step: int, log_probs: torch.Tensor | None) -> torch.Tensor | None:
-        """On rank 0, from the base: float32 [pairs]; None, with a warning, if it can't be had."""
-        if log_probs is None:
-            return None
-        base = log_probs if step == 0 else read_log_probs(self.run)
-        if base is None or base.shape != log_probs.shape:
-            log.warning(
-                "step %d has no KL from the base: %s",
-                step,
-                "the record of step 0 holds no log-probabilities (track it again to have them)"
-                if base is None
-                else f"the base has {base.shape[1]} tokens, and this model {log_probs.shape[1]}",
-            )
-            return None
-        counts = counts_read(self.pairs, positions_read(self.pairs, base.shape[1]))
-        return kl_from(base, log_probs, counts)
-
     def _write(
         self,
         model: nn.Module,
         step: int,
         scores: EdgeScores,
         found: FoundCircuit,
-        experts: Experts | None,
-        log_probs: torch.Tensor | None,
+        beside: Measured,
         wide: Wide | None,
-        kept: Kept | None,
         began: float,
     ) -> Record | None:
         """On rank 0, resample, and write the record of a step whose measuring began at `began`."""
@@ -397,10 +283,10 @@ class HeadTracker:
             points=self._points(step, scores),
             gap_metric=found.gap_metric,
             gap=found.gap,
-            experts=experts,
-            kl=self._kl(step, log_probs),
+            experts=beside.experts,
+            kl=kl_from_base(self.run, step, self.pairs, beside.log_probs),
             wide=wide,
-            same=same_as_base(self.run, step, graph, kept, self.pairs.groups, s),
+            same=same_as_base(self.run, step, graph, beside.kept, self.pairs.groups, s),
             seconds=time.perf_counter() - began,
         )
         if record.lacks_behaviour:
@@ -411,7 +297,7 @@ class HeadTracker:
                 *(step, record.gap_metric, gap.value, gap.low, gap.high),
             )
             record = record.without_circuit()
-        of_base = (log_probs, kept) if step == 0 else (None, None)
+        of_base = (beside.log_probs, beside.kept) if step == 0 else (None, None)
         write_record(self.run, record, per_pair, *of_base)
         return record
 
@@ -441,15 +327,6 @@ class HeadTracker:
             write_invalid(self.run, step, reason, describe(model, self.run))
 
 
-def _spared(measure: Callable[[], T], failed: list[Exception]) -> T | None:
-    """What is measured beside the circuit: a failure must not cost the record."""
-    try:
-        return measure()
-    except Exception as error:
-        failed.append(error)
-        return None
-
-
 def _edge_scores(
     model: nn.Module, s: TrackingSettings, show_progress: bool, pairs: Pairs, batch_size: int
 ) -> list[torch.Tensor]:
@@ -458,23 +335,6 @@ def _edge_scores(
     scores = attribute(model, pairs, *how, routing=s.routing, gap=s.gap, recompute=s.recompute)
     assert scores.points is not None
     return [scores.per_edge, scores.metric_clean, scores.metric_corrupted, scores.points]
-
-
-def _patterns(
-    model: nn.Module,
-    regions: list[Region],
-    n_heads: int,
-    most: int,
-    width: int,
-    pairs: Pairs,
-    batch_size: int,
-) -> list[torch.Tensor]:
-    """What the heads attend to, [pairs, PATTERN_SCORES, A], and their patterns [pairs, width, A].
-
-    regions: of these pairs. most: shares of a pattern that are kept of one prompt.
-    """
-    kept = PatternRows(pairs, n_heads, most, width)
-    return [pattern_scores(model, pairs, regions, batch_size, kept=kept), kept.rows]
 
 
 def not_finite(model: nn.Module) -> str | None:

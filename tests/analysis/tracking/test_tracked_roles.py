@@ -30,9 +30,9 @@ def test_a_kill_between_roles_and_record_leaves_the_step_to_do(tmp_path, monkeyp
     def kill(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    for place in ("write_roles", "write_record"):
+    for place in ("beside.write_roles", "tracker.write_record"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"analysis.tracking.tracker.{place}", kill)
+            patch.setattr(f"analysis.tracking.{place}", kill)
             with pytest.raises(KeyboardInterrupt):
                 tracker.track(model, 0, show_progress=False)
         assert not tracker.is_tracked(0)
@@ -46,7 +46,7 @@ def test_roles_that_fail_do_not_cost_the_record(tmp_path, monkeypatch) -> None:
         raise ValueError("no roles today")
 
     tracker = HeadTracker(tmp_path, random_pairs(4), SETTINGS)
-    monkeypatch.setattr("analysis.tracking.tracker.find_regions", fail)
+    monkeypatch.setattr("analysis.tracking.beside.find_regions", fail)
     with pytest.raises(ValueError, match="no roles today"):
         tracker.track(tiny_model("qwen2"), 0, show_progress=False)
     assert tracker.is_tracked(0)
@@ -70,13 +70,13 @@ tracker.track(tiny_model("qwen2", seed=1), 0, show_progress=False)
 tracker.track(tiny_model("qwen2"), 3, show_progress=False)
 """
 FAIL_ON_ONE = """
-import analysis.tracking.tracker
+import analysis.tracking.beside
 
 def fail(*args):
     raise ValueError("no roles today")
 
 if dist.get_rank() == 1:
-    analysis.tracking.tracker.find_regions = fail
+    analysis.tracking.beside.find_regions = fail
 try:
     tracker.track(tiny_model("qwen2"), 3, show_progress=False)
 except (ValueError, RuntimeError) as error:
