@@ -9,13 +9,10 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.reporting.dashboard.form import Tile
 from analysis.reporting.dashboard.page import run_data
-from analysis.trajectories.run import Run
 from analysis.watch.listing import Listing, Mark, Seen
 
 PAUSE = 1.0  # seconds between two looks at the files of the runs
@@ -104,19 +101,14 @@ class Watched:
 
 def _row(seen: Seen) -> dict[str, str]:
     about = {"name": seen.name, "state": seen.state, "why": seen.why}
-    return about if seen.run is None else {**about, **_texts(seen.run, seen.tiles)}
-
-
-def _texts(run: Run, tiles: Sequence[Tile]) -> dict[str, str]:
-    score, heads, called, faithfulness = (
-        tile["value"][-1] if tile["value"] else "-" for tile in tiles
-    )
-    logged = run.logged[-1][0] if run.logged else 0
-    checkpoint = run.rows[-1].step if run.rows else 0
+    if seen.run is None:
+        return about
+    score, heads, called, faithfulness = seen.figures
     return {
-        "kind": run.file.kind,
-        "step": str(max(logged, checkpoint)),
-        "checkpoints": str(len(run.rows)),
+        **about,
+        "kind": seen.run.file.kind,
+        "step": str(seen.step),
+        "checkpoints": str(len(seen.run.rows)),
         "score": score,
         "heads": heads,
         "called": called,

@@ -43,6 +43,19 @@ class Seen:
     tiles: list[Tile]
 
     @property
+    def step(self) -> int:
+        """The last that was logged or tracked; 0 where none was, or the run can't be read."""
+        if self.run is None:
+            return 0
+        steps = [row.step for row in self.run.rows] + [step for step, _ in self.run.logged[-1:]]
+        return max(steps, default=0)
+
+    @property
+    def figures(self) -> list[str]:
+        """The tiles as they are now: score, heads in the circuit, called ones, faithfulness."""
+        return [tile["value"][-1] if tile["value"] else "-" for tile in self.tiles]
+
+    @property
     def changed(self) -> int:
         """When a file of the run was last changed, in ns since 1970; 0 where there is none."""
         return max((time for _, time, _ in self.mark), default=0)

@@ -79,19 +79,10 @@ def _table(runs: Sequence[Seen], width: int) -> Table:
         if seen.run is None:
             table.add_row(name, state, "", "", "", "", "")
             continue
-        score, heads, called, _ = seen.tiles
-        figures = (_last(score), _bars(score, seen.columns), _last(heads), _last(called))
-        table.add_row(name, state, _step(seen.run), *figures)
+        score, heads, called, _ = seen.figures
+        bars = _bars(seen.tiles[0], seen.columns)
+        table.add_row(name, state, str(seen.step), score, bars, heads, called)
     return table
-
-
-def _step(run: Run) -> str:
-    logged = run.logged[-1][0] if run.logged else 0
-    return str(max(logged, run.rows[-1].step if run.rows else 0))
-
-
-def _last(tile: Tile) -> str:
-    return tile["value"][-1] if tile["value"] else "-"
 
 
 def _bars(tile: Tile, found: dict[str, Column]) -> str:
