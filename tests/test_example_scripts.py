@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from analysis.records.record_files import recorded_steps
 from examples.notebook import notebook
 from tests.support.places import ROOT
-from tests.support.warm import warm_python
+from tests.support.warm import finished
 
 EXAMPLES = ROOT / "examples"
 SCRIPTS = ("sft", "dpo", "grpo", "distillation")
@@ -20,15 +18,7 @@ SCRIPTS = ("sft", "dpo", "grpo", "distillation")
 
 def start(words: list[str], cwd: Path) -> str:
     """What a Python prints that runs in another directory."""
-    done = subprocess.run(
-        [warm_python(), *words],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return finished(words, cwd).stdout
 
 
 def test_scripts_are_short_and_the_notebook_is_made_of_one():

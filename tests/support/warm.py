@@ -33,7 +33,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,23 @@ def warm_python() -> str:
 def pid_of(process: subprocess.Popen[Any]) -> int:
     """The fork that does the work of a process of `warm_python()`."""
     return int(Path(warm_python()).with_name(str(process.pid)).read_text())
+
+
+def finished(
+    words: Sequence[str], directory: Path, seconds: float = 300, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """A process of `warm_python()` with these arguments, once it has ended with status 0."""
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [warm_python(), *words],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": root, **variables},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
 
 
 def import_packages() -> None:

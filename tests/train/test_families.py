@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,7 @@ from transformers import AutoModelForCausalLM
 from analysis.detection.detect import anatomy
 from analysis.models.graph import Graph
 from analysis.records.record_files import read_records
-from tests.support.places import ROOT
-from tests.support.warm import warm_python
+from tests.support.warm import finished
 from train.recipes.registry import build_recipe
 from train.recipes.tiny_families import FAMILIES
 
@@ -82,15 +79,7 @@ def test_a_run_is_named_after_its_model(compose, name):
 def test_the_experiment_runs_in_whole(tmp_path, name, shown):
     """As a user starts it, W&B offline."""
     words = ["experiment=tiny_families", f"model={name}", *BRIEF]
-    done = subprocess.run(
-        [warm_python(), "-m", "train.sft", *words],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = finished(["-m", "train.sft", *words], tmp_path)
     said = (done.stdout + done.stderr).count("no attention pattern is seen of")
     assert said == (name == "tiny_hybrid")  # once, not at each checkpoint
     run: Path = tmp_path / "runs" / f"{name}-seed0"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,7 @@ from analysis.commands.needed import Options, needed
 from analysis.records.needed import read_needed
 from tests.support.known_circuit import PROBLEMS, build_copier, copier_pairs
 from tests.support.launches import SMALL
-from tests.support.places import ROOT
-from tests.support.warm import warm_python
+from tests.support.warm import finished
 from train.recipes.tiny import build_tokenizer
 
 STEPS = 60
@@ -37,15 +34,7 @@ def test_zero_3_finds_what_one_process_finds_in_the_checkpoint(tmp_path: Path) -
     words += ["tracking.ig_steps=6", "tracking.resamples=50", "train.args.learning_rate=3e-3"]
     words += [f"train.args.max_steps={STEPS}", f"train.args.save_steps={STEPS}"]
     words += ["resources.processes=2", "deepspeed=zero3"]
-    done = subprocess.run(
-        [warm_python(), "-m", "launch", *words],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = finished(["-m", "launch", *words], tmp_path)
     run = tmp_path / "runs" / "r"
     found = read_needed(run)[STEPS]
     assert "L0H1" in found.heads and found.base is not None and found.now is not None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +15,7 @@ from analysis.live.whole_weights import whole_model
 from analysis.records.record_files import read_records, read_scores
 from tests.support.models import random_pairs, tiny_model
 from tests.support.places import ROOT
-from tests.support.warm import warm_python
+from tests.support.warm import finished
 
 JOBS = ("fsdp2", "fsdp2-lora", "fsdp1", "fsdp1-flat")
 
@@ -42,15 +40,8 @@ def sharded(tmp_path_factory):
     tokenizer.save_pretrained(home / "model")
     random_pairs(4).save(home / "pairs.jsonl")
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [warm_python(), *words, str(ROOT / "tests/support/sharded.py"), str(home), *JOBS],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    words += [str(ROOT / "tests/support/sharded.py"), str(home), *JOBS]
+    finished(words, ROOT, OMP_NUM_THREADS="1")
     return home
 
 
