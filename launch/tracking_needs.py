@@ -45,8 +45,10 @@ def needs(cfg: DictConfig, source: str, on_gpu: bool) -> Needs | None:
     from analysis.attribution.eap import MEMORY_BUDGET
     from analysis.attribution.graph_bytes import graph_bytes_of_shape
     from analysis.attribution.memory import need
+    from analysis.attribution.refinement import START
     from analysis.models.configuration import empty_model
     from analysis.models.loading import load_config, load_tokenizer
+    from analysis.tracking.settings import AUTO
     from train.build import run_pairs, tracking_settings
 
     tracking = tracking_settings(cfg)
@@ -63,12 +65,12 @@ def needs(cfg: DictConfig, source: str, on_gpu: bool) -> Needs | None:
         return None
     length = max(len(pair.clean_ids) for pair in pairs)
     size = min(tracking.batch_size, len(pairs))
-    auto = tracking.ig_steps == "auto"
-    points = 4 if auto else int(tracking.ig_steps)
+    points = START if tracking.ig_steps == AUTO else int(tracking.ig_steps)
     of_batch = [
         need(sizes, kept, size, length, MEMORY_BUDGET, points, 0.0, r) for r in (False, True)
     ]
-    gaps, process = (1.1, 0.0) if on_gpu else (GAPS, PROCESS)
+    # a GPU's allocator counts what is asked for
+    gaps, process = (1.0, 0.0) if on_gpu else (GAPS, PROCESS)
     beside = _state(cfg, sizes.weights) + process
     once, twice = (beside + gaps * each.above for each in of_batch)
     tokens = sum(len(pair.clean_ids) for pair in pairs)

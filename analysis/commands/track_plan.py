@@ -48,13 +48,11 @@ def say(options: Options, steps: dict[int, str] | None) -> None:
 
 def _parts(found: TrackingForecast) -> list[str]:
     """What a checkpoint takes."""
-    from analysis.reporting.forecast_words import duration
+    from analysis.reporting.forecast_words import duration, points_words
 
-    mean, least, most = found.attribution.points
-    points = f"{mean:.0f}" if least == most else f"{mean:.1f} ({least} to {most})"
     return [
         f"A checkpoint: {duration(found.checkpoint)}, of it attribution "
-        f"{duration(found.attribution.seconds)} ({points} points of the path a pair, on "
+        f"{duration(found.attribution.seconds)} ({points_words(found.attribution)} a pair, on "
         f"{found.attribution.tried} pairs that were tried), circuit {duration(found.circuit)}, "
         f"roles and distance {duration(found.roles)}, bootstrap {duration(found.bootstrap)}.",
     ]

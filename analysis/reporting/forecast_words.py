@@ -12,13 +12,18 @@ GIB = 2**30
 
 def in_words(found: Forecast, n_pairs: int) -> list[str]:
     """A forecast of attributing so many pairs."""
-    mean, least, most = found.points
-    points = f"{mean:.0f}" if least == most else f"{mean:.1f} ({least} to {most})"
     return [
-        f"Tried on {found.tried} of {n_pairs} pairs, with {points} points of the path a pair.",
+        f"Tried on {found.tried} of {n_pairs} pairs, with {points_words(found)} a pair.",
         *memory_words(found),
         f"Time: {duration(found.seconds)} for all pairs.",
     ]
+
+
+def points_words(found: Forecast) -> str:
+    """How many points of the path the pairs took that were tried."""
+    mean, least, most = found.points
+    points = f"{mean:.0f}" if least == most else f"{mean:.1f} ({least} to {most})"
+    return f"{points} points of the path"
 
 
 def memory_words(found: Forecast) -> list[str]:
