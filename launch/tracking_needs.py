@@ -92,11 +92,13 @@ def _dtype(cfg: DictConfig) -> Any:
 
 
 def _layers(model: Any) -> Any:
-    """The list of decoder layers: the longest list of modules."""
+    """The decoder's layers: its longest list of modules, not one within a layer (of experts)."""
     from torch import nn
 
-    lists = [part for part in model.modules() if isinstance(part, nn.ModuleList)]
-    return max(lists, key=len)
+    from analysis.detection.layers import text_decoder
+
+    parts = text_decoder(model).children()
+    return max((part for part in parts if isinstance(part, nn.ModuleList)), key=len)
 
 
 def _sizes(config: Any, model: Any, layers: int, kv: str) -> Any:
