@@ -19,10 +19,11 @@ from analysis.comparison.findings import Findings
 from analysis.comparison.rows import head_list
 from analysis.models.graph import Graph, short_head_name
 from analysis.reporting.figures.head_map import rectangle
-from analysis.reporting.figures.style import PALE
+from analysis.reporting.figures.style import BLUE, BROWN, GROUND, INK, PALE
 from analysis.reporting.text import count, has_interval, number
 
-COLOURS = ("#1f6fd6", "#d62f2f", "#1b7f5c", "#8a5a12", "#6b4fb3", "#1f2933", "#c2458b", "#5b8a99")
+# seen on a light ground and on a dark one
+COLOURS = ("#3b8ad8", "#d9663a", "#2e9c77", "#b0822a", "#9a76d1", "#7b8794", "#d0609f", "#5b8a99")
 
 
 def effect_map(c: Comparison) -> Figure:
@@ -55,14 +56,14 @@ def effect_map(c: Comparison) -> Figure:
         hovertemplate="%{text}<extra></extra>",
         zmin=-1,
         zmax=1,
-        colorscale="RdBu_r",
+        colorscale=[[0, BROWN], [0.5, GROUND], [1, BLUE]],
         xgap=1,
         ygap=1,
         colorbar={"title": "E", "tickvals": [-1, 0, 1]},
         hoverongaps=False,
     )
     figure = Figure([*_ground(graph), of_heads])
-    mark = {"symbol": "star", "size": 9, "color": "#1f2933", "line": {"color": "white", "width": 1}}
+    mark = {"symbol": "star", "size": 9, "color": INK, "line": {"color": "white", "width": 1}}
     figure.add_scatter(
         x=[head for _, head in stars],
         y=[layer for layer, _ in stars],
@@ -134,7 +135,4 @@ def _lay_out(figure: Figure, height: int) -> None:
     figure.update_layout(
         height=height,
         margin={"l": 55, "r": 20, "t": 35, "b": 45},
-        template="plotly_white",
-        paper_bgcolor="#fbfbf9",
-        plot_bgcolor="#fff",
     )

@@ -69,15 +69,16 @@ def pair(c: Comparison) -> Pair:
     from analysis.comparison.figures import effect_map
 
     a, b = c.a.name, c.b.name
+    title = f"{a} → {b}: {c.a.label} → {c.b.label}"
     of_bases = ("against the base of each run", "heads", "called", "which")
     return Pair(
-        title=f"{a} → {b}: {c.a.label} → {c.b.label}",
+        title=title,
         a=a,
         b=b,
         numbers=Table(("", "heads", "edges"), number_rows(c)),
         bases=None if c.bases is None else Table(of_bases, since_rows(c.bases, c)),
         jaccard={change: number(since.jaccard) for change, since in (c.bases or {}).items()},
-        map=chart(effect_map(c), f"effect-{a}-{b}"),
+        map=chart(effect_map(c).to_plotly_json(), f"effect-{a}-{b}", title),
         neither="grey" if c.a.graph.is_ragged else "blank",
         heads=head_table(c),
         edges=[edges(c, change) for change in ("gained", "lost")],
@@ -193,7 +194,7 @@ def write_comparison(path: Path, findings: Findings) -> None:
         matched=[Table(titles, rows) for titles, *rows in tables],
         matched_notes=[] if matched is None else matched_notes(matched),
         pairs=[pair(c) for c in findings.comparisons],
-        layers=chart(profile_figure(findings), "layers"),
+        layers=chart(profile_figure(findings).to_plotly_json(), "layers", "By layer"),
         cross=Table(heading, rows),
         reasons=reasons(findings),
         sources=source_table(findings),

@@ -1,7 +1,6 @@
 """Pages as files: Jinja2 templates (analysis/reporting/templates) in which all text is escaped.
 
-A page needs no network, because plotly.js is written into it. Two things go in as they are: that
-script, and the charts that plotly draws from our own figures.
+A page needs no network, because plotly.js is written into it.
 """
 
 from __future__ import annotations
@@ -10,13 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 
 @dataclass(frozen=True)
@@ -28,30 +24,21 @@ class Table:
     name: str = ""
 
 
-def chart(figure: Figure | dict[str, Any], name: str) -> Markup:
-    """A figure as HTML with an id. Text from files in it must be escaped, as plotly reads tags.
-
-    figure: also its plain content, which plotly neither checks nor copies.
-    """
-    from plotly.io import to_html
-
-    how = {"displayModeBar": False, "responsive": True}
-    shown = {"include_plotlyjs": False, "full_html": False, "config": how, "div_id": name}
-    return Markup(to_html(figure, validate=False, **shown))
-
-
-def kept_chart(figure: dict[str, Any], name: str) -> Markup:
-    """A figure of plain content as data in an element with an id, drawn when its fold is opened.
+def chart(figure: dict[str, Any], name: str, title: str) -> Markup:
+    """A figure of plain content as data in an element with an id, drawn once it is seen.
 
     The page gives it the colours of its theme (templates/dashboard/figures.js), so plotly's own
     are left out. Text from files in it must be escaped, as plotly reads tags.
+
+    title: of the figure when it is saved; any text.
     """
     from plotly.io.json import to_json_plotly
 
     layout = {key: value for key, value in figure["layout"].items() if key != "template"}
     content = {"data": figure["data"], "layout": layout}
-    shown = '<div class="lazy" id="{}"><script type="application/json">{}</script></div>'
-    return Markup(shown).format(name, Markup(to_json_plotly(content).replace("<", "\\u003c")))
+    data = Markup(to_json_plotly(content).replace("<", "\\u003c"))
+    kept = Markup('<script type="application/json">{}</script>').format(data)
+    return Markup('<div class="lazy" id="{}" data-title="{}">{}</div>').format(name, title, kept)
 
 
 @cache

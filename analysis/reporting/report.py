@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.records.secrets import redact_yaml
-from analysis.reporting.pages import Table, kept_chart, write_page
+from analysis.reporting.pages import Table, chart, write_page
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -318,17 +318,20 @@ def charts(run: Run, name: str) -> dict[str, Markup]:
         trajectory_content,
     )
 
-    found = {"Over the checkpoints": kept_chart(trajectory_content(run), f"{name}-trajectory")}
+    found = {"Over the checkpoints": ("trajectory", trajectory_content(run))}
     if run.points:
         final = f"Sensitivity of the counts at step {run.points[-1].step}"
         found |= {
-            "Cohorts": kept_chart(cohort_content(run), f"{name}-cohorts"),
-            final: kept_chart(sensitivity_content(run), f"{name}-sensitivity"),
-            "Faithfulness": kept_chart(faithfulness_content(run), f"{name}-faithfulness"),
+            "Cohorts": ("cohorts", cohort_content(run)),
+            final: ("sensitivity", sensitivity_content(run)),
+            "Faithfulness": ("faithfulness", faithfulness_content(run)),
         }
     if routings(run):
-        found["Routing to experts"] = kept_chart(routing_content(run), f"{name}-routing")
-    return found
+        found["Routing to experts"] = ("routing", routing_content(run))
+    return {
+        title: chart(content, f"{name}-{part}", f"{run.label}: {title}")
+        for title, (part, content) in found.items()
+    }
 
 
 def head_table(run: Run, name: str) -> Table:

@@ -62,3 +62,15 @@ def opened(browser: Any, page_file: Path, part: str = "", **how: Any) -> Iterato
     yield page
     context.close()
     assert faults == []
+
+
+def serious_faults(page: Any, **rules: Any) -> list[tuple[str, str]]:
+    """What axe-core finds that keeps people out: each with the first element it is about."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    charts = {"exclude": [[".main-svg"]]}  # each is one picture with a name
+    found = axe.Axe().run(page, context=charts, options=rules).response["violations"]
+    return [
+        (each["id"], each["nodes"][0]["html"][:200])
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]

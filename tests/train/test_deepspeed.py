@@ -176,7 +176,7 @@ def test_offloaded_stages_train_and_resume_with_as_many_processes_alone(launched
         check_processes(directory / "checkpoint-2", 4)
 
 
-@pytest.mark.parametrize(("kind", "deepspeed"), cases(STAGES, ALIKE))
+@pytest.mark.parametrize(("kind", "deepspeed"), cases(STAGES, [*ALIKE, ("grpo", "zero1")]))
 def test_losses_are_those_of_one_process(launched, kind, deepspeed):
     """Of the same global batch of 8."""
     sharded, single = (read_metrics(launched(kind, n, z)) for n, z in ((2, deepspeed), (1, "none")))

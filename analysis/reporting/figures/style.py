@@ -13,7 +13,7 @@ from typing import Any
 Content = dict[str, Any]  # what plotly draws: {"data": traces, "layout": {...}}
 
 RED, BLUE, BROWN, INK, GREY = "#d62f2f", "#1f6fd6", "#8a5a12", "#1f2933", "#8a929b"
-PURPLE, GREEN, PALE = "#8a63c7", "#1b7f5c", "#c5ccd3"
+PURPLE, GREEN, PALE, GROUND = "#8a63c7", "#1b7f5c", "#c5ccd3", "#eceff3"
 COLOURS = {
     "in_circuit": INK,
     "retained": RED,

@@ -37,8 +37,10 @@ def comparison(**changes: object) -> dict[str, object]:
 def test_every_text_is_escaped(tmp_path: Path) -> None:
     page = pages.write_page(tmp_path / "a.html", "comparison.html.j2", **comparison()).read_text()
     assert EVIL not in page
-    assert page.count(str(escape(EVIL))) == 1 + 4 * 2 + 5
-    assert page.count('<table id="some-id">') == page.count('data-table="some-id"') == 4
+    assert page.count(str(escape(EVIL))) == 2 + 4 * 2 + 5
+    assert (
+        page.count('<table class="data" id="some-id">') == page.count('data-table="some-id"') == 4
+    )
 
 
 def test_what_a_template_lacks_is_an_error_and_leaves_no_page(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ headlab.exports = (() => {
   const {el, theme, state} = headlab;
 
   const save = async (plot, format, title) => {
-    const {run, step} = state.get();
     const {width, height} = plot.getBoundingClientRect(), room = 62;
     const own = Object.keys(plot.layout).some(key => key.startsWith("legend"));
     const layout = {
@@ -17,7 +16,7 @@ headlab.exports = (() => {
     const address = await Plotly.toImage({data: plot.data, layout},
       {format, width: layout.width, height: layout.height, scale: format === "png" ? 2 : 1});
     el("a", {href: address,
-             download: `${headlab.fileName(run.label, plot.id, `step-${step}`)}.${format}`}).click();
+             download: `${headlab.fileName(title(), plot.id)}.${format}`}).click();
   };
 
   // Two buttons for a figure.
@@ -28,8 +27,7 @@ headlab.exports = (() => {
   const make = () => {
     for (const place of document.querySelectorAll("[data-export]")) {
       const plot = headlab.byId(place.dataset.export);
-      place.append(buttons(plot, () => place.dataset.title
-        ?? `${state.get().run.label}, step ${state.get().step}`));
+      place.append(buttons(plot, () => `${state.get().run.label}, step ${state.get().step}`));
     }
   };
   return {make, buttons};

@@ -1,4 +1,4 @@
-// The other figures: kept as data until their fold is opened, and drawn in the page's colours.
+// The other figures: kept as data until they are seen, and drawn in the page's colours.
 headlab.figures = (() => {
   const {theme} = headlab;
   const drawn = new Map();
@@ -6,11 +6,11 @@ headlab.figures = (() => {
   // Colours of analysis/reporting/figures/style.py by the page's names for them.
   const NAMES = {"#1f2933": "ink", "#8a929b": "soft", "#c5ccd3": "edge", "#d62f2f": "retained",
                  "#1f6fd6": "emergent", "#8a5a12": "pruned", "#8a63c7": "transient",
-                 "#1b7f5c": "score", black: "ink"};
+                 "#1b7f5c": "score", "#eceff3": "cell-0", black: "ink"};
   const recoloured = value => {
     if (typeof value === "string") return NAMES[value] ? theme.colour(NAMES[value]) : value;
-    if (Array.isArray(value)) {
-      return typeof value[0] === "number" ? value : value.map(recoloured);
+    if (Array.isArray(value)) {  // of numbers, or of a number and a colour, or of others
+      return typeof value.at(-1) === "number" ? value : value.map(recoloured);
     }
     if (value === null || typeof value !== "object") return value;
     return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, recoloured(each)]));
@@ -45,13 +45,14 @@ headlab.figures = (() => {
     box.replaceChildren();
     draw(box, content);
     headlab.fit(box);
-    const title = box.closest("details").querySelector("summary").firstChild.textContent.trim();
-    const {label} = headlab.data.runs[Number(/^run(\d+)/.exec(box.id)[1])];
     box.before(headlab.el("div", {class: "tools"},
-                          headlab.exports.buttons(box, () => `${label}: ${title}`)));
+                          headlab.exports.buttons(box, () => box.dataset.title)));
   };
 
   const make = () => {
+    for (const box of document.querySelectorAll(".lazy")) {
+      if (!box.closest("details:not([open])")) show(box);
+    }
     for (const fold of document.querySelectorAll("details")) {
       fold.addEventListener("toggle", () => {
         if (fold.open) fold.querySelectorAll(".lazy").forEach(show);
