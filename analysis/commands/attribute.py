@@ -10,7 +10,7 @@ OUT/graph.json          scores and circuit in the format of the EAP-IG package
 With plan=true nothing is written: a few of the pairs are attributed, and what memory and time all
 of them will take is printed.
 
-From Python, call `attribute` of the package `analysis`; this module is its command line alone.
+From Python, call `attribute` of the package `analysis`; this module is only its command line.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Difference:
     numbers: in a, in b, the sets, jaccard, turnover, excess turnover; of heads also weighted
         overlap and rank correlation. Without resamples their ends are NaN, and excess is left out.
     null_turnover: mean turnover between two resamples of one circuit, or NaN.
-    null: of gained and lost, what two resamples of a alone give, as mean and 97.5 % point.
+    null: of gained and lost, what two resamples of a give, as mean and 97.5 % point.
     inclusion: share of the resamples of a and of b that hold a member, [2, M]; NaN without.
     """
 

@@ -1,4 +1,4 @@
-"""What two modes of thinking of one model share and what each has alone: numbers and text.
+"""What two modes of thinking of one model share and what only one has: numbers and text.
 
 Definitions: analysis/commands/think.py and, with on as `before` and off as `after`,
 analysis/heads/changes.py.
@@ -29,7 +29,7 @@ EXCLUSIVE = ("think-on-only", "think-off-only")
 
 @dataclass(frozen=True)
 class Modes:
-    """What the two modes share and what each has alone.
+    """What the two modes share and what only one has.
 
     records: by mode.  change: on -> off.  in_circuit, chance: by mode, the number of heads of the
     circuit, and (mean, 97.5 % point) of those that a resample has and another one lacks.

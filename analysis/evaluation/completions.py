@@ -38,7 +38,7 @@ class Judged:
 
 
 class Completions:
-    """The answers of one condition; with no path they are kept in memory alone."""
+    """The answers of one condition; with no path they are kept in memory only."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path

@@ -164,7 +164,7 @@ def sample(
             attention_mask=batch.attention_mask,
             generation_config=config,
             logits_processor=processors(sampling, [seed_of(seed, r) for r in requests], device),
-            synced_gpus=False,  # one rank alone may generate, with whole weights
+            synced_gpus=False,  # one rank only may generate, with whole weights
         )
     rows = output[:, batch.input_ids.shape[1] :].tolist()
     return [completed(tokenizer, row, ends, sampling.max_new_tokens) for row in rows]

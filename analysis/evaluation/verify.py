@@ -14,7 +14,7 @@ start of a new one; by the clock PATIENCE times as long, on a machine that is th
 process dies (memory, or somebody killed it), the answer is tried once more. So at most
 2 x (TIME_LIMIT + start). Measured on two cores of a shared machine: a start took 0.5 to 0.8 s
 (ten starts), towers of powers and factorials of tests/test_verify.py 2.0 to 3.2 s (twelve answers,
-start included), and finding the answer in a text of braces alone, the slowest, 0.2 s a megabyte.
+start included), and finding the answer in a text of braces only, the slowest, 0.2 s a megabyte.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class Change(Turn):
     the ends of all estimates are NaN.
 
     masks: the raw sets, bool [A] by COUNTS.  sizes: of them, as they are.  null: by CHANGES, the
-    count that two resamples of `before` alone give, as mean and 97.5 % point.  effect,
+    count that two resamples of `before` give, as mean and 97.5 % point.  effect,
     effect_low, effect_high: [A].
     """
 

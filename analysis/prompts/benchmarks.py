@@ -15,7 +15,7 @@
 Benchmarks come from the hub through `datasets`, which keeps them; offline they are read from there.
 A local copy of one is a file:FILE. Gold answers of MATH-500 are taken from the last box of the
 solution, where there is one. The choices of GPQA are put in an order that follows from the question
-alone, and the gold answer is the letter.
+only, and the gold answer is the letter.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def fill(template: str, problem: Problem) -> str:
     if "{solution}" in template and problem.solution is None:
         raise ValueError(
             f"the template {template!r} asks for a solution, but the problem {problem.question!r} "
-            "has none; use a template with {answer} alone, or a source with solutions"
+            "has none; use a template with only {answer}, or a source with solutions"
         )
     given = {"{solution}": lambda: problem.solution or "", "{answer}": problem.answer_text}
     return re.sub(r"\{(?:solution|answer)\}", lambda found: given[found[0]](), template)

@@ -302,7 +302,7 @@ def _check_fields(row: dict[str, Any], *known: str) -> None:
 
 def _integers(name: str, values: object) -> tuple[int, ...]:
     if not isinstance(values, list) or not all(type(value) is int for value in values):
-        raise ValueError(f"{name} must hold integers alone")
+        raise ValueError(f"{name} must hold integers only")
     return tuple(values)
 
 

@@ -6,7 +6,7 @@
 
 There are three parts: what is trained on, what is held out for evaluation, and what pairs are made
 of. A generated problem is not trained on iff the CRC of its text is 0 modulo `HELD_OUT_EVERY`, and
-of these every other one is for pairs. The split is a property of the text alone, so it is the same
+of these every other one is for pairs. The split is a property of the text only, so it is the same
 in every run, for every seed, and no problem can be in two parts. The problems of a file are split
 in the same way, by their text without its white space (`spaceless`). Files:
 analysis/prompts/columns.py.

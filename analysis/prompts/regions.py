@@ -53,7 +53,7 @@ class Regions:
 
 
 def find_regions(pairs: Pairs, tokenizer: PreTrainedTokenizerBase | None = None) -> Regions:
-    """The regions of the clean prompts; without a tokenizer, chunks of single tokens alone."""
+    """The regions of the clean prompts; without a tokenizer, chunks of single tokens only."""
     prompts = [pair.clean_ids for pair in pairs]
     if tokenizer is None:
         return Regions([Region((), (), (), _single(len(ids))) for ids in prompts], "tokens")

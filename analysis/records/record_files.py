@@ -10,11 +10,11 @@
     RUN/evaluations/step-000040.json                 held-out pass@1
     RUN/metrics.jsonl                                what the trainer logged, and when
 
-A record speaks of its checkpoint alone, so a trajectory is the same in whatever order its records
+A record speaks of its checkpoint only, so a trajectory is the same in whatever order its records
 were written. Tensor files are named by their content. A file appears under its name only when it
 is whole: it is written beside it, flushed to disk and renamed. `record.json` names its tensor files
 and is renamed last, so that a crash leaves the old record or the new one, never a mixture. Writing
-a step again replaces that step alone. Curves and tables need `heads-*`; `scores-*` is the larger.
+a step again replaces that step only. Curves and tables need `heads-*`; `scores-*` is the larger.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ HEAD_TITLES = (
 CELL_TITLES = ("", "", "paper", "SE", "ours [95 %]", "ours - none", "random - none")
 HEAD_NOTES = (
     "paper: heads in circuits on AIME 2024, by our reading unions over checkpoints. Ours: the same",
-    "union, and that of emergent heads; then the last checkpoint alone, with 95 % bootstrap",
+    "union, and that of emergent heads; then the last checkpoint only, with 95 % bootstrap",
     "intervals over pairs, and how many of its emergent heads are called;",
     "named: of the five heads that the paper names, those in our union. GRPO OpenR1: the paper has",
     "two learning rates and one count, and does not say for which; it is printed for both.",

@@ -54,7 +54,7 @@ def head_titles(graph: Graph) -> list[str]:
 
 
 def comparison(runs: Sequence[Run]) -> list[str]:
-    """Sentences on which heads, emergent at the last record, tracked runs share or have alone.
+    """Sentences on heads, emergent at the last record, that runs share or only one of them has.
 
     The last sentences name what two runs measured differently, if their heads can't be compared.
     """

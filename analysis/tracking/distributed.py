@@ -52,12 +52,12 @@ def any_rank(flag: bool) -> bool:
 
 
 def main_decides(decide: Callable[[], bool]) -> bool:
-    """The answer of rank 0, which alone is asked."""
+    """The answer of rank 0, the only one that is asked."""
     return any_rank(rank() == 0 and decide())
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """On every rank what `make` gives on rank 0, which alone calls it; it must not fail."""
+    """On every rank what `make` gives on rank 0, the only one that calls it; it must not fail."""
     found: list[T | None] = [make() if rank() == 0 else None]
     if world_size() > 1:
         dist.broadcast_object_list(found, group=_group(), group_src=0)

@@ -97,7 +97,7 @@ def graph_of_heads(model: nn.Module, kv: str = "grouped") -> Graph:
 class HeadTracker:
     """Tracks the heads of one run: `track` makes the record of a checkpoint.
 
-    In a distributed run every rank has a tracker, with the same pairs, and rank 0 alone writes.
+    In a distributed run every rank has a tracker, with the same pairs, and only rank 0 writes.
     """
 
     def __init__(

@@ -59,7 +59,7 @@ def test_random_heads_of_the_circuits_layers_have_no_effect(copier, tmp_path, ca
 
 
 def test_attribution_finds_the_known_circuit(copier, tmp_path):
-    """pairs -> EAP-IG -> circuit file -> zeroed heads, by commands alone."""
+    """pairs -> EAP-IG -> circuit file -> zeroed heads, by commands only."""
     from analysis.commands.pairs import Options as PairOptions
     from analysis.commands.pairs import act as make_pairs
 

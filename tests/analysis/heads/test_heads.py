@@ -78,7 +78,7 @@ def test_in_degree_counts_edges_into_query_key_and_value():
     found = dict(zip(graph.head_names, paths.in_degree[0].int().tolist(), strict=True))
     assert found["a0.h0"] == 1
     assert found["a1.h1"] == 2  # its query, and the key that it shares with a1.h0
-    assert found["a1.h0"] == 0  # it writes to m1 alone, which goes nowhere
+    assert found["a1.h0"] == 0  # it writes to m1 only, which goes nowhere
 
 
 def test_selection_with_tau_is_the_signed_threshold_within_the_top_n():
@@ -210,7 +210,7 @@ def test_the_same_checkpoint_twice_is_no_change_at_all():
     assert (change.jaccard.value, change.turnover.value) == (1, 0)
     assert change.counts["emergent"].value == change.counts["emergent"].low == 0
     assert change.p_value.min() == 1
-    assert change.null_turnover > 0  # resampling alone moves heads,
+    assert change.null_turnover > 0  # resampling by itself moves heads,
     assert change.excess_turnover.value == -change.null_turnover  # so 0 lies below what it gives
     assert change.overlap.value == pytest.approx(1)
     assert change.rank_correlation.value == pytest.approx(1)
