@@ -26,13 +26,13 @@ from analysis.records.record_files import (
 )
 from analysis.records.run_file import RunFile, configuration
 from analysis.reporting.paper import read_results
-from analysis.reporting.report import (
+from analysis.reporting.roles import role_cells
+from analysis.reporting.sections import (
     intervention_table,
     roles_note,
     shared_sources,
     source_table,
 )
-from analysis.reporting.roles import role_cells
 from analysis.reporting.tables import format_table, table_cells, task_table
 from analysis.reporting.wandb_run import missing
 from analysis.trajectories.run import Run, roles_at

@@ -9,9 +9,9 @@ from analysis.models.graph import Graph
 from analysis.reporting.figures.head_map import head_map_content
 from analysis.reporting.kinds import kinds_note
 from analysis.reporting.pictures import CELL, COLOURS, GREY, INK, WHITE, head_map_picture
-from analysis.reporting.report import section
 from analysis.reporting.roles import TITLES, format_roles
 from analysis.reporting.rows import MAP_TITLES, head_values, map_rows, media
+from analysis.reporting.sections import section
 from analysis.reporting.tables import HEAD_TITLES, format_table, head_cells, head_titles
 from analysis.reporting.wandb_view import moved_most
 from analysis.trajectories.run import Run

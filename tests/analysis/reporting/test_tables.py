@@ -12,8 +12,8 @@ import torch
 from analysis.heads.same import Same
 from analysis.intervals import Estimate
 from analysis.reporting.figures.trajectory import trajectory_content
-from analysis.reporting.report import summary
 from analysis.reporting.rows import head_values
+from analysis.reporting.sections import summary
 from analysis.reporting.tables import format_table, head_cells
 from analysis.trajectories.run import Run
 from analysis.trajectories.trajectory import write_trajectory
