@@ -28,6 +28,7 @@ from analysis.version import __version__
 
 T = TypeVar("T")
 REQUIRED = "???"
+HELP, VERSION = frozenset({"-h", "--help"}), "--version"  # flags that every command knows
 
 
 def key(
@@ -168,9 +169,9 @@ def help_text(schema: type, usage: str) -> str:
 
 def is_answered(arguments: list[str], help: Callable[[], str]) -> bool:
     """Print the help or the version, if that is asked for; whether it was."""
-    if {"-h", "--help"} & set(arguments):
+    if HELP & set(arguments):
         print(help())
-    elif "--version" in arguments:
+    elif VERSION in arguments:
         print(f"headlab {__version__}")
     else:
         return False

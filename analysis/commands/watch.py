@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.cli import key
+from analysis.cli import HELP, VERSION, key
 from analysis.ranges import Range
 
 
@@ -30,13 +30,18 @@ class Options:
 
 
 def as_keys(arguments: Sequence[str]) -> list[str]:
-    """A word that is no key=value is the directory.
+    """A word that is no key=value is the directory; --KEY is KEY=true.
 
     >>> as_keys(["runs/", "--terminal", "port=0"])
     ['runs=runs/', 'terminal=true', 'port=0']
     """
-    words = ["terminal=true" if word == "--terminal" else word for word in arguments]
-    return [f"runs={word}" if "=" not in word and word[:1] != "-" else word for word in words]
+    return [_as_key(word) for word in arguments]
+
+
+def _as_key(word: str) -> str:
+    if word.startswith("--") and word not in (*HELP, VERSION):
+        return word[2:] if "=" in word else f"{word[2:]}=true"
+    return word if "=" in word or word.startswith("-") else f"runs={word}"
 
 
 def act(options: Options) -> None:

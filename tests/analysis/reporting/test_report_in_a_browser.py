@@ -363,6 +363,7 @@ def test_browser_a_node_is_found_and_opened(page: Any) -> None:
     page.wait_for_function("document.getElementById('panel-title').textContent === 'L0H2'")
     page.fill("#graph-find", "a1.h3")
     page.press("#graph-find", "Enter")
+    assert page.evaluate("document.activeElement.id") != "graph-find"  # the arrows move steps
     page.wait_for_function("document.getElementById('panel-title').textContent === 'L1H3'")
     page.fill("#graph-find", "MLP 7")
     page.press("#graph-find", "Enter")

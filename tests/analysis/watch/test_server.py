@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from analysis.cli import parse
 from analysis.commands import run
-from analysis.commands.watch import as_keys
+from analysis.commands.watch import Options, as_keys
 from analysis.records.training_log import append_metrics
 from analysis.watch import feed as feeding
 from analysis.watch.feed import Feed, Watched
@@ -129,8 +130,10 @@ def test_events_are_in_the_form_of_a_stream(tmp_path: Path) -> None:
 
 
 def test_what_is_typed_becomes_keys() -> None:
-    typed = ["runs/", "--terminal", "port=0", "--help"]
+    typed = ["runs/", "--terminal", "--port=0", "--help"]
     assert as_keys(typed) == ["runs=runs/", "terminal=true", "port=0", "--help"]
+    with pytest.raises(ValueError, match="unknown key 'terminl'; did you mean terminal?"):
+        parse(Options, as_keys(["--terminl"]))
 
 
 @pytest.mark.parametrize(

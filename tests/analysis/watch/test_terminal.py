@@ -9,7 +9,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from analysis.commands.watch import as_keys
 from analysis.records.training_log import append_metrics
 from analysis.watch.listing import Listing, run_directories
 from analysis.watch.terminal import head_map, screen, watch
@@ -106,7 +105,3 @@ def test_the_map_has_every_head_within_the_width(layers, heads, width, height, l
 def test_where_the_output_is_no_terminal_it_is_printed_once(runs, capsys):
     watch(runs)
     assert "study/grpo" in capsys.readouterr().out
-
-
-def test_a_bare_word_is_the_directory():
-    assert as_keys(["runs/", "every=1", "--help"]) == ["runs=runs/", "every=1", "--help"]

@@ -174,7 +174,10 @@ headlab.graph = (() => {
       event.preventDefault();
       if (!view.graph) return;
       const id = view.find(find.value);
-      if (id !== undefined) return void focus(id);
+      if (id !== undefined) {
+        find.blur();  // so that the arrows step through the checkpoints
+        return void focus(id);
+      }
       find.setCustomValidity("There is no such node.");
       find.reportValidity();
     });
