@@ -1,7 +1,7 @@
 """Score every edge of a model on a file of pairs, and write scores and circuit.
 
     headlab attribute model.path=DIR pairs.path=FILE.jsonl out=DIR
-    headlab attribute model.path=DIR pairs.path=FILE.jsonl out=DIR plan=true
+    headlab attribute model.path=DIR pairs.path=FILE.jsonl plan=true
 
 OUT/edges.safetensors   `mean` [source, destination] and `per_pair` [pair, source, destination]
 OUT/names.json          names of the sources and destinations, and what was measured how
@@ -23,7 +23,12 @@ from analysis.commands import measuring
 
 @dataclass
 class Options(measuring.Options):
+    out: str = key("directory for the results; not needed with plan=true", "")
     plan: bool = key("only say what memory and time it will take; writes nothing", False)
+
+    def __post_init__(self) -> None:
+        if not (self.out or self.plan):
+            raise ValueError("missing: out=...")
 
 
 def act(options: Options) -> None:

@@ -51,6 +51,15 @@ def arguments(model_dir: Path, pairs_file: Path, out: Path) -> list[str]:
     return [f"model.path={model_dir}", f"pairs.path={pairs_file}", f"out={out}"]
 
 
+def test_attribute_says_beforehand_what_it_takes(run, model_dir, pairs_file, tmp_path):
+    *of_what, _ = arguments(model_dir, pairs_file, tmp_path)
+    there = sorted(tmp_path.rglob("*"))
+    status, printed, _ = run("attribute", *of_what, "plan=true", "attribution.ig_steps=2")
+    assert status == 0 and "Tried on 3 of 3 pairs, with 2 points of the path a pair." in printed
+    assert sorted(tmp_path.rglob("*")) == there
+    assert run("attribute", *of_what) == (2, "", "error: missing: out=...\n")
+
+
 def test_attribute_writes_what_the_function_returns(run, model_dir, pairs_file, tmp_path):
     out = tmp_path / "out"
     options = ["attribution.kv=ungrouped", "attribution.quadrature=midpoint", "circuit.top_n=30"]
