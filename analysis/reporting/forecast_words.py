@@ -42,12 +42,14 @@ def memory_words(found: Forecast) -> list[str]:
 
 def duration(seconds: float) -> str:
     """
-    >>> duration(3.21), duration(95), duration(7300)
-    ('3.2 s', '95 s', '2 h 2 min')
+    >>> duration(3.21), duration(95), duration(144), duration(7300)
+    ('3.2 s', '95 s', '2 min 24 s', '2 h 2 min')
     """
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
+    if seconds < 600:  # half a minute still counts
+        return f"{round(seconds) // 60} min {round(seconds) % 60} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
