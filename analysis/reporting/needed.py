@@ -70,13 +70,14 @@ def sentence(found: Needed) -> str:
 
 
 def format_needed(found: Needed) -> list[str]:
-    """The sentence, a table, and what its columns mean, as lines of plain text."""
+    """The sentence, tables, and what their words mean, as lines of plain text."""
     lines = textwrap.wrap(sentence(found), WIDTH)
     if found.now is None:
         return lines
-    lines += text_table([list(TITLES), *rows(found)])
+    # a column for each model: as rows they would be wider than a terminal
+    lines += text_table([list(row) for row in zip(TITLES, *rows(found), strict=True)])
     if right := right_rows(found):
-        lines += ["", *text_table([list(RIGHT), *right])]
+        lines += ["", *text_table([list(row) for row in zip(RIGHT, *right, strict=True)])]
     if words := backup_words(found):
         lines += ["", *textwrap.wrap(words, WIDTH)]
     return [*lines, *textwrap.wrap(legend(found), WIDTH)]
@@ -94,7 +95,7 @@ def backup_words(found: Needed) -> str:
 
 
 def legend(found: Needed) -> str:
-    """What the columns mean."""
+    """What the words of the tables mean."""
     said = (
         f"change: of {found.metric}, mean over the pairs, larger is worse; random sets: mean "
         "(smallest to largest); excess: change less that mean; p: share of the sets, this one "
