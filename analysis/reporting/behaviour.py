@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from analysis.records.record import Record
 from analysis.reporting.same import changed_count, same_note
-from analysis.reporting.text import WIDTH, count, number, text_table
+from analysis.reporting.text import WIDTH, count, number, text_tables
 from analysis.trajectories.run import Row
 
 KL, GAP, KEPT, SIZE, CHANGED = TITLES = (
@@ -75,6 +75,6 @@ def behaviour_lines(rows: Sequence[Row]) -> list[str]:
     """`behaviour_table` below the table; nothing if it is empty."""
     if not (found := behaviour_table(rows)):
         return []
-    text = text_table(found, "r", heading=0)
+    text = text_tables(found)
     notes = [part for line in behaviour_notes(rows) for part in textwrap.wrap(line, WIDTH)]
     return [*text, "-" * max(map(len, text)), *notes]

@@ -36,6 +36,7 @@ from analysis.reporting.text import (
     p_value,
     score,
     text_table,
+    text_tables,
 )
 from analysis.trajectories.run import Row, Run, checkpoint_rows
 from analysis.trajectories.trajectory import Point, ever_in_circuit
@@ -237,5 +238,5 @@ def _task_lines(rows: Sequence[Row]) -> list[str]:
     """pass@1 on benchmarks, below the table; nothing if there are none."""
     if not task_names(rows):
         return []
-    text = text_table(task_table(rows), "r", heading=0)
+    text = text_tables(task_table(rows))
     return ["pass@1 %", *text, "-" * max(map(len, text))]
