@@ -108,7 +108,7 @@ class Options:
     )
     prompts: str | None = key("stability: JSONL file of pairs", None)
     methods: str = key(
-        "stability: NAME or NAME:POINTS, the first is what the others are compared with",
+        "stability: NAME, NAME:POINTS or NAME:auto, the first is what the others are compared with",
         "EAP-IG-inputs,CEAP",
     )
     metric: str = key("stability: kl, logit_diff or nll", "logit_diff")

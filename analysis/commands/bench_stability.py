@@ -2,9 +2,9 @@
 
     headlab bench part=stability shape=DIR prompts=pairs.jsonl methods=EAP-IG-inputs,CEAP:4,GIM
 
-For each method (NAME or NAME:POINTS)
+For each method (NAME, NAME:POINTS or NAME:auto)
 
-    seconds       of the attribution of all pairs
+    seconds       of the attribution of all pairs, and its completeness gap
     edges, heads  Jaccard index of the circuits of two disjoint halves of the pairs, over splits
                   (analysis/comparison/stability.py)
     faithfulness  on each half of the circuit that the other half ranks, in one split, with a 95 %
@@ -37,7 +37,7 @@ RESAMPLES = 1000
 class Asked:
     """What is measured: methods with their points, and sizes of the circuits, as shares."""
 
-    methods: list[tuple[str, int]]
+    methods: list[tuple[str, int | str]]
     metric: str
     shares: list[float]
     splits: int
@@ -45,19 +45,21 @@ class Asked:
 
 
 def asked(methods: str, steps: int, metric: str, shares: str, splits: int, batch: int) -> Asked:
-    """Read `NAME[:POINTS],...` and the sizes.
+    """Read `NAME[:POINTS],...` and the sizes; POINTS may be auto.
 
     Raises:
         ValueError: a method or metric is unknown, a number of points or a share is none.
     """
     from analysis.attribution.eap import check_settings
 
-    found = []
+    found: list[tuple[str, int | str]] = []
     for entry in methods.split(","):
         name, _, points = entry.strip().partition(":")
-        if points and not points.isdecimal():
-            raise ValueError(f"methods: {entry} must be NAME or NAME:POINTS, such as CEAP:4")
-        found.append((name, int(points or steps)))
+        if points and points != "auto" and not points.isdecimal():
+            raise ValueError(
+                f"methods: {entry} must be NAME, NAME:POINTS or NAME:auto, such as CEAP:4"
+            )
+        found.append((name, points if points == "auto" else int(points or steps)))
         check_settings(name, metric, found[-1][1], "midpoint", "grouped", batch)
     try:
         sizes = [float(share) for share in shares.split(",")]
@@ -88,13 +90,18 @@ def measure_stability(directory: str, prompts: str | None, asked: Asked) -> None
     scores = {}
     for name, points in asked.methods:
         label, started = f"{name}:{points}", time.perf_counter()
-        scores[label] = _attributed(model, pairs, name, points, asked)
-        print(f"{label}: {time.perf_counter() - started:.1f} s", flush=True)
+        found = scores[label] = _attributed(model, pairs, name, points, asked)
+        taken = f"{label}: {time.perf_counter() - started:.1f} s"
+        if points == "auto" and found.points is not None:
+            taken += f", {found.points.double().mean():.1f} points a pair"
+        print(f"{taken}, completeness gap {found.completeness_gap:.2%}", flush=True)
     _print_agreement(scores, pairs, asked)
     _print_faithfulness(model, scores, pairs, asked)
 
 
-def _attributed(model: Model, pairs: Pairs, name: str, points: int, asked: Asked) -> EdgeScores:
+def _attributed(
+    model: Model, pairs: Pairs, name: str, points: int | str, asked: Asked
+) -> EdgeScores:
     from analysis.attribution.eap import attribute
 
     return attribute(model, pairs, name, asked.metric, points, "midpoint", batch_size=asked.batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -261,9 +262,10 @@ def test_bench_runs_on_a_local_model(run, tmp_path):
     stability = ["bench", "part=stability", f"shape={tmp_path / 'model'}", "splits=2"]
     status, printed, _ = run(
         *(*stability, f"prompts={tmp_path / 'pairs.jsonl'}", "shares=0.3", "steps=2"),
-        "methods=EAP-IG-inputs,CEAP:1,GIM",
+        "methods=EAP-IG-inputs,EAP-IG-inputs:auto,CEAP:1,GIM",
     )
     assert status == 0
+    assert re.search(r"EAP-IG-inputs:auto: [\d.]+ s, [\d.]+ points a pair, comp", printed)
     assert "CEAP:1, 0.3 of the edges: faithfulness" in printed and "6 distinct" in printed
     status, _, error = run(*stability, "methods=GIM", "metric=kl")
     assert status == 1 and "GIM takes its gradient on the clean prompt" in error
