@@ -15,6 +15,7 @@ From Python, call `attribute` of the package `analysis`; this module is only its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.cli import key
@@ -23,12 +24,19 @@ from analysis.commands import measuring
 
 @dataclass
 class Options(measuring.Options):
-    out: str = key("directory for the results; not needed with plan=true", "")
+    out: str = key("directory for the results; not needed with plan=true")
     plan: bool = key("only say what memory and time it will take; writes nothing", False)
 
-    def __post_init__(self) -> None:
-        if not (self.out or self.plan):
-            raise ValueError("missing: out=...")
+
+def as_keys(arguments: Sequence[str]) -> list[str]:
+    """A plan is not written anywhere.
+
+    >>> as_keys(["plan=true", "pairs.path=a"])
+    ['plan=true', 'pairs.path=a', "out=''"]
+    """
+    is_plan = "plan=true" in map(str.lower, arguments)
+    has_out = any(word.startswith("out=") for word in arguments)
+    return [*arguments, "out=''"] if is_plan and not has_out else list(arguments)
 
 
 def act(options: Options) -> None:
