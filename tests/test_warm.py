@@ -106,3 +106,11 @@ def test_what_a_warm_process_starts_is_warm_unless_it_asks_for_more():
         words = [warm_python(), "-c", code, *flags, show]
         done = subprocess.run(words, capture_output=True, text=True)
         assert done.stdout == f"{warm}\n"
+
+
+def test_the_fork_is_found_as_soon_as_it_is_there_and_no_more_once_it_has_ended() -> None:
+    child = subprocess.Popen([warm_python(), "-c", "import time; time.sleep(60)"])
+    os.kill(pid_of(child), signal.SIGKILL)
+    assert child.wait(timeout=60) == -signal.SIGKILL
+    with pytest.raises(ProcessLookupError, match="has ended"):
+        pid_of(child)

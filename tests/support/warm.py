@@ -83,8 +83,17 @@ def warm_python() -> str:
 
 
 def pid_of(process: subprocess.Popen[Any]) -> int:
-    """The fork that does the work of a process of `warm_python()`."""
-    return int(Path(warm_python()).with_name(str(process.pid)).read_text())
+    """The fork that does the work of a process of `warm_python()`, once it is there.
+
+    Raises:
+        ProcessLookupError: the process has ended.
+    """
+    note = Path(warm_python()).with_name(str(process.pid))
+    while process.poll() is None:
+        with contextlib.suppress(FileNotFoundError, ValueError):  # the server is about to write it
+            return int(note.read_text())
+        time.sleep(0.002)
+    raise ProcessLookupError(f"process {process.pid} has ended")
 
 
 def finished(

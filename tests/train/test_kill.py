@@ -81,7 +81,10 @@ def stop_at(
     time.sleep(delay)
     if child.poll() is not None:
         return False
-    os.kill(pid_of(child), number)
+    try:
+        os.kill(pid_of(child), number)
+    except ProcessLookupError:  # it ended at this moment
+        return False
     child.wait(timeout=120)
     return True
 
