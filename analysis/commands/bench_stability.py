@@ -51,15 +51,16 @@ def asked(methods: str, steps: int, metric: str, shares: str, splits: int, batch
         ValueError: a method or metric is unknown, a number of points or a share is none.
     """
     from analysis.attribution.eap import check_settings
+    from analysis.attribution.quadrature import AUTO
 
     found: list[tuple[str, int | str]] = []
     for entry in methods.split(","):
         name, _, points = entry.strip().partition(":")
-        if points and points != "auto" and not points.isdecimal():
+        if points and points != AUTO and not points.isdecimal():
             raise ValueError(
                 f"methods: {entry} must be NAME, NAME:POINTS or NAME:auto, such as CEAP:4"
             )
-        found.append((name, points if points == "auto" else int(points or steps)))
+        found.append((name, points if points == AUTO else int(points or steps)))
         check_settings(name, metric, found[-1][1], "midpoint", "grouped", batch)
     try:
         sizes = [float(share) for share in shares.split(",")]
@@ -76,6 +77,7 @@ def measure_stability(directory: str, prompts: str | None, asked: Asked) -> None
     Raises:
         ValueError: there is no such model or file of pairs, or what `attribute` refuses.
     """
+    from analysis.attribution.quadrature import AUTO
     from analysis.models.loading import load_model, load_tokenizer
     from analysis.prompts.pairs import Pairs, holds_text
 
@@ -92,7 +94,7 @@ def measure_stability(directory: str, prompts: str | None, asked: Asked) -> None
         label, started = f"{name}:{points}", time.perf_counter()
         found = scores[label] = _attributed(model, pairs, name, points, asked)
         taken = f"{label}: {time.perf_counter() - started:.1f} s"
-        if points == "auto" and found.points is not None:
+        if points == AUTO and found.points is not None:
             taken += f", {found.points.double().mean():.1f} points a pair"
         print(f"{taken}, completeness gap {found.completeness_gap:.2%}", flush=True)
     _print_agreement(scores, pairs, asked)

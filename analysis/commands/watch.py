@@ -14,7 +14,7 @@ ending it (Ctrl-C) costs the runs nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from analysis.cli import HELP, VERSION, key
 from analysis.ranges import Range
@@ -30,12 +30,13 @@ class Options:
 
 
 def as_keys(arguments: Sequence[str]) -> list[str]:
-    """A word that is no key=value is the directory; --KEY is KEY=true.
+    """A word that is no key=value is the directory; --KEY=VALUE is KEY=VALUE, a flag KEY=true.
 
-    >>> as_keys(["runs/", "--terminal", "port=0"])
+    >>> as_keys(["runs/", "--terminal", "--port=0"])
     ['runs=runs/', 'terminal=true', 'port=0']
     """
-    return [_as_key(word) for word in arguments]
+    valued = {f"--{each.name}" for each in fields(Options) if not isinstance(each.default, bool)}
+    return [word if word in valued else _as_key(word) for word in arguments]
 
 
 def _as_key(word: str) -> str:

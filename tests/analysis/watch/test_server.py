@@ -134,6 +134,8 @@ def test_what_is_typed_becomes_keys() -> None:
     assert as_keys(typed) == ["runs=runs/", "terminal=true", "port=0", "--help"]
     with pytest.raises(ValueError, match="unknown key 'terminl'; did you mean terminal?"):
         parse(Options, as_keys(["--terminl"]))
+    with pytest.raises(ValueError, match="'--port' is not key=value"):
+        parse(Options, as_keys(["runs/", "--port", "9000"]))
 
 
 @pytest.mark.parametrize(
