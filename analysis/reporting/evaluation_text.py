@@ -7,7 +7,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.reporting.text import WIDTH, estimate_in, has_interval, percent, text_table
+from analysis.reporting.text import (
+    WIDTH,
+    estimate_in,
+    has_interval,
+    percent,
+    text_table,
+    text_tables,
+)
 
 ROWS = {
     "none": "the model as it is",
@@ -85,7 +92,7 @@ def format_result(result: Mapping[str, Any]) -> str:
         changed = f"{result['intervention']} ({heads})"
         lines += textwrap.wrap(changed, WIDTH)
     # the tables: the conditions, then their differences
-    lines += ["", *text_table(_condition_rows(conditions)), ""]
+    lines += ["", *text_tables(_condition_rows(conditions), "lr", heading=1), ""]
     if comparisons:
         rows = [["in points of pass@1", "", "p"]]
         for name, title in VERDICTS.items():

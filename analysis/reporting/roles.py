@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING
 
 from analysis.reporting.kinds import kind_cell, kind_title
-from analysis.reporting.text import number, text_table
+from analysis.reporting.text import WIDTH, number, text_tables
 
 if TYPE_CHECKING:
     from analysis.heads.roles import Roles, Score
@@ -50,14 +51,15 @@ def defining_pairs(roles: Roles) -> str:
 
 
 def format_roles(roles: Roles, record: Record) -> str:
-    """A table of the circuit's heads, the most important first, with what its columns rest on."""
+    """Tables of the circuit's heads, the most important first, with what their columns rest on."""
     inside = record.in_circuit.nonzero().flatten().tolist()
     inside.sort(key=lambda head: -float(record.importance[head]))
     graph = record.graph
     rows = [["head", *kind_title(graph), *TITLES.values()]]
     rows += [[roles.heads[h], *kind_cell(graph, h), *role_cells(roles, h)] for h in inside]
-    notes = [f"pairs: {defining_pairs(roles)}; receiver over {roles.unit}", *_undefined(roles)]
-    return "\n".join([*text_table(rows, "r", heading=0), "", *notes])
+    said = [f"pairs: {defining_pairs(roles)}; receiver over {roles.unit}", *_undefined(roles)]
+    notes = [line for note in said for line in textwrap.wrap(note, WIDTH)]
+    return "\n".join([*text_tables(rows), "", *notes])
 
 
 def _undefined(roles: Roles) -> list[str]:

@@ -44,28 +44,28 @@ def text_table(
     return lines
 
 
-def text_tables(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as tables below one another, each as wide as a terminal and with the first
-    column.
+def text_tables(rows: Sequence[Sequence[str]], align: str = "r", heading: int = 0) -> list[str]:
+    """`text_table` in parts below one another that fit a terminal, each with the first column.
 
     >>> long = ["x" * 50, "y" * 40]
     >>> [len(line) for line in text_tables([["step", *long], ["0", "1", "2"]])]
     [56, 56, 0, 46, 46]
     """
+    sides = align.ljust(len(rows[0]), align[-1])
+
+    def part(places: Sequence[int]) -> list[str]:
+        cells = [[row[place] for place in places] for row in rows]
+        return text_table(cells, "".join(sides[place] for place in places), heading)
+
     parts = [[0]]
     for column in range(1, len(rows[0])):
         both = [*parts[-1], column]
-        fits = max(map(len, _columns(rows, both))) <= WIDTH
-        if fits or len(parts[-1]) == 1:
+        if len(parts[-1]) == 1 or max(map(len, part(both))) <= WIDTH:
             parts[-1] = both
         else:
             parts.append([0, column])
-    first, *others = (_columns(rows, part) for part in parts)
+    first, *others = map(part, parts)
     return [*first, *(line for other in others for line in ["", *other])]
-
-
-def _columns(rows: Sequence[Sequence[str]], places: Sequence[int]) -> list[str]:
-    return text_table([[row[place] for place in places] for row in rows], "r", heading=0)
 
 
 def markdown_table(rows: Sequence[Sequence[object]]) -> list[str]:
