@@ -24,7 +24,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-START = 4
+START = 6
 MOST = 60
 GAP = 0.05  # of the range of M
 SLACK = 4

@@ -37,7 +37,7 @@ class AttributionOptions:
     )
     metric: str = key("kl, logit_diff or nll", "kl")
     ig_steps: Any = key(
-        "points on the path, or auto: 4 midpoints and more where a pair needs them", 5, COUNT
+        "points on the path, or auto: 6 midpoints and more where a pair needs them", 5, COUNT
     )
     gap: float = key(
         "of ig_steps=auto: what a pair's path may miss, as a share of the metric's range on it",

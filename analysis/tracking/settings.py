@@ -46,11 +46,11 @@ class CircuitKeys:
         "EAP-IG-inputs",
     )
     metric: str = key("kl, logit_diff (needs pairs with target and foil) or nll", "kl")
-    # auto takes some 4.5 midpoints a pair on sums with SmolLM2-135M, twice as many after SFT, and
-    # four times as many on answer-style pairs, where 6 leave a quarter of the change; other models
-    # with cliffs in their paths are like that (docs/LOG.md)
+    # auto takes some 6 midpoints a pair on sums with SmolLM2-135M, hardly more after SFT, and three
+    # times as many on answer-style pairs, where 6 leave a quarter of the change; other models with
+    # cliffs in their paths are like that (docs/LOG.md)
     ig_steps: Any = key(
-        "points on the integration path: auto, 4 and more where a pair needs them (EAP-IG-inputs "
+        "points on the integration path: auto, 6 and more where a pair needs them (EAP-IG-inputs "
         "with quadrature=midpoint), or a number; circuit/completeness_gap tells whether they are "
         "enough (the EAP-IG package has 5, with quadrature=left)",
         AUTO,
