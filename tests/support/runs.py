@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from analysis.heads.same import FIGURES
 from analysis.records.record_files import read_records, read_scores
 
 SMALL = [
@@ -66,3 +67,9 @@ def assert_equal_records(found: Path, expected: Path, exact: bool = False) -> No
         assert record.origin["model"]["weights"] == other.origin["model"]["weights"]
         a, b = read_scores(found, record.step), read_scores(expected, record.step)
         assert torch.equal(a, b) if exact else (a - b).abs().max() <= 1e-5 * b.abs().max()
+        assert (record.same is None) == (other.same is None)
+        if record.same is not None:
+            assert torch.equal(record.same.changed, other.same.changed)
+            for figure in FIGURES:
+                c, d = getattr(record.same, figure), getattr(other.same, figure)
+                assert torch.allclose(c, d, atol=0 if exact else 1e-4, rtol=0, equal_nan=True)

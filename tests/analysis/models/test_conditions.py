@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from analysis import Circuit, Intervention, attribute, evaluate_circuit, head_roles, intervened
+from analysis.heads.columns import columns
 from analysis.interventions.baking import bake
 from analysis.interventions.operations import constants
 from analysis.models.provenance import weight_hashes
@@ -184,6 +185,7 @@ def test_packed_weights_are_read_as_what_they_stand_for(adapted):
     empty = Circuit(found.graph, torch.zeros(found.graph.n_edges, dtype=torch.bool))
     kept = [evaluate_circuit(m, pairs, empty, "logit_diff").circuit for m in (model, dense)]
     assert torch.allclose(*kept)
+    assert torch.equal(*(columns(m).values for m in (model, dense)))
     assert weight_hashes(model) != weight_hashes(dense) and not_finite(model) is None
     with pytest.raises(ValueError, match="is quantised .*int8.*, and packed weights can't be"):
         bake(model, ZERO)
