@@ -9,7 +9,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
 from analysis.prompts.chat import Prompting
@@ -26,12 +29,13 @@ log = logging.getLogger(__name__)
 
 SENTINEL = "HEADLABQUESTION"
 MARK = 12  # characters of a chat template that tell where a question begins or ends
+LEAST = 4  # of them, as in `User:`
 
 
-def asked(row: dict[str, Any]) -> str:
-    """What the user asks first in a row of training."""
+def asked(row: dict[str, Any]) -> list[str]:
+    """What the user asks in a row of training, in every turn: all its answers may be learnt."""
     messages = row.get("prompt") or row["messages"]
-    return next(str(m["content"]) for m in messages if m["role"] == "user")
+    return [str(m["content"]) for m in messages if m["role"] == "user"]
 
 
 def trained_on(problems: list[Problem], questions: set[int], suffix: str) -> list[Problem]:
@@ -53,7 +57,7 @@ def check_overlap(rows: Iterable[Any], evaluations: list[Evaluation], suffix: st
     """
     if not evaluations:
         return
-    questions = {hash(spaceless(asked(row))) for row in rows}
+    questions = {hash(spaceless(question)) for row in rows for question in asked(row)}
     for evaluation in evaluations:
         problems = evaluation.problems
         found = trained_on(problems, questions, suffix)
@@ -73,33 +77,68 @@ def check_overlap(rows: Iterable[Any], evaluations: list[Evaluation], suffix: st
 class AskedInPairs:
     """The questions that the prompts of pairs ask, whatever stands around them.
 
-    They are found by what the chat template writes before and after a question; in a text that is
-    not of the template, a question is looked for at its beginning.
+    They are found by what the chat template writes before and after a question. A file's pairs may
+    be asked with another system prompt, which some templates write into the user's turn, and with
+    another suffix: so a question may begin at any line of a turn, and end before any word of it. In
+    a text that is not of the template it may begin at any line too, and end at any mark.
     """
 
     def __init__(self, pairs: Pairs, tokenizer: PreTrainedTokenizerBase, ask: Prompting) -> None:
-        bare = dataclasses.replace(ask, suffix="")
-        head, _, tail = spaceless(bare.text(tokenizer, SENTINEL)).partition(SENTINEL)
-        self._head, self._tail = head[-MARK:], tail[:MARK]
         self._suffix = spaceless(ask.suffix)
+        self._heads, self._tail = _around(tokenizer, ask)
         prompts = {ids for pair in pairs for ids in (pair.clean_ids, pair.corrupted_ids)}
-        texts = {spaceless(str(tokenizer.decode(list(ids)))) for ids in prompts}
-        self._found = {hash(question) for text in texts for question in self._questions(text)}
+        texts = {str(tokenizer.decode(list(ids))) for ids in prompts}
+        self._begun = sorted({begun for text in texts for begun in self._in(text)})
 
-    def _questions(self, text: str) -> Iterator[str]:
-        """What a prompt without white space may ask."""
-        pieces = text.split(self._head)[1:] if self._head else [text]
-        for piece in pieces:
-            content, end, _ = piece.partition(self._tail) if self._tail else ("", "", "")
-            if end:
-                yield content.removesuffix(self._suffix)
-        if not (pieces and self._head):
-            for end_of in range(1, len(text) + 1):
-                if not text[end_of - 1 : end_of + 1].isalnum() or end_of == len(text):
-                    yield text[:end_of]
+    def _in(self, text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """What begins where a question may, without white space, and how long a question may be."""
+        bare, lines, words = spaceless(text), _starts(text.splitlines()), _starts(text.split())
+        marks = [i for i in range(1, len(bare)) if not bare[i - 1 : i + 1].isalnum()]
+        turns = {
+            found.end()
+            for head in self._heads
+            for found in re.finditer(re.escape(head) or r"\A", bare)
+        }
+        for first in turns or {0}:
+            stop = bare.find(self._tail, first) if turns and self._tail else -1
+            last, ends = (stop, words) if stop >= 0 else (len(bare), marks)
+            for start in (first, *(line for line in lines if first < line < last)):
+                places = tuple(end - start for end in ends if start < end < last)
+                yield bare[start:last], places
 
     def __contains__(self, question: str) -> bool:
-        return hash(spaceless(question).removesuffix(self._suffix)) in self._found
+        sought = spaceless(question).removesuffix(self._suffix)
+        ends = len(sought) > MARK or not sought[-1:].isalnum()  # `yes` is the start of many
+        first = bisect_left(self._begun, (sought,))
+        for begun, places in islice(self._begun, first, None) if sought else ():
+            if not begun.startswith(sought):
+                break
+            if begun in (sought, sought + self._suffix) or (ends and len(sought) in places):
+                return True
+        return False
+
+
+def _around(tokenizer: PreTrainedTokenizerBase, ask: Prompting) -> tuple[set[str], str]:
+    """What the chat template writes before a question, whatever the system prompt, and after it."""
+    bare, heads, tail = dataclasses.replace(ask, suffix=""), [], ""
+    for system in (None, "HEADLABSYSTEM", ask.system_prompt):
+        try:
+            text = dataclasses.replace(bare, system_prompt=system).text(tokenizer, SENTINEL)
+        except ValueError:  # some templates take no system prompt
+            if system == ask.system_prompt:
+                raise
+        else:
+            head, _, tail = spaceless(text).partition(SENTINEL)
+            heads.append(head)
+    alike = os.path.commonprefix([head[::-1] for head in heads])[::-1]
+    # what all have in common is enough, unless it is so short that they have it by chance
+    of_all = {alike[-MARK:]} if len(alike) >= LEAST else {head[-MARK:] for head in heads}
+    return of_all, tail[:MARK]
+
+
+def _starts(parts: list[str]) -> list[int]:
+    """Where each of the parts of a text begins, and where the last ends, without white space."""
+    return [0, *accumulate(len(spaceless(part)) for part in parts)]
 
 
 def apart(
@@ -117,7 +156,11 @@ def apart(
         ValueError: nothing is left.
     """
     inside, found = AskedInPairs(pairs, tokenizer, ask), []
-    kept = [number for number, row in enumerate(dataset) if asked(row) not in inside]
+    kept = [
+        number
+        for number, row in enumerate(dataset)
+        if not any(question in inside for question in asked(row))
+    ]
     if len(kept) < len(dataset):
         _say(len(dataset) - len(kept), len(dataset), "rows of training")
         _check_left(len(kept), "rows of training")

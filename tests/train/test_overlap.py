@@ -9,14 +9,22 @@ from analysis.prompts.chat import Prompting
 from analysis.prompts.pairs import Pair, Pairs
 from analysis.prompts.problems import Problem
 from train.build import Evaluation
-from train.overlap import apart, check_overlap
+from train.overlap import AskedInPairs, apart, check_overlap
 from train.recipes.tiny import build_tokenizer
+
+# as Gemma, Llama 2 and Mistral have it: the system prompt stands in the user's turn
+SYSTEM_IN_TURN = """\
+{%- set first = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}\
+{%- for m in messages if m.role != 'system' %}{{- '<|im_start|>' + m.role + '\n' }}\
+{{- (first if loop.first else '') + m.content + '<|im_end|>\n' }}{%- endfor %}\
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
 
 
 def test_questions_that_are_trained_on_are_counted(caplog):
     ask = Prompting("be brief", " Think.")
     rows = [{"prompt": ask.messages(question)} for question in ("1+1=?", "2+2=?", "3+3=?")]
-    rows.append({"messages": [{"role": "user", "content": "4+4=?"}]})
+    talk = [("user", "6+6=?"), ("assistant", "12"), ("user", "4+4=?"), ("assistant", "8")]
+    rows.append({"messages": [{"role": role, "content": content} for role, content in talk]})
     seen, new = Problem("2 + 2=?", "4"), Problem("5+5=?", "10")
     check_overlap(rows, [Evaluation(None, [new], ask)], " Think.")
     assert caplog.messages == []
@@ -55,3 +63,29 @@ def test_what_pairs_ask_is_neither_trained_on_nor_held_out(caplog):
     ]
     with pytest.raises(ValueError, match="the pairs ask all that the rows of training ask"):
         apart(dataset.select([0, 1]), [], pairs, tokenizer, ask)
+
+
+@pytest.mark.parametrize("template", [None, SYSTEM_IN_TURN])
+@pytest.mark.parametrize("asked_otherwise", ["", "be brief", "other"])
+@pytest.mark.parametrize("suffix", ["", " Think.", " Answer!"])
+def test_a_question_is_found_however_a_file_of_pairs_asks_it(template, asked_otherwise, suffix):
+    """With another system prompt, wherever the template writes it, and with another suffix."""
+    tokenizer, ask = build_tokenizer(), Prompting("be brief", " Think.")
+    tokenizer.chat_template = template or tokenizer.chat_template
+    text = Prompting(asked_otherwise or None, suffix).text(tokenizer, "12+34=?")
+    assert found_in(text, tokenizer, ask) == ["12+34=?", "12 + 34=? Think."]
+    assert found_in(text, tokenizer, Prompting())[0] == "12+34=?"
+
+
+@pytest.mark.parametrize(
+    "text", ["12+34=?", "12+34=?\n<answer>", "be brief\n12+34=?", "1+1=?2\n12+34=?"]
+)
+def test_a_question_is_found_in_a_text_that_is_of_no_template(text):
+    assert found_in(text, build_tokenizer(), Prompting("be brief")) == ["12+34=?"]
+
+
+def found_in(text: str, tokenizer, ask: Prompting) -> list[str]:
+    ids = tuple(tokenizer(text, add_special_tokens=False).input_ids)
+    inside = AskedInPairs(Pairs([Pair(ids, (*ids[:-1], 0))]), tokenizer, ask)
+    near = ["2+34=?", "12+3", "34=?", "+34=?", "", "12+34=?0", "12+34=? Try."]
+    return [q for q in ("12+34=?", "12 + 34=? Think.", *near) if q in inside]
