@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 SENTINEL = "HEADLABQUESTION"
 MARK = 12  # characters of a chat template that tell where a question begins or ends
+ASKED = "%d of %d %s ask what the pairs ask, and are left out"
 LEAST = 4  # of them, as in `User:`
 
 
@@ -47,31 +48,59 @@ def trained_on(problems: list[Problem], questions: set[int], suffix: str) -> lis
     ]
 
 
-def check_overlap(rows: Iterable[Any], evaluations: list[Evaluation], suffix: str) -> None:
+def check_overlap(
+    rows: Iterable[Any], evaluations: list[Evaluation], suffix: str
+) -> list[Evaluation]:
     """Refuse held-out problems that are trained on; say of a benchmark how many are.
+
+    Those that are only asked in the course of a conversation, by whose beginning a file is split,
+    are left out of what is returned.
 
     suffix: of the questions of training.
 
     Raises:
-        ValueError: the held-out evaluation asks what is trained on.
+        ValueError: the held-out evaluation asks what is trained on, or nothing is left of it.
     """
     if not evaluations:
-        return
-    questions = {hash(spaceless(question)) for row in rows for question in asked(row)}
-    for evaluation in evaluations:
-        problems = evaluation.problems
-        found = trained_on(problems, questions, suffix)
-        if found and evaluation.task is None:
-            raise ValueError(
-                f"{len(found)} of {len(problems)} held-out problems (evaluation.source) are "
-                f"trained on too, such as {found[0].question[:60]!r}; take them out of "
-                "data.source, or evaluate on others (evaluation.source, evaluation.tasks)"
-            )
-        if found and _is_main():
-            log.warning(
+        return evaluations
+    first: set[int] = set()
+    later: set[int] = set()
+    for row in rows:
+        opening, *others = (hash(spaceless(question)) for question in asked(row))
+        first.add(opening)
+        later.update(others)
+    return [_untrained(evaluation, first, later, suffix) for evaluation in evaluations]
+
+
+def _untrained(evaluation: Evaluation, first: set[int], later: set[int], suffix: str) -> Evaluation:
+    """An evaluation without what is trained on; a benchmark stays whole."""
+    problems = evaluation.problems
+    if evaluation.task is not None:
+        if found := trained_on(problems, first | later, suffix):
+            _say(
                 "%d of %d questions of %s are trained on too; its score is no held-out score",
                 *(len(found), len(problems), evaluation.task),
             )
+        return evaluation
+    if found := trained_on(problems, first, suffix):
+        raise ValueError(
+            f"{len(found)} of {len(problems)} held-out problems (evaluation.source) are "
+            f"trained on too, such as {found[0].question[:60]!r}; take them out of "
+            "data.source, or evaluate on others (evaluation.source, evaluation.tasks)"
+        )
+    if not (found := trained_on(problems, later, suffix)):
+        return evaluation
+    _say(
+        "%d of %d held-out problems are asked later in conversations of training, and are left out",
+        *(len(found), len(problems)),
+    )
+    left = [problem for problem in problems if problem not in found]
+    if not left:
+        raise ValueError(
+            "all held-out problems (evaluation.source) are asked in conversations of training; "
+            "evaluate on others"
+        )
+    return dataclasses.replace(evaluation, problems=left)
 
 
 class AskedInPairs:
@@ -162,14 +191,14 @@ def apart(
         if not any(question in inside for question in asked(row))
     ]
     if len(kept) < len(dataset):
-        _say(len(dataset) - len(kept), len(dataset), "rows of training")
+        _say(ASKED, len(dataset) - len(kept), len(dataset), "rows of training")
         _check_left(len(kept), "rows of training")
         dataset = dataset.select(kept)
     for evaluation in evaluations:
         left = [p for p in evaluation.problems if p.question not in inside]
         shared = len(evaluation.problems) - len(left)
         if shared and evaluation.task is None:
-            _say(shared, len(evaluation.problems), "held-out problems")
+            _say(ASKED, shared, len(evaluation.problems), "held-out problems")
             _check_left(len(left), "held-out problems")
             evaluation = dataclasses.replace(evaluation, problems=left)
         elif shared:
@@ -178,13 +207,9 @@ def apart(
     return dataset, found
 
 
-def _say(count: int, of: int, what: str) -> None:
-    if _is_main():
-        log.warning("%d of %d %s ask what the pairs ask, and are left out", count, of, what)
-
-
-def _is_main() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+def _say(text: str, *values: object) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        log.warning(text, *values)
 
 
 def _check_left(count: int, what: str) -> None:

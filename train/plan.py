@@ -130,8 +130,7 @@ def prepare(cfg: DictConfig) -> Plan:
         dataset = (sft_dataset if cfg.train.kind == "sft" else grpo_dataset)(
             cfg.data, "train" if draws_held_out(cfg) else "all"
         )
-        evaluated = evaluations(cfg)
-        check_overlap(dataset, evaluated, cfg.data.suffix)
+        evaluated = check_overlap(dataset, evaluations(cfg), cfg.data.suffix)
         return Plan(
             cfg=cfg,
             run=run,

@@ -23,7 +23,7 @@ SYSTEM_IN_TURN = """\
 def test_questions_that_are_trained_on_are_counted(caplog):
     ask = Prompting("be brief", " Think.")
     rows = [{"prompt": ask.messages(question)} for question in ("1+1=?", "2+2=?", "3+3=?")]
-    talk = [("user", "6+6=?"), ("assistant", "12"), ("user", "4+4=?"), ("assistant", "8")]
+    talk = [("user", "4+4=?"), ("assistant", "8"), ("user", "6+6=?"), ("assistant", "12")]
     rows.append({"messages": [{"role": role, "content": content} for role, content in talk]})
     seen, new = Problem("2 + 2=?", "4"), Problem("5+5=?", "10")
     check_overlap(rows, [Evaluation(None, [new], ask)], " Think.")
@@ -34,6 +34,20 @@ def test_questions_that_are_trained_on_are_counted(caplog):
     ]
     with pytest.raises(ValueError, match=r"1 of 2 held-out problems .* such as '2 \+ 2=\?'; take"):
         check_overlap(rows, [Evaluation(None, [seen, new], ask)], " Think.")
+
+
+def test_held_out_problems_that_come_up_in_conversations_of_training_are_left_out(caplog):
+    """A file is split by what a conversation begins with, so any part may ask them later."""
+    talk = [("user", "4+4=?"), ("assistant", "8"), ("user", "6+6=?"), ("assistant", "12")]
+    rows = [{"messages": [{"role": role, "content": content} for role, content in talk]}]
+    new, later = Problem("5+5=?", "10"), Problem("6 + 6=?", "12")
+    held = Evaluation(None, [new, later], Prompting())
+    assert check_overlap(rows, [held], "") == [Evaluation(None, [new], Prompting())]
+    assert caplog.messages == [
+        "1 of 2 held-out problems are asked later in conversations of training, and are left out"
+    ]
+    with pytest.raises(ValueError, match="all held-out problems .* are asked in conversations"):
+        check_overlap(rows, [Evaluation(None, [later], Prompting())], "")
 
 
 def test_what_pairs_ask_is_neither_trained_on_nor_held_out(caplog):
