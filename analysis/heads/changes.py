@@ -279,8 +279,9 @@ def null_turnover(members: Members) -> float:
 
 
 def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Weighted overlap of importances [..., A] -> [...]."""
-    return torch.minimum(a, b).sum(-1) / torch.maximum(a, b).sum(-1).clamp_min(1e-12)
+    """Weighted overlap of importances [..., A] -> [...]; 1 for two without any, as of `jaccard`."""
+    most = torch.maximum(a, b).sum(-1)
+    return torch.where(most == 0, 1.0, torch.minimum(a, b).sum(-1) / most.clamp_min(1e-12))
 
 
 def effect(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

@@ -236,6 +236,7 @@ def test_small_formulas():
     assert jaccard(a, b) == pytest.approx(1 / 3)
     assert jaccard(a & ~a, a & ~a) == 1
     assert overlap(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])) == pytest.approx(0.5 / 1.5)
+    assert overlap(torch.zeros(2), torch.zeros(2)) == 1 and overlap(torch.zeros(1), a[:1]) == 0
     assert discoveries(torch.tensor([0.01, 0.02, 0.03, 0.5]), 0.05).tolist() == [True] * 3 + [False]
     hull = estimate_of_set(torch.tensor([2.0, 3.0, 4.0, 5.0]), 0, 10)
     assert hull.low == 0  # mirrored below 2
