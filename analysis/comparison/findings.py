@@ -8,6 +8,7 @@ from typing import Any
 from analysis.comparison.definitions import Cell, Comparison, Profile, Subject
 from analysis.comparison.matching import Matched
 from analysis.heads.sample import sample_note
+from analysis.reporting.behaviour import lacking_note
 from analysis.reporting.sums import sums_note
 
 NO_INTERVALS = (
@@ -59,6 +60,11 @@ class Findings:
         ]
         found += [
             f"{s.name}: {NO_GAP}" for s in self.subjects if s.file is not None and s.file.has_scores
+        ]
+        found += [
+            f"{s.name} has no circuit: {lacking_note(s.record)}"
+            for s in self.subjects
+            if s.record is not None and s.record.lacks_behaviour
         ]
         records = [s.record for s in self.subjects if s.record is not None]
         if note := sums_note(records):

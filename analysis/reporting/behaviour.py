@@ -48,6 +48,16 @@ def _behaviour(record: Record) -> dict[str, str]:
     return found
 
 
+def lacking_note(record: Record) -> str:
+    """Of a model that does not show the behaviour, what that rests on, as a sentence."""
+    return (
+        "the model does not show the behaviour on these pairs, as the gap ("
+        f"{record.gap_metric} of the corrupted prompts less that of the clean ones) is "
+        f"{number(record.metric_gap(), 2)}, not above 0. All its heads count as out; its "
+        "faithfulness is that of the edges that would have been taken."
+    )
+
+
 def behaviour_notes(rows: Sequence[Row]) -> list[str]:
     """What the columns of `behaviour_table` are, as sentences."""
     points = [row.point for row in rows if row.point is not None]

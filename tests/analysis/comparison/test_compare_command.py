@@ -169,6 +169,18 @@ def test_different_bases_are_named(tmp_path, capsys):
     assert "emergent in both, 1 [1-1] (1): L1H3*" in text
 
 
+def test_a_circuit_that_is_not_there_is_said_so(tmp_path, capsys):
+    run = write_run(tmp_path / "r", "r", {0: plant(EARLY), 4: plant(LATE)}, 5)
+    base = read_record(run, 0)
+    lacking = replace(base, gap_metric="logit_diff", gap=-torch.ones(base.n_pairs))
+    write_record(run, lacking.without_circuit(), plant(EARLY))
+    act(options(tmp_path, f"a={run}@0", f"b={run}@0"))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "a has no circuit: the model does not show the behaviour on these pairs" in text
+    assert "is -1.00 [-1.00, -1.00], not above 0" in text
+    assert "weighted overlap 1.00 [1.00, 1.00]" in text  # as Jaccard's, of nothing with nothing
+
+
 def test_the_page_is_whole_and_escaped(tmp_path):
     torch.manual_seed(8)
     name = "<script>alert('x')</script>"
