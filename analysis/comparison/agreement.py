@@ -169,10 +169,11 @@ def agreement_rows(found: Agreement) -> list[list[str]]:
 def agreement_notes(found: Agreement) -> list[str]:
     """Which heads are called under both metrics at the last step, and what the columns mean."""
     last = max(found.overlaps)
-    notes = [
-        f"{found.labels[0]} under {found.metrics[0]} and {found.labels[1]} under "
-        f"{found.metrics[1]}, {found.heads} heads in all."
+    named = [
+        label if label.endswith(f" under {metric}") else f"{label} under {metric}"
+        for label, metric in zip(found.labels, found.metrics, strict=True)
     ]
+    notes = [f"{' and '.join(named)}, {found.heads} heads in all."]
     for change in ("emergent", "pruned"):
         if (overlap := found.overlaps[last].get(f"{change}_called")) is not None:
             names = ", ".join(overlap.both) or "none"

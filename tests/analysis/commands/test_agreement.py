@@ -55,7 +55,7 @@ def test_a_run_is_tracked_under_a_second_metric_and_compared(tmp_path: Path, cap
     act(parse(Options, [f"run={run}"]))
     text = " ".join(capsys.readouterr().out.split())
     assert "step 5 under logit_diff" in text
-    assert "mine under kl and mine under logit_diff under logit_diff, 8 heads" in text
+    assert "mine under kl and mine under logit_diff, 8 heads" in text
     out = run / "metrics" / "logit_diff"
     found = json.loads((out / "agreement.json").read_text())
     assert set(found["steps"]) == {"0", "5"}  # of 9 the checkpoint is gone
