@@ -126,6 +126,8 @@ def act(options: Options) -> None:
     transformers_logging.disable_progress_bar()
     found = needed(options)
     print("\n".join(format_needed(found)))
+    if not found.heads and found.of != "called_emergent":
+        return  # what was measured of the called heads stays
     if options.out is not None:
         write_json(Path(options.out), as_json(found))
         print(f"wrote {options.out}")

@@ -53,6 +53,16 @@ def test_what_was_learned_is_called_and_needed(learned: tuple[HeadTracker, Any, 
     assert found.base is not None and abs(found.base.change.value or 0) < 1e-6
 
 
+def test_a_question_without_heads_leaves_what_was_measured(
+    learned: tuple[HeadTracker, Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker, _, now = learned
+    assert ask_at_end(tracker, 1, nullcontext(now), None, most=1)
+    act(Options(run=str(tracker.run), heads="pruned"))
+    assert "no head is pruned" in capsys.readouterr().out
+    assert read_needed(tracker.run)[1].now is not None
+
+
 def test_nothing_is_asked_in_vain(
     learned: tuple[HeadTracker, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
