@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from analysis.heads.changes import Heads
 from analysis.heads.experts import Experts
 from analysis.heads.resampling import Resampled, Wide, resample_weights
 from analysis.heads.same import Same
-from analysis.intervals import Estimate, estimate, resamples_of
+from analysis.intervals import Estimate, estimate, percentile, resamples_of
 from analysis.models.graph import Graph
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,9 @@ class Record:
         """
         _, full, empty = self.evaluation.double()
         gap = empty - full if self.gap is None else self.gap.double()
-        return mean_gap(gap, resamples_of(self.weights, self.distinct))
+        groups = range(self.n_pairs) if self.groups is None else self.groups
+        weights = resamples_of(self.weights, self.distinct)
+        return mean_gap(gap, weights, groups)
 
     @property
     def lacks_behaviour(self) -> bool:
@@ -202,10 +205,18 @@ class Record:
         return (total[0] / total[1])[graph.head_sources]
 
 
-def mean_gap(gap: torch.Tensor, weights: torch.Tensor) -> Estimate:
-    """Over pairs, NaN for those that have none: float64 [pairs], weights [1+R, pairs]."""
-    rows, known = weights.double(), (~gap.isnan()).double()
-    return estimate(rows @ gap.nan_to_num() / (rows @ known))
+def mean_gap(gap: torch.Tensor, weights: torch.Tensor, groups: Sequence[int]) -> Estimate:
+    """Over the pairs that have one, with an interval where they are of two clusters or more.
+
+    gap: float [pairs], NaN of a pair that has none. weights: [1+R, pairs]. groups: the cluster of
+    each pair. Resamples without a pair that has one say nothing and are left out.
+    """
+    known = ~gap.isnan()
+    distinct = len({group for group, is_known in zip(groups, known, strict=True) if is_known})
+    rows = resamples_of(weights, distinct).double()
+    means = rows @ gap.double().nan_to_num() / (rows @ known.double())
+    low, high = percentile(means, skip_nan=True).tolist()
+    return Estimate(float(means[0]), low, high)
 
 
 def check_comparable(a: Record, b: Record) -> None:

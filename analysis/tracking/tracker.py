@@ -199,7 +199,8 @@ class HeadTracker:
         gap = evaluation.empty.float().double() - evaluation.full.float().double()
         weights = resample_weights(pairs.groups, s.resamples, s.seed)
         gap = gap if found.gap is None else found.gap.double()
-        return mean_gap(gap, resamples_of(weights, pairs.n_distinct)).low <= 0
+        weights = resamples_of(weights, pairs.n_distinct)
+        return mean_gap(gap, weights, pairs.groups).low <= 0
 
     def _scores_of(
         self, shared: SharedPairs, model: nn.Module, graph: Graph, show_progress: bool

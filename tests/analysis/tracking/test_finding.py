@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from analysis.circuits.circuit import Circuit
 from analysis.circuits.faithfulness import answer_gap, evaluate_circuit
 from analysis.circuits.halves import halves
-from analysis.heads.resampling import Selection, select
+from analysis.heads.resampling import Selection, resample_weights, select
 from analysis.prompts.pairs import Pair, Pairs
+from analysis.records.record import mean_gap
 from analysis.records.record_files import read_record, read_scores
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker
@@ -109,6 +111,16 @@ def test_what_tells_the_behaviour(tmp_path):
     assert own.metric_gap().value == pytest.approx(
         own.metric_corrupted - own.metric_clean, abs=1e-4
     )
+
+
+def test_a_gap_that_few_pairs_have_has_an_interval_from_two_clusters_on():
+    nothing, groups = torch.nan, [0, 1, 2, 0]
+    weights = resample_weights(groups, 300, 0)
+    gap = mean_gap(torch.tensor([1.0, nothing, 2.0, nothing]), weights, groups)
+    assert (gap.value, gap.low, gap.high) == (1.5, 1, 2)
+    for of_one in ([1.0, nothing, nothing, nothing], [1.0, nothing, nothing, 2.0]):
+        gap = mean_gap(torch.tensor(of_one), weights, groups)
+        assert gap.value >= 1 and math.isnan(gap.low) and math.isnan(gap.high)
 
 
 def test_pairs_whose_answers_begin_alike_tell_nothing_of_the_gap():
