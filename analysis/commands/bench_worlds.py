@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from analysis.heads.worlds import World
+    from analysis.models.graph import Graph
 
 CHECKPOINTS = 7  # after the base
 SHARED = (0.0, 0.5, 0.9)
@@ -29,10 +30,11 @@ def worlds_of(scores: str | None, changes: bool, shared: float) -> Callable[[int
     """
     from analysis.heads.resampling import Selection
     from analysis.heads.worlds import LOGNORMAL_GRAPH, Lognormal, Resampled
+    from analysis.intervals import FEWEST
     from analysis.records.record_files import read_record, read_scores
 
     if scores is None:
-        changed = LOGNORMAL_GRAPH.n_heads_total // CHANGED if changes else 0
+        changed = _changed(LOGNORMAL_GRAPH) if changes else 0
         return partial(Lognormal, changed=changed, shared=shared)
     run, _, step = scores.rpartition("@")
     if not run or not step.isdecimal():
@@ -42,12 +44,21 @@ def worlds_of(scores: str | None, changes: bool, shared: float) -> Callable[[int
         raise ValueError(f"scores={scores}: {run} has no valid record of step {step}")
     graph, selection = record.graph, Selection(**record.selection)
     per_pair = read_scores(run, int(step))
-    changed = graph.n_heads_total // CHANGED if changes else 0
+    if record.distinct < FEWEST:
+        raise ValueError(f"scores={scores} has one distinct pair, and so no noise to draw from")
+    if graph.n_heads_total < 2:
+        raise ValueError(f"scores={scores} is of one head, and one grows where another shrinks")
+    changed = _changed(graph) if changes else 0
 
     def make(seed: int) -> World:
         return Resampled(seed, graph, per_pair, selection, changed, shared=shared)
 
     return make
+
+
+def _changed(graph: Graph) -> int:
+    """How many heads grow, and how many shrink."""
+    return max(1, graph.n_heads_total // CHANGED)
 
 
 def measure_worlds(worlds: int, pairs: int, scores: str | None, times: int = 1) -> None:

@@ -93,7 +93,7 @@ def measure_rates(
     return Rates(
         any_false=Rate.of(float(world.false > 0) for world in seen),
         false_discovery=Rate.of(world.false / max(1, world.calls) for world in seen),
-        power=Rate(sum(world.found for world in seen) / max(1, changed), power.error),
+        power=Rate(sum(w.found for w in seen) / changed if changed else math.nan, power.error),
         calls=Rate.of(world.calls for world in seen),
         raw=Rate.of(float(world.raw_false) for world in seen),
         coverage={
