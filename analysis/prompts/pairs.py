@@ -163,10 +163,16 @@ class Pairs(Sequence[Pair]):
         return len(set(self.groups))
 
     def split(self, size: int) -> Pairs:
-        """The first `size` pairs, with as `further` those of the others that share no prompt."""
+        """The first `size` pairs, with as `further` one pair of each other cluster.
+
+        Copies would weigh as much as pairs of their own and seem to have no noise.
+        """
         groups = self.groups
-        others = zip(self._pairs[size:], groups[size:], strict=True)
-        further = [pair for pair, group in others if group not in groups[:size]]
+        seen, further = set(groups[:size]), []
+        for pair, group in zip(self._pairs[size:], groups[size:], strict=True):
+            if group not in seen:
+                seen.add(group)
+                further.append(pair)
         return Pairs(self._pairs[:size], self.about, Pairs(further) if further else None)
 
     def save(self, path: Path) -> None:

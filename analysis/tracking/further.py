@@ -37,7 +37,8 @@ def pairs_of_file(
 ) -> Pairs:
     """The pairs of a file, and `times` - 1 further ones for each from the file beside it.
 
-    Fewer where it has no more, or where some share a prompt with the others.
+    Fewer where it has no more, counting those that share a prompt with each other once and with the
+    pairs not at all.
 
     Raises:
         ValueError: as `Pairs.load`, of either.
@@ -46,7 +47,10 @@ def pairs_of_file(
     if times == 1 or not beside(file).is_file():
         return pairs
     more = Pairs.load(beside(file), tokenizer, metric)
-    return Pairs([*pairs, *more][: times * len(pairs)], pairs.about).split(len(pairs))
+    both = Pairs([*pairs, *more], pairs.about).split(len(pairs))
+    if both.further is None:
+        return both
+    return Pairs(list(both), both.about, Pairs(both.further[: (times - 1) * len(pairs)]))
 
 
 def shortage(pairs: Pairs, times: int) -> str | None:

@@ -24,13 +24,13 @@ WORLD = World(3, changed=5)
 
 
 def test_further_pairs_share_no_prompt_with_those_of_the_run():
-    prompts = [(1, 2), (2, 3), (3, 4), (1, 2), (5, 6), (7, 8)]
+    prompts = [(1, 2), (2, 3), (3, 4), (1, 2), (5, 6), (7, 8), (5, 6), (3, 4)]
     pairs = Pairs([Pair(clean, (9, 9 + i)) for i, clean in enumerate(prompts)], "made up")
     split = pairs.split(2)
     assert (len(split), split.about, split.hash) == (2, "made up", Pairs(pairs[:2]).hash)
     assert split.further is not None
     assert [pair.clean_ids for pair in split.further] == [(3, 4), (5, 6), (7, 8)]
-    assert pairs.split(6).further is None
+    assert pairs.split(6).further is None  # the others are copies
 
 
 def test_they_are_saved_once_and_read_again(tmp_path):
@@ -54,8 +54,12 @@ def test_those_of_a_file_lie_beside_it(tmp_path):
     found = pairs_of_file(file, times=4)
     assert beside(file).name == "base_mine.jsonl" and found.hash == pairs.hash
     assert found.further is not None
-    assert [pair.clean_ids for pair in found.further] == [(n,) for n in range(2, 7)]
-    assert "only 5 further pairs for the base, of 6" in shortage(found, 4)
+    assert [pair.clean_ids for pair in found.further] == [(n,) for n in range(2, 8)]
+    assert shortage(found, 4) is None
+    Pairs([*more[:2]] * 9).save(beside(file))  # which count once
+    few = pairs_of_file(file, times=4)
+    assert few.further is not None and list(few.further) == [more[1]]
+    assert "only 1 further pairs for the base, of 6" in shortage(few, 4)
     assert pairs_of_file(file, times=1).further is None
     (tmp_path / "run").mkdir()
     freeze_pairs(tmp_path / "run", found)
