@@ -125,6 +125,11 @@ def under_two_metrics(options: Options, subjects: list[Subject]) -> None:
 
     steps = [locate(str(getattr(options, subject.name)))[1] for subject in subjects]
     named = {step for step in steps if step is not None}
+    if len(named) > 1:
+        raise ValueError(
+            f"a is at step {steps[0]} and b at step {steps[1]}; two metrics are compared at "
+            "the same steps, so name one step, or none"
+        )
     a, b = read_runs([subject.source for subject in subjects])
     found = agree(a, b, sorted(named) or None)
     out = Path(options.out)

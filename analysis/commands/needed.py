@@ -76,8 +76,9 @@ def needed(options: Options) -> Needed:
         ValueError: there is no such run, step, head, checkpoint or pairs file, or a checkpoint has
             other weights than its record.
     """
+    from analysis.intervals import FEWEST
     from analysis.interventions.backups import backups_of
-    from analysis.interventions.needed_run import in_base, measure, question
+    from analysis.interventions.needed_run import in_base, measure, noted, question
     from analysis.records.run_file import RunFile
 
     run = Path(options.run)
@@ -90,7 +91,9 @@ def needed(options: Options) -> Needed:
     model = model_of(run, record)
     how = (options.batch_size, int(record.settings["resamples"]), options.seed)
     found = measure(asked, pairs, model, *how)
-    if options.backups:
+    if options.backups and pairs.n_distinct < FEWEST:
+        found = noted(found, "one distinct pair can't tell backups from noise")
+    elif options.backups:
         q = RunFile.read(run).fdr
         others = backups_of(model, pairs, asked.heads, record.settings, options.batch_size, q)
         found = replace(found, backups=others)

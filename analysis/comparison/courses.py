@@ -132,7 +132,8 @@ class Course:
             min(zip(self.values, self.steps, strict=True), key=lambda end: end[0].value),
             max(zip(self.values, self.steps, strict=True), key=lambda end: end[0].value),
         ]
-        return " to ".join(f"{end.value:.3g} (step {step})" for end, step in ends)
+        said = (f"{end.value:.3g} (step {step})" for end, step in ends)
+        return " to ".join(dict.fromkeys(said))
 
     def find(self, value: float) -> Place | None:
         """Where the course has a value for the first time; None beyond its range."""

@@ -223,3 +223,5 @@ def test_two_runs_that_differ_in_the_metric_are_compared_by_what_both_find(tmp_p
     assert (called["a"], called["b"], called["jaccard"]) == (3, 4, 0.75)
     assert "Called emergent under both at step 20: L0H1, L0H2, L0H3." in text
     assert "a under kl and b under logit_diff, 8 heads in all" in text
+    with pytest.raises(ValueError, match="a is at step 10 and b at step 20; two metrics are"):
+        act(options(tmp_path, f"a={a.path}@10", f"b={b.path}@20"))

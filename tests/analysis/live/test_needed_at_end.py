@@ -15,6 +15,7 @@ from analysis.live import needed_at_end
 from analysis.live.head_observer import HeadObserver
 from analysis.live.needed_at_end import ask_at_end
 from analysis.models.loading import load_model
+from analysis.prompts.pairs import Pairs
 from analysis.records.needed import needed_path, read_needed
 from analysis.records.run_file import RunFile
 from analysis.tracking.settings import TrackingConfig, TrackingSettings
@@ -105,6 +106,12 @@ def test_the_command_measures_a_checkpoint_and_the_base(
     assert "Are the heads needed?" in (run / "report.html").read_text()
     act(Options(str(run), step="0"))
     assert "no head is called emergent" in capsys.readouterr().out
+    one = tmp_path / "one.jsonl"
+    Pairs([learned[0].pairs[0]] * 3).save(one)
+    act(Options(str(run), step="0", heads="L0H0", controls=0, pairs=str(one)))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "ne distinct pair can't tell backups from noise" in shown
+    assert read_needed(run)[0].backups is None and "Backups" not in shown
     for options, said in (
         (Options(str(run), step="3"), "no valid record of step 3; it has: 0, 1"),
         (Options(str(run), heads="L9H9"), "L9H9"),
