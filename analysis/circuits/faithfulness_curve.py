@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -47,14 +47,55 @@ def circuits_of(scores: EdgeScores, greedy: bool, signed: bool) -> list[Circuit]
     return [*some, Circuit(scores.graph, torch.ones(scores.graph.n_edges, dtype=torch.bool))]
 
 
+def crossed(
+    scores: EdgeScores,
+    half: Sequence[int],
+    circuits_of: Callable[[EdgeScores], list[Circuit]],
+    evaluate: Callable[[list[int], list[Circuit]], list[CircuitEvaluation]],
+) -> tuple[list[int], list[CircuitEvaluation]]:
+    """Circuits of each size, each pair under those that the other half of the pairs ranked.
+
+    half: of each pair, 0 or 1 (analysis/circuits/halves.py). circuits_of: of the scores of some
+    pairs. evaluate: the metric of some pairs, by their places, under circuits.
+
+    Returns the edges of the circuits, the mean of both halves', and the metric of all pairs.
+    """
+    import torch
+
+    from analysis.circuits.faithfulness import CircuitEvaluation
+
+    of_pair = torch.tensor(half)
+    order: list[int] = []
+    sizes: list[list[int]] = []
+    found: list[list[CircuitEvaluation]] = []
+    for which in (0, 1):
+        rows = (of_pair == which).nonzero().flatten().tolist()
+        circuits = circuits_of(replace(scores, per_pair=scores.per_pair[of_pair != which]))
+        order += rows
+        sizes.append([circuit.n_edges for circuit in circuits])
+        found.append(evaluate(rows, circuits))
+    back = torch.tensor(order).argsort()
+    evaluations = [
+        CircuitEvaluation(
+            *(
+                torch.cat([getattr(one, name) for one in both])[back]
+                for name in ("circuit", "full", "empty")
+            )
+        )
+        for both in zip(*found, strict=True)
+    ]
+    return [round(sum(both) / 2) for both in zip(*sizes, strict=True)], evaluations
+
+
 def curve(
-    circuits: list[Circuit],
+    n_edges: list[int],
     evaluations: list[CircuitEvaluation],
     weights: torch.Tensor,
 ) -> Curve:
     """Faithfulness with intervals, from the metric of each pair.
 
-    weights: of the pairs in each resample, [1+R, P]; no intervals if R is 0.
+    n_edges: of the circuits. weights: of the pairs in each resample, [1+R, P]; no intervals if R is
+    0.
 
     Raises:
         ValueError: the full model and the empty circuit measure the same, so nothing is to explain.
@@ -80,7 +121,7 @@ def curve(
         return number.value, number.low, number.high
 
     return Curve(
-        n_edges=[circuit.n_edges for circuit in circuits],
+        n_edges=n_edges,
         points=[with_ends(of_circuit) for of_circuit in found.T],
         cpr=with_ends(area(found)),
         cmd=with_ends(area((1 - found).abs())),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from analysis.circuits.faithfulness_curve import (
     FRACTIONS,
     area,
     circuits_of,
+    crossed,
     curve,
     random_scores,
 )
@@ -32,7 +34,7 @@ from analysis.circuits.share import PER_HEAD
 from analysis.detection.detect import anatomy
 from analysis.heads.resampling import resample_weights
 from analysis.models.graph import Graph
-from analysis.prompts.pairs import collate
+from analysis.prompts.pairs import Pairs, collate
 from tests.support.golden import golden
 from tests.support.models import random_pairs, tiny_model
 from tests.support.oracle import Oracle
@@ -190,7 +192,8 @@ def test_faithfulness_curve_and_areas():
     assert [circuit.n_edges for circuit in circuits] == sorted(c.n_edges for c in circuits)
     evaluations = evaluate_circuits(model, pairs, circuits)
     weights = resample_weights(range(6), 100, 0)
-    found = curve(circuits, evaluations, weights)
+    sizes = [circuit.n_edges for circuit in circuits]
+    found = curve(sizes, evaluations, weights)
     values = [point[0] for point in found.points]
     assert values[-1] == pytest.approx(1, abs=1e-4)
     assert values[0] == pytest.approx(evaluations[0].faithfulness)
@@ -206,7 +209,29 @@ def test_faithfulness_curve_and_areas():
     assert torch.equal(control.per_edge.sort(1).values, scores.per_edge.sort(1).values)
     same = [evaluations[-1]] * len(circuits)
     with pytest.raises(ValueError, match="no difference that a circuit could explain"):
-        curve(circuits, [type(e)(e.full, e.full, e.full) for e in same], weights)
+        curve(sizes, [type(e)(e.full, e.full, e.full) for e in same], weights)
+
+
+def test_a_curve_on_pairs_that_did_not_rank_its_circuits():
+    model, pairs = tiny_model("qwen3"), random_pairs(5)
+    scores, half = attribute(model, pairs, kv="ungrouped"), [0, 1, 1, 0, 1]
+
+    def evaluate(rows, circuits):
+        return evaluate_circuits(model, Pairs([pairs[row] for row in rows]), circuits)
+
+    def cut(some):
+        return [select_circuit(some, top_n=20)]
+
+    sizes, [found] = crossed(scores, half, cut, evaluate)
+    both = []
+    for row, which in enumerate(half):
+        others = [place for place, other in enumerate(half) if other != which]
+        circuit = select_circuit(replace(scores, per_pair=scores.per_pair[others]), top_n=20)
+        both.append(circuit.n_edges)
+        own = evaluate_circuit(model, Pairs([pairs[row]]), circuit)
+        assert found.circuit[row] == pytest.approx(float(own.circuit), rel=1e-6)
+        assert found.empty[row] == pytest.approx(float(own.empty), rel=1e-6)
+    assert sizes == [round((both[0] + both[1]) / 2)]
 
 
 @settings(max_examples=20, deadline=None)

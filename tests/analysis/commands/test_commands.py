@@ -94,7 +94,11 @@ def test_faithfulness_prints_and_writes_the_curve(run, model_dir, pairs_file, tm
     for name in ("cpr", "cmd"):
         value, low, high = content["attribution"][name]
         assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in printed
-    assert content["random"]["points"][-1][0] == pytest.approx(1, abs=1e-4)
+    held_out = content["held_out"]
+    assert f"{held_out['cpr'][0]:.3f}" in printed and "held out" in printed
+    assert held_out["points"][5] != content["attribution"]["points"][5]
+    for name in ("held_out", "random"):
+        assert content[name]["points"][-1][0] == pytest.approx(1, abs=1e-4)
     assert (out / "edges.safetensors").exists()
 
 
