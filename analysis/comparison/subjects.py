@@ -122,20 +122,28 @@ def read_subject(name: str, given: str) -> Subject:
     """
     from analysis.circuits.graph_files import read_circuit
     from analysis.comparison.definitions import Subject
-    from analysis.records.record_files import read_record, record_dir, recorded_steps
+    from analysis.records.record_files import (
+        invalid_steps,
+        read_record,
+        record_dir,
+        recorded_steps,
+    )
 
     path, step = locate(given)
     if path.is_file():
         return _of_file(name, path, read_circuit(path))
-    known_steps = recorded_steps(path / "heads")
-    steps = [n for n in known_steps if (record_dir(path, n) / "record.json").exists()]
+    known_steps, invalid = recorded_steps(path / "heads"), invalid_steps(path)
+    if step in invalid:
+        raise ValueError(f"the record of step {step} of {path} is invalid: {invalid[step]}")
+    there = [n for n in known_steps if (record_dir(path, n) / "record.json").exists()]
+    steps = [n for n in there if n not in invalid]
     if not steps:
         raise ValueError(f"{path} has no records; track its checkpoints (headlab track)")
     if step is not None and step not in steps:
         known = ", ".join(map(str, steps))
         raise ValueError(f"{path} has no record of step {step}; it has those of steps {known}")
     record = read_record(path, steps[-1] if step is None else step)
-    assert record is not None
+    assert record is not None, "it is there, and valid"
     base = read_record(path, 0) if record.step else record
     return Subject(
         name,

@@ -97,7 +97,8 @@ def format_findings(findings: Findings) -> str:
         "the head or edge in the first and in the second. *: called, a change of a head beyond a "
         f"false-discovery rate of {findings.q:g}. By chance: between two resamples of one circuit.",
         "less own: less the faithfulness of the model's own circuit. random: a random circuit of "
-        "as many edges.",
+        "as many edges. A circuit looks better on the pairs that ranked it; pairs=FILE takes "
+        "others.",
         kinds_note(findings.subjects[0].graph),
     ]
     lines += [rule, *(part for note in notes for part in textwrap.wrap(note, WIDTH))]

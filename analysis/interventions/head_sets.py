@@ -201,7 +201,7 @@ def _base_and(place: str, step: str) -> tuple[Record, Record]:
         if (record_dir(place, n) / "record.json").exists()
     ]
     steps = sorted(set(there) - set(invalid_steps(Path(place))))
-    if step != "last" and not (step.isdecimal() and int(step) in steps):
+    if not steps or (step != "last" and not (step.isdecimal() and int(step) in steps)):
         known = ", ".join(map(str, steps)) or "none"
         raise ValueError(f"{place} has no record of step {step}; it has: {known}, or write last")
     found = [read_record(place, n) for n in (0, steps[-1] if step == "last" else int(step))]

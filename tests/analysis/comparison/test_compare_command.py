@@ -15,8 +15,9 @@ from analysis.circuits.circuit import Circuit
 from analysis.circuits.graph_files import write_graph
 from analysis.commands.compare import act
 from analysis.comparison.subjects import read_subject
+from analysis.interventions.head_sets import parse_heads
 from analysis.models.graph import Graph
-from analysis.records.record_files import read_record, write_record
+from analysis.records.record_files import read_record, write_invalid, write_record
 from tests.support.comparisons import (
     EARLY,
     GRAPH,
@@ -167,6 +168,21 @@ def test_different_bases_are_named(tmp_path, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "start from different bases (weights one and two)" in text
     assert "emergent in both, 1 [1-1] (1): L1H3*" in text
+
+
+def test_an_invalid_record_is_passed_over_and_named(tmp_path):
+    run = write_run(tmp_path / "r", "r", {0: plant(EARLY), 4: plant(LATE)}, 5)
+    write_invalid(run, 8, "w is not finite", {})
+    found = read_subject("a", str(run))
+    assert found.record is not None and found.record.step == 4  # the last that is valid
+    with pytest.raises(ValueError, match="step 8 of .* is invalid: w is not finite"):
+        read_subject("a", f"{run}@8")
+    write_invalid(tmp_path / "none", 0, "w is not finite", {})
+    with pytest.raises(ValueError, match="has no records"):
+        read_subject("a", str(tmp_path / "none"))
+    (run / "run.json").rename(tmp_path / "none" / "run.json")
+    with pytest.raises(ValueError, match="no record of step last; it has: none"):
+        parse_heads(f"{tmp_path / 'none'}@last:emergent", found.graph)
 
 
 def test_a_circuit_that_is_not_there_is_said_so(tmp_path, capsys):
