@@ -108,8 +108,9 @@ class AskedInPairs:
 
     They are found by what the chat template writes before and after a question. A file's pairs may
     be asked with another system prompt, which some templates write into the user's turn, and with
-    another suffix: so a question may begin at any line of a turn, and end before any word of it. In
-    a text that is not of the template it may begin at any line too, and end at any mark.
+    another suffix: so a question may begin at any line of a turn, and end before any word of what
+    all turns have in common at their ends. In a text that is not of the template it may begin at
+    any line too, and end at any mark.
     """
 
     def __init__(self, pairs: Pairs, tokenizer: PreTrainedTokenizerBase, ask: Prompting) -> None:
@@ -117,10 +118,13 @@ class AskedInPairs:
         self._heads, self._tail = _around(tokenizer, ask)
         prompts = {ids for pair in pairs for ids in (pair.clean_ids, pair.corrupted_ids)}
         texts = {str(tokenizer.decode(list(ids))) for ids in prompts}
-        self._begun = sorted({begun for text in texts for begun in self._in(text)})
+        asked_in = [turn for text in texts for turn in self._turns(text)]
+        contents = {turn.content for turn in asked_in if turn.is_whole}
+        alike = len(_ending(contents))
+        self._begun = sorted({begun for turn in asked_in for begun in turn.begun(alike)})
 
-    def _in(self, text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """What begins where a question may, without white space, and how long a question may be."""
+    def _turns(self, text: str) -> Iterator[_Asked]:
+        """The turns of a user in a prompt of the template, or any other text as it is."""
         bare, lines, words = spaceless(text), _starts(text.splitlines()), _starts(text.split())
         marks = [i for i in range(1, len(bare)) if not bare[i - 1 : i + 1].isalnum()]
         turns = {
@@ -131,9 +135,10 @@ class AskedInPairs:
         for first in turns or {0}:
             stop = bare.find(self._tail, first) if turns and self._tail else -1
             last, ends = (stop, words) if stop >= 0 else (len(bare), marks)
-            for start in (first, *(line for line in lines if first < line < last)):
-                places = tuple(end - start for end in ends if start < end < last)
-                yield bare[start:last], places
+            begins, closes = (
+                [at - first for at in places if first < at < last] for places in (lines, ends)
+            )
+            yield _Asked(bare[first:last], begins, closes, stop >= 0)
 
     def __contains__(self, question: str) -> bool:
         sought = spaceless(question).removesuffix(self._suffix)
@@ -145,6 +150,35 @@ class AskedInPairs:
             if begun in (sought, sought + self._suffix) or (ends and len(sought) in places):
                 return True
         return False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """A turn of a user, or a text, without white space.
+
+    lines: where its lines begin, but the first.  ends: where a question may end, but at its end.
+    is_whole: whether it is known where the turn ends.
+    """
+
+    content: str
+    lines: list[int]
+    ends: list[int]
+    is_whole: bool
+
+    def begun(self, alike: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """What begins where a question may, and how long a question may be.
+
+        alike: at the end of all turns, which is of no question.
+        """
+        earliest = len(self.content) - alike if self.is_whole else 0
+        for start in (0, *self.lines):
+            places = tuple(end - start for end in self.ends if end > start and end >= earliest)
+            yield self.content[start:], places
+
+
+def _ending(texts: Iterable[str]) -> str:
+    """What texts have in common at their ends."""
+    return os.path.commonprefix([text[::-1] for text in texts])[::-1]
 
 
 def _around(tokenizer: PreTrainedTokenizerBase, ask: Prompting) -> tuple[set[str], str]:
@@ -159,7 +193,7 @@ def _around(tokenizer: PreTrainedTokenizerBase, ask: Prompting) -> tuple[set[str
         else:
             head, _, tail = spaceless(text).partition(SENTINEL)
             heads.append(head)
-    alike = os.path.commonprefix([head[::-1] for head in heads])[::-1]
+    alike = _ending(heads)
     # what all have in common is enough, unless it is so short that they have it by chance
     of_all = {alike[-MARK:]} if len(alike) >= LEAST else {head[-MARK:] for head in heads}
     return of_all, tail[:MARK]

@@ -98,6 +98,15 @@ def test_a_question_is_found_in_a_text_that_is_of_no_template(text):
     assert found_in(text, build_tokenizer(), Prompting("be brief")) == ["12+34=?"]
 
 
+def test_the_beginning_of_another_question_is_not_asked():
+    tokenizer, ask = build_tokenizer(), Prompting()
+    texts = [Prompting(None, " Now.").text(tokenizer, q) for q in ("1+2=? 3+4=?", "5+6=? 7+8=?")]
+    clean, corrupted = (tuple(tokenizer(x, add_special_tokens=False).input_ids) for x in texts)
+    inside = AskedInPairs(Pairs([Pair(clean, corrupted)]), tokenizer, ask)
+    assert "1+2=? 3+4=?" in inside and "5+6=? 7+8=? Now." in inside
+    assert "1+2=?" not in inside and "7+8=?" not in inside
+
+
 def found_in(text: str, tokenizer, ask: Prompting) -> list[str]:
     ids = tuple(tokenizer(text, add_special_tokens=False).input_ids)
     inside = AskedInPairs(Pairs([Pair(ids, (*ids[:-1], 0))]), tokenizer, ask)
