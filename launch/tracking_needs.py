@@ -45,10 +45,9 @@ def needs(cfg: DictConfig, source: str, on_gpu: bool) -> Needs | None:
     from analysis.attribution.eap import MEMORY_BUDGET
     from analysis.attribution.graph_bytes import graph_bytes_of_shape
     from analysis.attribution.memory import need
-    from analysis.attribution.refinement import START
+    from analysis.attribution.quadrature import AT_ENDS, fewest_points
     from analysis.models.configuration import empty_model
     from analysis.models.loading import load_config, load_tokenizer
-    from analysis.tracking.settings import AUTO
     from train.build import run_pairs, tracking_settings
 
     tracking = tracking_settings(cfg)
@@ -65,7 +64,7 @@ def needs(cfg: DictConfig, source: str, on_gpu: bool) -> Needs | None:
         return None
     length = max(len(pair.clean_ids) for pair in pairs)
     size = min(tracking.batch_size, len(pairs))
-    points = START if tracking.ig_steps == AUTO else int(tracking.ig_steps)
+    points = fewest_points(tracking.method, tracking.ig_steps)
     of_batch = [
         need(sizes, kept, size, length, MEMORY_BUDGET, points, 0.0, r) for r in (False, True)
     ]
@@ -76,7 +75,8 @@ def needs(cfg: DictConfig, source: str, on_gpu: bool) -> Needs | None:
     tokens = sum(len(pair.clean_ids) for pair in pairs)
     matrices = sum(p.numel() for p in whole.parameters() if p.ndim > 1)
     matrices -= whole.get_input_embeddings().weight.numel()
-    flops = 2.0 * matrices * tokens * (2 + 2 * points)
+    passes = 2 + points * (1 if tracking.method in AT_ENDS else 2)
+    flops = 2.0 * matrices * tokens * passes
     width = config.get_text_config().hidden_size
     seconds = None if on_gpu else flops / _flops_a_second(width, torch.float32)
     return Needs(once, twice, seconds, len(pairs), length)

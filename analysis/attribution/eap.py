@@ -55,7 +55,7 @@ from analysis.attribution.gradients import GradientSums
 from analysis.attribution.memory import Plan, plan
 from analysis.attribution.metrics import Metric, metric_named
 from analysis.attribution.patching import exact_scores
-from analysis.attribution.quadrature import check_path, path_points
+from analysis.attribution.quadrature import check_path, fewest_points, path_points
 from analysis.attribution.refinement import GAP
 from analysis.attribution.refiner import Refiner
 from analysis.detection.audits import proved
@@ -249,7 +249,8 @@ class _Job:
                 differences = source_differences(corrupted, clean, batch.mask)
                 scores = self._by_gradient(steps, sums, differences, clean_logits)
         m_clean, m_corrupted = (metric(x, clean_logits, batch) for x in (clean_logits, logits))
-        used = torch.full_like(m_clean, len(points), dtype=torch.int64)
+        taken = fewest_points(method, len(points))
+        used = torch.full_like(m_clean, taken, dtype=torch.int64)
         return self._of_batch(scores, m_clean, m_corrupted, used)
 
     def _of_batch(

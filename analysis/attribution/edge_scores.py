@@ -15,7 +15,8 @@ class EdgeScores:
 
     per_pair: score of every edge for every pair, [pairs, S, D], 0 where there is no edge
     metric_clean, metric_corrupted: the metric on the two prompts, [pairs]
-    points: at which the gradient was taken along each pair's path, int64 [pairs]; None: not known
+    points: at which the gradient was taken along each pair's path, int64 [pairs]; None: not known.
+        One of EAP and GIM, two of clean-corrupted, none of exact.
     """
 
     graph: Graph
@@ -53,3 +54,9 @@ class EdgeScores:
         change = (self.metric_corrupted - self.metric_clean).mean()
         gap = (self.mean[0].sum() - change).abs() / change.abs()
         return float(gap) if change != 0 else float("inf")
+
+    @property
+    def missed(self) -> tuple[float, float]:
+        """Numerator and denominator of `completeness_gap`, in units of the metric."""
+        change = (self.metric_corrupted - self.metric_clean).mean()
+        return float((self.mean[0].sum() - change).abs()), float(change.abs())

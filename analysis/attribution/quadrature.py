@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import numpy
 
+from analysis.attribution.refinement import START
+
 AUTO = "auto"
+AT_ENDS = {"EAP": 1, "GIM": 1, "clean-corrupted": 2}  # points, in the runs of the prompts
 QUADRATURES = ("left", "right", "midpoint", "gauss-legendre")
 
 
@@ -38,6 +41,18 @@ def path_points(quadrature: str, steps: int) -> list[tuple[float, float]]:
         return [(float(x + 1) / 2, float(w) / 2) for x, w in zip(nodes, weights, strict=True)]
     shift = {"left": 0.0, "midpoint": 0.5, "right": 1.0}[quadrature]
     return [((k + shift) / steps, 1 / steps) for k in range(steps)]
+
+
+def fewest_points(method: str, steps: int | str) -> int:
+    """Points at which the gradient is taken along a pair's path, at the least.
+
+    More than that only `auto` takes, of EAP-IG-inputs. steps: a number, or `auto`.
+
+    >>> [fewest_points(name, 5) for name in ("EAP-IG-inputs", "GIM", "clean-corrupted", "exact")]
+    [5, 1, 2, 0]
+    """
+    own = AT_ENDS | {"exact": 0}
+    return own.get(method, START if isinstance(steps, str) else steps)
 
 
 def check_path(quadrature: str, steps: int | str, method: str, gap: float) -> None:

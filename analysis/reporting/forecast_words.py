@@ -23,7 +23,7 @@ def points_words(found: Forecast) -> str:
     """How many points of the path the pairs took that were tried."""
     mean, least, most = found.points
     points = f"{mean:.0f}" if least == most else f"{mean:.1f} ({least} to {most})"
-    return f"{points} points of the path"
+    return f"{points} point{'s' * (points != '1')} of the path"
 
 
 def memory_words(found: Forecast) -> list[str]:
