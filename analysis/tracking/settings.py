@@ -169,6 +169,11 @@ class TrackingSettings(CircuitKeys):
                 f"tracking.resamples is {self.resamples}; an interval needs at least 2"
             )
 
+    def of_attribution(self) -> dict[str, Any]:
+        """Those that `attribute` takes, by its names."""
+        names = ("method", "metric", "ig_steps", "gap", "quadrature", "kv", "routing")
+        return {name: getattr(self, name) for name in (*names, "batch_size", "recompute")}
+
     def of_record(self) -> dict[str, str | int | float | None]:
         """Those that shape a record, and must be equal for two records to be comparable.
 

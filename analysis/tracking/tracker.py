@@ -225,10 +225,8 @@ class HeadTracker:
         if not self._to_check or distributed.rank() != 0:
             return
         self._to_check = False
-        names = ("method", "metric", "ig_steps", "quadrature", "kv", "batch_size", "gap")
-        how = {name: getattr(self.settings, name) for name in (*names, "recompute")}
         try:
-            self._checked = check_dtype(model, self.pairs, scores, **how)
+            self._checked = check_dtype(model, self.pairs, scores, **self.settings.of_attribution())
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -332,8 +330,8 @@ def _edge_scores(
     model: nn.Module, s: TrackingSettings, show_progress: bool, pairs: Pairs, batch_size: int
 ) -> list[torch.Tensor]:
     """Scores of the edges [pairs, E], clean and corrupted metric and points used [pairs]."""
-    how = (s.method, s.metric, s.ig_steps, s.quadrature, s.kv, batch_size, show_progress)
-    scores = attribute(model, pairs, *how, routing=s.routing, gap=s.gap, recompute=s.recompute)
+    how = s.of_attribution() | {"batch_size": batch_size}
+    scores = attribute(model, pairs, show_progress=show_progress, **how)
     assert scores.points is not None
     return [scores.per_edge, scores.metric_clean, scores.metric_corrupted, scores.points]
 

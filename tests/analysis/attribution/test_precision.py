@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from analysis import Pairs, attribute
 from analysis.attribution.precision import check_dtype, compared, in_float32
+from analysis.tracking import tracker as of_tracker
 from analysis.tracking.settings import TrackingSettings
 from analysis.tracking.tracker import HeadTracker
 from tests.support.models import random_pairs, tiny_model
@@ -60,3 +62,15 @@ def test_a_tracker_checks_once_and_keeps_it_with_the_record(tmp_path):
     first, second = (tracker.track(model, step, show_progress=False) for step in (0, 1))
     assert first.origin["precision"]["dtype"] == "bfloat16"
     assert "precision" not in second.origin
+
+
+def test_a_tracker_checks_with_the_settings_of_its_scores(tmp_path, monkeypatch):
+    settings = TrackingSettings(
+        metric="logit_diff", check_dtype=True, routing="frozen", resamples=2
+    )
+    given = []
+    monkeypatch.setattr(of_tracker, "check_dtype", lambda *_, **how: given.append(how))
+    model = tiny_model("qwen2", torch.float32).to(torch.bfloat16)
+    HeadTracker(tmp_path, random_pairs(), settings).track(model, 0, show_progress=False)
+    takes = set(inspect.signature(attribute).parameters)
+    assert given == [{k: v for k, v in vars(settings).items() if k in takes}]
