@@ -1,7 +1,8 @@
 """What an attribution will need in memory and time, before it is run.
 
-A few of the pairs are attributed, and what that took is scaled to all: time with the tokens that go
-through the model, memory with what is known to be kept (analysis/attribution/memory.py). So the
+A few of the pairs are attributed, or where that is soon done as many batches as take some seconds,
+and what that took is scaled to all: time with the tokens that go through the model, memory with
+what is known to be kept (analysis/attribution/memory.py). So the
 speed of the machine, the points that pairs need, and the gaps that the C library leaves between
 what goes and what stays are measured and not guessed.
 """
@@ -25,7 +26,8 @@ from analysis.attribution.eap import MEMORY_BUDGET, attribute
 from analysis.attribution.edge_scores import EdgeScores
 from analysis.attribution.graph_bytes import GraphBytes, graph_bytes
 from analysis.attribution.memory import Need, Sizes, need
-from analysis.attribution.refinement import START
+from analysis.attribution.precision import check_dtype, copied, unchecked
+from analysis.attribution.quadrature import fewest_points
 from analysis.detection.detect import anatomy
 from analysis.models.allocator import return_freed_memory
 from analysis.models.copies import ungrouped
@@ -35,8 +37,10 @@ from analysis.prompts.pairs import Pairs
 
 T = TypeVar("T")
 TRIED = 4  # pairs; on a GPU, which does many at once as fast as a few, a whole batch
+# seconds that whole batches may take, by that trial, to be tried as well: of a small model a few
+# pairs take as long as many
+ENOUGH = 15.0
 GAP_UNKNOWN = 1.5  # where the process can't be watched (docs/LOG.md)
-PASSES = {"EAP": 1, "GIM": 1, "clean-corrupted": 2}
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,16 @@ def forecast(model: nn.Module, pairs: Pairs, **settings: Any) -> tuple[Forecast,
     scores, seconds, before, peak = measured(
         lambda: attribute(model, tried, **settings), parts.device
     )
+    if (more := batches_within(ENOUGH, pairs, size, seconds / tokens_in(tried, size))) > len(tried):
+        tried = some_of(pairs, more)
+        scores, seconds, before, peak = measured(
+            lambda: attribute(model, tried, **settings), parts.device
+        )
     used = scores.points
     assert used is not None
-    points = int(used.max()) if settings.get("ig_steps") != "auto" else START
-    points = PASSES.get(str(settings.get("method")), points)
-    later = float(used.double().mean()) - START if settings.get("ig_steps") == "auto" else 0.0
+    steps = AUTO if settings.get("ig_steps") == AUTO else int(used.max())
+    points = fewest_points(settings.get("method", ""), steps)
+    later = float(used.double().mean()) - points
     of_tried, once, again = (
         _need(sizes, some, min(size, len(some)), points, later, how, kept)
         for some, how in ((tried, twice), (pairs, False), (pairs, True))
@@ -138,6 +147,31 @@ def some_of(pairs: Pairs, count: int) -> Pairs:
 def tokens_in(pairs: Pairs, batch_size: int) -> int:
     """Tokens of the pairs in their batches, padding included."""
     return sum(batch.clean.numel() for batch in pairs.batches(batch_size))
+
+
+def check_forecast(
+    model: nn.Module, found: Forecast, pairs: Pairs, scores: EdgeScores, settings: dict[str, Any]
+) -> tuple[float, int]:
+    """Seconds and the peak of `check_dtype`, which is done where there is room for it.
+
+    pairs, scores: of `forecast`. settings: of `attribute`.
+    """
+    if unchecked(model) is not None:
+        return 0.0, 0
+    room = copied(model) + 2 * (found.peak - found.now)  # at most, of floats twice as wide
+    if found.free is not None and room > found.free:
+        return found.seconds, found.now + room
+    device = next(model.parameters()).device
+    _, seconds, _, peak = measured(lambda: check_dtype(model, pairs, scores, **settings), device)
+    return seconds, peak
+
+
+def batches_within(limit: float, pairs: Pairs, batch_size: int, of_token: float) -> int:
+    """How many pairs, in whole batches or all, take at most so many seconds; of_token: of one."""
+    seconds = of_token * tokens_in(pairs, batch_size)
+    if seconds <= limit:
+        return len(pairs)
+    return int(limit / seconds * len(pairs) / batch_size) * batch_size
 
 
 def first_pass(settings: dict[str, Any]) -> dict[str, Any]:

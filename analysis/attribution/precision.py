@@ -68,7 +68,7 @@ def check_dtype(
         None, with a note in the log, where there is nothing to check: float32 already, or weights
         that can't be widened (quantised or offloaded).
     """
-    if (reason := _unchecked(model)) is not None:
+    if (reason := unchecked(model)) is not None:
         log.info("check_dtype: %s", reason)
         return None
     some = Pairs(pairs[:CHECKED])
@@ -97,7 +97,7 @@ def compared(dtype: str, narrow: torch.Tensor, wide: torch.Tensor, pairs: int) -
 _NARROW = (torch.bfloat16, torch.float16)
 
 
-def _unchecked(model: nn.Module) -> str | None:
+def unchecked(model: nn.Module) -> str | None:
     """Why a model can't be checked, or need not; None if it can."""
     whole = unwrapped(model)
     if any(parameter.is_meta for parameter in whole.parameters()):
@@ -107,6 +107,12 @@ def _unchecked(model: nn.Module) -> str | None:
     if not any(parameter.dtype in _NARROW for parameter in base_model(whole).parameters()):
         return "the model is in float32 or wider already"
     return None
+
+
+def copied(model: nn.Module) -> int:
+    """Bytes of the float32 copies that `in_float32` makes."""
+    narrow = (p for p in unwrapped(model).parameters() if p.dtype in _NARROW)
+    return sum(4 * p.numel() for p in narrow)
 
 
 @contextmanager

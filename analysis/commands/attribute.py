@@ -41,15 +41,15 @@ def as_keys(arguments: Sequence[str]) -> list[str]:
 
 def act(options: Options) -> None:
     """Load, attribute, write; or say what that will take."""
-    from analysis.commands.measuring import checked, experts_of, load, measure, settings_of, write
+    from analysis.commands.measuring import checked, experts_of, load, measure, planned, write
 
     model, pairs = load(options)
     if options.plan:
-        from analysis.attribution.forecast import forecast, quietly
+        from analysis.attribution.forecast import quietly
         from analysis.reporting.forecast_words import in_words
 
         with quietly():
-            found, _ = forecast(model, pairs, **settings_of(options))
+            found = planned(options, model, pairs)
         print("\n".join(in_words(found, len(pairs))))
         return
     scores = measure(options, model, pairs)

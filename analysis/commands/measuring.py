@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from analysis.ranges import COUNT, NATURAL, PART, SHARE
 
 if TYPE_CHECKING:
     from analysis.attribution.edge_scores import EdgeScores
+    from analysis.attribution.forecast import Forecast
     from analysis.circuits.circuit import Circuit
     from analysis.models.loading import Model
     from analysis.prompts.pairs import Pairs
@@ -121,6 +122,38 @@ def measure(options: Options, model: Model, pairs: Pairs) -> EdgeScores:
     from analysis.attribution.eap import attribute
 
     return attribute(model, pairs, **settings_of(options))
+
+
+def planned(options: Options, model: Model, pairs: Pairs) -> Forecast:
+    """What `measure`, `checked` and `experts_of` will need.
+
+    Raises:
+        ValueError: as `attribute`; of the method exact.
+    """
+    from analysis.attribution.forecast import (
+        check_forecast,
+        forecast,
+        measured,
+        some_of,
+        tokens_in,
+    )
+
+    settings, size = settings_of(options), options.attribution.batch_size
+    found, scores = forecast(model, pairs, **settings)
+    tried = some_of(pairs, found.tried)
+    device = next(model.parameters()).device
+    _, seconds, _, peak = measured(lambda: experts_of(options, model, tried, scores), device)
+    times = tokens_in(pairs, size) / tokens_in(tried, size)
+    found = replace(found, seconds=found.seconds + seconds * times, peak=max(found.peak, peak))
+    if options.attribution.check_dtype:
+        seconds, peak = check_forecast(model, found, tried, scores, settings)
+        found = replace(
+            found,
+            seconds=found.seconds + seconds,
+            peak=max(found.peak, peak),
+            other=max(found.other, peak),
+        )
+    return found
 
 
 def settings_of(options: Options) -> dict[str, Any]:

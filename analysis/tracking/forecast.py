@@ -7,14 +7,21 @@ speed but on its edges, is run once as it will be, on scores of chance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from analysis.attribution.forecast import Forecast, forecast, measured, some_of, tokens_in
+from analysis.attribution.forecast import (
+    Forecast,
+    check_forecast,
+    forecast,
+    measured,
+    some_of,
+    tokens_in,
+)
 from analysis.heads.attention import pattern_scores
 from analysis.heads.copying import copying
 from analysis.heads.resampling import resample_heads
@@ -67,8 +74,7 @@ def tracking_forecast(
         ValueError: as `HeadTracker.track`.
     """
     s, size = settings, settings.batch_size
-    known = {entry.name for entry in fields(s)} & set(_ATTRIBUTE)
-    found, scores = forecast(model, pairs, **{name: getattr(s, name) for name in known})
+    found, scores = forecast(model, pairs, **s.of_attribution())
     tried = some_of(pairs, found.tried)
     device = next(model.parameters()).device
     times = tokens_in(pairs, size) / tokens_in(tried, size)
@@ -80,6 +86,9 @@ def tracking_forecast(
     most = positions_read(tried, logits)
     forward = _seconds(lambda: log_probabilities(model, most, logits, tried, size), device)
     bootstrap, of_bootstrap = _bootstrap(scores.graph, len(pairs), circuit, s, device)
+    checked = 0
+    if s.check_dtype:
+        _, checked = check_forecast(model, found, tried, scores, s.of_attribution())
     further = Pairs.load(run / FILE) if (run / FILE).exists() else pairs.further
     per_token = found.seconds / tokens_in(pairs, size)
     return TrackingForecast(
@@ -89,14 +98,8 @@ def tracking_forecast(
         bootstrap=bootstrap,
         further=0.0 if further is None else per_token * tokens_in(further, size) + bootstrap,
         needed=0.0 if needed == 0 else 2 * NEEDED_RUNS * forward * times,
-        peak=max(found.peak, peak, found.now + of_bootstrap),
+        peak=max(found.peak, peak, checked, found.now + of_bootstrap),
     )
-
-
-_ATTRIBUTE = (
-    *("method", "metric", "ig_steps", "gap", "quadrature", "kv", "routing", "batch_size"),
-    "recompute",
-)
 
 
 def _seconds(act: Any, device: torch.device) -> float:
