@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,10 @@ def test_the_mend_is_that_of_the_method(tmp_path: Path) -> None:
     records = [point.record for point in Run.read(run).points]
     assert "scores of EAP need not add up" in sums_note(records)
     assert sums_note(records[:2]) == ""
+    auto = {"method": "EAP-IG-inputs", "ig_steps": "auto", "resamples": 200, "seed": 7}
+    for settings, points, mend in (
+        (auto, 9.0, "track again with a smaller tracking.gap"),
+        (auto, 58.0, "auto takes at most 60; track again with a number"),
+        (auto | {"method": "CEAP", "ig_steps": 4}, None, "more points than tracking.ig_steps=4"),
+    ):
+        assert mend in sums_note([replace(records[2], settings=settings, points=points)])
