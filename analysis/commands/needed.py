@@ -77,7 +77,7 @@ def needed(options: Options) -> Needed:
             other weights than its record.
     """
     from analysis.intervals import FEWEST
-    from analysis.interventions.backups import backups_of
+    from analysis.interventions.backups import NoAmounts, backups_of
     from analysis.interventions.needed_run import in_base, measure, noted, question
     from analysis.records.run_file import RunFile
 
@@ -95,8 +95,11 @@ def needed(options: Options) -> Needed:
         found = noted(found, "one distinct pair can't tell backups from noise")
     elif options.backups:
         q = RunFile.read(run).fdr
-        others = backups_of(model, pairs, asked.heads, record.settings, options.batch_size, q)
-        found = replace(found, backups=others)
+        asked_of = (asked.heads, record.settings, options.batch_size, q)
+        try:
+            found = replace(found, backups=backups_of(model, pairs, *asked_of))
+        except NoAmounts as error:
+            found = noted(found, f"no backups: {error}")
     del model  # so that there is one model at a time
     if options.base and record.step:
         found = in_base(found, asked, pairs, partial(model_of, run, base.record), *how)

@@ -5,7 +5,8 @@ pair. It is measured twice in one model: as it is, and with a set of heads at it
 (analysis/interventions/needed.py). A head that is not in the set is a backup if its importance
 rises beyond the false-discovery rate (Benjamini-Hochberg over all other heads, one-sided, paired by
 bootstrap over clusters of pairs). A score of the changed model is a derivative within it: it says
-what that model would lose, not that the head makes good what is missing.
+what that model would lose, not that the head makes good what is missing. A rise is an amount, so
+there is none where the scores of the two do not add up (analysis/attribution/adding_up.py).
 
 Shape legend: P pairs, A heads in all.
 """
@@ -13,11 +14,13 @@ Shape legend: P pairs, A heads in all.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from analysis.attribution.adding_up import MOST, adds_up
 from analysis.attribution.eap import attribute
 from analysis.detection.audits import proved
 from analysis.detection.detect import anatomy
@@ -37,6 +40,10 @@ if TYPE_CHECKING:
     from analysis.prompts.pairs import Pairs
 
 
+class NoAmounts(ValueError):
+    """Scores do not add up, so that how much an importance rises is not known."""
+
+
 def backups_of(
     model: nn.Module,
     pairs: Pairs,
@@ -51,20 +58,22 @@ def backups_of(
     false-discovery rate. The model is left as it was.
 
     Raises:
+        NoAmounts: the scores do not add up, before or after.
         ValueError: anything that `attribute` refuses.
     """
     known = inspect.signature(attribute).parameters
     how = {name: value for name, value in settings.items() if name in known}
     how |= {"batch_size": batch_size}
     parts = proved(model, anatomy(model), only_heads=True)
-    before = importance(attribute(model, pairs, **how))
+    before = attribute(model, pairs, **how)
     with preserved(model):
         change, means = at_mean(parts, mean_z(parts, pairs, batch_size), heads)
     with intervened(model, change, means, parts):
-        after = importance(attribute(model, pairs, **how))
+        after = attribute(model, pairs, **how)
+    _check_sums(before, after)
     weights = resample_weights(pairs.groups, int(settings["resamples"]), int(settings["seed"]))
     weights = resamples_of(weights, pairs.n_distinct).double()
-    graph, rows = parts.graph, (weights @ before, weights @ after)
+    graph, rows = parts.graph, (weights @ importance(before), weights @ importance(after))
     others = torch.tensor([head not in set(heads) for head in graph.heads])
     p = difference_p_values(*rows, pairs.n_distinct)
     rise = rows[1] - rows[0]
@@ -82,6 +91,21 @@ def backups_of(
         for index in (called & (rise[0] > 0)).nonzero().flatten().tolist()
     ]
     return sorted(found, key=lambda one: -(one.rise.value or 0.0))
+
+
+def _check_sums(*both: EdgeScores) -> None:
+    """That what the scores miss is a small part of the metric's change, the larger of the two.
+
+    Where the set is all that the metric rests on there is next to no change without it, and next to
+    nothing that scores could be wrong by.
+    """
+    missed, changes = zip(*(scores.missed for scores in both), strict=True)
+    share = max(missed) / max(changes) if max(changes) else math.inf
+    if not adds_up(share):
+        raise NoAmounts(
+            f"the scores miss {share:.0%} of the metric's change (at most {MOST:.0%}), so how much "
+            "an importance rises is not known"
+        )
 
 
 def importance(scores: EdgeScores) -> torch.Tensor:

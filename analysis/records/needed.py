@@ -90,8 +90,8 @@ class Needed:
     of: what the set is, a SET of analysis/interventions/head_sets.py or `given`.  called: how many
     heads that is.  heads: those that were taken out, the most important first.  operation: how.
     now, base: None where it was not measured.  note: why there are fewer heads than that, no random
-    sets or no base; empty where there is nothing to say.  backups: heads that the model leans on
-    more without them; None where that was not measured.
+    sets, no base or no backups; empty where there is nothing to say.  backups: heads that the model
+    leans on more without them; None where that was not measured.
     """
 
     step: int

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from analysis.detection.detect import anatomy
-from analysis.interventions.backups import backups_of
+from analysis.interventions.backups import NoAmounts, backups_of
 from analysis.interventions.needed import effect_of, fair_controls, match_of, mean_z
 from analysis.interventions.operations import Intervention, constants
 from analysis.models.graph import Graph
@@ -89,5 +89,7 @@ def test_a_head_that_takes_over_is_a_backup(copier: Any) -> None:
     assert found[0].rise.low is not None and found[0].rise.low > 5
     assert all(one.rise.estimate.value < 0.01 for one in found[1:])  # they add next to nothing
     assert backups_of(copier, copier_pairs(8), [(2, 2)], settings) == []  # nobody takes over
+    with pytest.raises(NoAmounts, match=r"the scores miss \d+% of the metric's change"):
+        backups_of(copier, copier_pairs(8), [(2, 2)], settings | {"ig_steps": 1})
     one = Pairs([copier_pairs(1)[0]] * 3)
     assert backups_of(model, one, [(2, 2)], settings) == []  # can't be resampled
