@@ -20,6 +20,7 @@ each implementation; norms of unknown form; attention that runs in a kernel of i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,11 @@ from analysis.models.forward import run
 from analysis.models.hooks import Hooks
 from analysis.prompts.pairs import Pairs, collate
 
+# nodes of autograd in which the scale of a norm is computed
+_SCALES = re.compile(
+    "(Rsqrt|Std|Var|VarMean|Norm|LinalgVectorNorm|NativeLayerNorm|NativeGroupNorm|NativeBatchNorm|"
+    "FusedRmsNorm)Backward[0-9]*"
+)
 TOKENS = 16  # on which the form of a norm is told
 
 
@@ -111,6 +117,7 @@ def _look(parts: Anatomy, pairs: Pairs) -> dict[nn.Module, Norm]:
         Unsupported: what is computed has functions of two values whose products nothing shows.
     """
     norms: dict[nn.Module, Norm] = {}
+    known: set[Any] = set()
     batch = collate([pairs[0]]).to(parts.device)
 
     def look(module: nn.Module, args: Any, y: Any) -> None:
@@ -120,27 +127,45 @@ def _look(parts: Anatomy, pairs: Pairs) -> dict[nn.Module, Norm]:
             form = None if tokens is None else closed_form(module, tokens)
             if form is not None:
                 norms[module] = _frozen(form.norm(module))
+                known.update(_between(y.grad_fn, x.grad_fn))
 
     with Hooks() as hooks, torch.enable_grad():
         hooks.input(parts.layers[0], lambda x: x.detach().requires_grad_() + 0)
         for module in parts.causal_lm.modules():
             if not list(module.children()):
                 hooks.passed(module, look)
-        _check_functions(run(parts, batch.clean, batch))
+        _check_functions(run(parts, batch.clean, batch), known)
     return norms
 
 
-def _check_functions(logits: torch.Tensor) -> None:
-    """No function of two values is written in another language: its products could not be seen."""
-    todo: list[Any] = [logits.grad_fn]
-    seen: set[Any] = set()
-    while todo:
-        node = todo.pop()
+def _check_functions(logits: torch.Tensor, known: set[Any]) -> None:
+    """That nothing is computed of which the rules could not be kept. known: nodes within norms.
+
+    No function of two values is written in another language: its products could not be seen. No
+    norm is computed outside of the modules that are known as norms: its scale would not be held.
+    """
+    for node in _between(logits.grad_fn, None):
         before = [earlier for earlier, _ in node.next_functions if earlier is not None]
+        name = type(node).__name__
         if len(before) > 1 and isinstance(node, torch.autograd.function.BackwardCFunction):
             raise Unsupported(
-                f"GIM: {type(node).__name__.removesuffix('Backward')} is an autograd function of "
-                f"{len(before)} values, whose products can't be seen; load the model without it"
+                f"GIM: {name.removesuffix('Backward')} is an autograd function of {len(before)} "
+                "values, whose products can't be seen; load the model without it"
             )
-        todo += [earlier for earlier in before if earlier not in seen]
-        seen.update(before)
+        # a sum of absolute values is no scale of a norm, but of the weights of experts
+        if node not in known and _SCALES.fullmatch(name) and getattr(node, "_saved_ord", 2) != 1:
+            raise Unsupported(
+                f"GIM: a norm ({name.split('Backward')[0]}) is computed where no module is known as "
+                "an RMSNorm or a LayerNorm, so that its scale can't be held; use EAP-IG-inputs"
+            )
+
+
+def _between(last: Any, first: Any) -> Iterator[Any]:
+    """Autograd's nodes from `last` back to `first`, which is not among them; None: to the end."""
+    todo, seen = [last], {None, first}
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            todo += [earlier for earlier, _ in node.next_functions]

@@ -31,8 +31,10 @@ from analysis.models.linear import wide
 TEMPERATURE = 2.0
 
 _PRODUCTS = {"mul", "multiply", "matmul", "__rmatmul__", "bmm", "mm", "mv", "dot", "outer"}
-_PRODUCTS |= {"inner", "tensordot", "einsum", "linear"}
-_WITH_A_SUM = {"baddbmm", "addbmm", "addmm", "addmv", "addcmul"}  # which begins with the summand
+_PRODUCTS |= {"inner", "tensordot", "einsum", "linear", "bilinear", "ger", "kron", "linalg_matmul"}
+_PRODUCTS |= {"linalg_vecdot", "linalg_multi_dot", "cross", "linalg_cross"}
+_WITH_A_SUM = {"baddbmm", "addbmm", "addmm", "addmv", "addr", "addcmul"}  # begins with the summand
+_WITH_A_SUM |= {f"{name}_" for name in _WITH_A_SUM}
 _IN_PLACE = {"mul_", "multiply_"}
 _ELEMENTWISE = re.compile(
     "(Mul|Add|Sub|Rsub|Neg|Div|Pow|Exp|Log|Sqrt|Sigmoid|Tanh|Erf|Relu|Gelu|Silu|Mish|Softplus|"
@@ -72,6 +74,8 @@ class Rules(TorchFunctionMode):
             return _attention(*args, **kwargs)
         if name == "glu":
             return _glu(*args, **kwargs)
+        if name == "lerp":
+            return _lerp(*args, **kwargs)
         if name in _IN_PLACE:
             return _product_in_place(func, *args)
         if name in _PRODUCTS or name in _WITH_A_SUM:
@@ -195,6 +199,14 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         (x,) = ctx.saved_tensors
         return _through_softmax(wide(x), ctx.dim, wide(gradients[0])).to(x.dtype), None, None
+
+
+def _lerp(start: torch.Tensor, end: torch.Tensor, weight: Any) -> torch.Tensor:
+    """The same value; a weight of the input's is a factor."""
+    if not _depends(weight):
+        return torch.lerp(start, end, weight)
+    factors, _ = _halves((weight, end - start), {}, 0)
+    return start + torch.mul(*factors)
 
 
 def _glu(x: torch.Tensor, dim: int = -1) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 
 from analysis import TrackingSettings, attribute
 from analysis.attribution.gim_rules import Rules, applied
@@ -94,6 +95,10 @@ def gradients(compute, *values: float) -> list[float]:
         (lambda x, y: torch.einsum("i,i->i", x, y), (2, 3), (1.5, 1)),
         (lambda x, y: torch.addcmul(x, x, y), (2, 3), (1 + 1.5, 1)),
         (lambda x, y: (x + 0).mul_(y), (2, 3), (1.5, 1)),
+        (lambda x, y: torch.linalg.vecdot(x, y), (2, 3), (1.5, 1)),
+        (lambda x, y: torch.linalg.multi_dot([x[None], y[:, None]]), (2, 3), (1.5, 1)),
+        (lambda x, y: (0 * x).addcmul_(x, y), (2, 3), (1.5, 1)),
+        (lambda x, y: torch.lerp(0 * x, x, y), (2, 3), (1.5, 1)),
         (lambda x, y: nn.functional.glu(torch.cat([x, y])), (2, 0), (0.25, 0.25)),
         # activations, written out
         (lambda x: x * x.sigmoid(), (0,), (0.5,)),
@@ -116,6 +121,17 @@ def test_what_gim_is_not_defined_for_is_refused():
     for kind, why in (("qwen3_5_text", "its attention is linear"), ("mamba", "a mixer of tokens")):
         with pytest.raises(ValueError, match=f"GIM is not defined of layer 0: .*{why}"):
             attribute(build(kind), some_pairs(), "GIM", "logit_diff")
+
+
+def test_a_norm_that_is_no_module_is_refused(monkeypatch):
+    """As its scale can't be held fixed; nor that of one whose gain differs from head to head."""
+    model = tiny_model("llama")
+    mlp = model.model.layers[1].mlp
+    monkeypatch.setattr(mlp, "forward", lambda x: mlp.down_proj(normalize(mlp.up_proj(x), dim=-1)))
+    with pytest.raises(ValueError, match="GIM: a norm .LinalgVectorNorm. is computed where no"):
+        attribute(model, random_pairs(1), "GIM", "logit_diff")
+    with pytest.raises(ValueError, match="GIM: a norm .Rsqrt. is computed where no module"):
+        attribute(build("cohere"), some_pairs(), "GIM", "logit_diff")
 
 
 class Joint(torch.autograd.Function):
