@@ -155,8 +155,8 @@ def _check_functions(logits: torch.Tensor, known: set[Any]) -> None:
         # a sum of absolute values is no scale of a norm, but of the weights of experts
         if node not in known and _SCALES.fullmatch(name) and getattr(node, "_saved_ord", 2) != 1:
             raise Unsupported(
-                f"GIM: a norm ({name.split('Backward')[0]}) is computed where no module is known as "
-                "an RMSNorm or a LayerNorm, so that its scale can't be held; use EAP-IG-inputs"
+                f"GIM: a norm ({name.split('Backward')[0]}) is computed where no module is known "
+                "as an RMSNorm or a LayerNorm, so that its scale can't be held; use EAP-IG-inputs"
             )
 
 

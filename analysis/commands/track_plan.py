@@ -38,16 +38,15 @@ def say(options: Options, steps: dict[int, str] | None) -> None:
     with quietly():
         found = tracking_forecast(model, pairs, tracking.settings(), run, tracking.needed)
     lines = memory_words(replace(found.attribution, peak=found.peak))
-    if steps is None:
-        lines += ["", *_parts(found)]
-    else:
+    lines += ["", *_parts(found, tracking.ig_steps == "auto")]
+    if steps is not None:
         todo = [s for s in steps if options.redo or not is_recorded(Path(options.run), s)]
-        lines += ["", *_parts(found), _in_all(found, todo, len(steps), loading)]
+        lines.append(_in_all(found, todo, len(steps), loading))
     print("\n".join(lines))
 
 
-def _parts(found: TrackingForecast) -> list[str]:
-    """What a checkpoint takes."""
+def _parts(found: TrackingForecast, is_auto: bool) -> list[str]:
+    """What a checkpoint takes. is_auto: whether the points are chosen pair by pair."""
     from analysis.reporting.forecast_words import duration, points_words
 
     return [
@@ -55,6 +54,7 @@ def _parts(found: TrackingForecast) -> list[str]:
         f"{duration(found.attribution.seconds)} ({points_words(found.attribution)} a pair, on "
         f"{found.attribution.tried} pairs that were tried), circuit {duration(found.circuit)}, "
         f"roles and distance {duration(found.roles)}, bootstrap {duration(found.bootstrap)}.",
+        *(["That is of the base; after training pairs may take more points."] if is_auto else []),
     ]
 
 
