@@ -33,8 +33,11 @@ def as_keys(arguments: Sequence[str]) -> list[str]:
 
     >>> as_keys(["plan=true", "pairs.path=a"])
     ['plan=true', 'pairs.path=a', "out=''"]
+    >>> as_keys(["plan=Yes"]), as_keys(["plan=true", "plan=no"])
+    (['plan=Yes', "out=''"], ['plan=true', 'plan=no'])
     """
-    is_plan = "plan=true" in map(str.lower, arguments)
+    *_, plan = ["", *(word[5:].lower() for word in arguments if word.startswith("plan="))]
+    is_plan = plan in ("true", "yes", "on", "1", "y")  # as the configuration reads it
     has_out = any(word.startswith("out=") for word in arguments)
     return [*arguments, "out=''"] if is_plan and not has_out else list(arguments)
 
