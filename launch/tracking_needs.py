@@ -127,10 +127,14 @@ def _sizes(config: Any, model: Any, layers: int, kv: str) -> Any:
 
 
 def _state(cfg: DictConfig, weights: int) -> float:
-    """Bytes of weights, gradients and optimizer where the tracked model is; AdamW's is taken."""
-    if cfg.tracking.where == "sidecar" or cfg.peft.method != "none":
+    """Bytes of weights, gradients and optimizer where the tracked model is; AdamW's is taken.
+
+    With where=checkpoint the model that is tracked is a copy beside that.
+    """
+    if cfg.tracking.where == "sidecar":
         return float(weights)
-    return 4.0 * weights
+    copy = float(weights) if cfg.tracking.where == "checkpoint" else 0.0
+    return copy + (1.0 if cfg.peft.method != "none" else 4.0) * weights
 
 
 def _flops_a_second(width: int, dtype: Any) -> float:

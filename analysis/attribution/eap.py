@@ -206,6 +206,12 @@ def check_settings(
     check_path(quadrature, ig_steps, method, gap)
 
 
+def check_ranked(method: str, metric: str) -> None:
+    """Raise ValueError for scores that are 0 but for rounding, by which no circuit can be found."""
+    if method == "EAP" and metric == "kl":
+        raise ValueError("EAP with kl scores every edge 0; use EAP-IG-inputs, or logit_diff")
+
+
 # scores [B, S, D], clean and corrupted metric [B], points used [B]
 _OfBatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -50,7 +50,7 @@ def asked(methods: str, steps: int, metric: str, shares: str, splits: int, batch
     Raises:
         ValueError: a method or metric is unknown, a number of points or a share is none.
     """
-    from analysis.attribution.eap import check_settings
+    from analysis.attribution.eap import check_ranked, check_settings
     from analysis.attribution.quadrature import AUTO
 
     found: list[tuple[str, int | str]] = []
@@ -62,6 +62,7 @@ def asked(methods: str, steps: int, metric: str, shares: str, splits: int, batch
             )
         found.append((name, points if points == AUTO else int(points or steps)))
         check_settings(name, metric, found[-1][1], "midpoint", "grouped", batch)
+        check_ranked(name, metric)
     try:
         sizes = [float(share) for share in shares.split(",")]
     except ValueError:
@@ -77,7 +78,8 @@ def measure_stability(directory: str, prompts: str | None, asked: Asked) -> None
     Raises:
         ValueError: there is no such model or file of pairs, or what `attribute` refuses.
     """
-    from analysis.attribution.quadrature import AUTO
+    from analysis.attribution.quadrature import AT_ENDS, AUTO
+    from analysis.comparison.stability import splits
     from analysis.models.loading import load_model, load_tokenizer
     from analysis.prompts.pairs import Pairs, holds_text
 
@@ -88,16 +90,18 @@ def measure_stability(directory: str, prompts: str | None, asked: Asked) -> None
     tokenizer = load_tokenizer(directory) if holds_text(Path(prompts)) else None
     pairs = Pairs.load(Path(prompts), tokenizer, asked.metric)
     print(f"{len(pairs)} pairs, {pairs.n_distinct} distinct; {asked.metric}", flush=True)
+    inside = splits(pairs.groups, asked.splits)
     model = load_model(directory, "float32")
     scores = {}
     for name, points in asked.methods:
-        label, started = f"{name}:{points}", time.perf_counter()
+        label = name if name in (*AT_ENDS, "exact") else f"{name}:{points}"
+        started = time.perf_counter()
         found = scores[label] = _attributed(model, pairs, name, points, asked)
         taken = f"{label}: {time.perf_counter() - started:.1f} s"
-        if points == AUTO and found.points is not None:
+        if points == AUTO and found.points is not None and label != name:
             taken += f", {found.points.double().mean():.1f} points a pair"
         print(f"{taken}, completeness gap {found.completeness_gap:.2%}", flush=True)
-    _print_agreement(scores, pairs, asked)
+    _print_agreement(scores, inside, asked)
     _print_faithfulness(model, scores, pairs, asked)
 
 
@@ -115,10 +119,9 @@ def _sizes(scores: EdgeScores, shares: Sequence[float]) -> list[int]:
     return [edge_budget(scores.graph, None, share) for share in shares]
 
 
-def _print_agreement(scores: dict[str, EdgeScores], pairs: Pairs, asked: Asked) -> None:
-    from analysis.comparison.stability import agreement, splits
+def _print_agreement(scores: dict[str, EdgeScores], inside: torch.Tensor, asked: Asked) -> None:
+    from analysis.comparison.stability import agreement
 
-    inside = splits(pairs.groups, asked.splits)
     first = None
     for label, found in scores.items():
         agreed = agreement(found.graph, found.per_edge, inside, _sizes(found, asked.shares))

@@ -99,7 +99,7 @@ def load(options: Options) -> tuple[Model, Pairs]:
     Raises:
         ValueError: either can't be read.
     """
-    from analysis.attribution.eap import check_settings
+    from analysis.attribution.eap import check_ranked, check_settings
     from analysis.prompts.pairs import Pairs, holds_text
     from analysis.records.checkpoints import find_model
 
@@ -107,6 +107,7 @@ def load(options: Options) -> tuple[Model, Pairs]:
     if dtype not in DTYPES:
         raise ValueError(f"unknown attribution.dtype {dtype!r}; known: {', '.join(DTYPES)}")
     check_settings(**settings)
+    check_ranked(settings["method"], settings["metric"])
     named = find_model(options.model.path)
     file = Path(options.pairs.path)
     if not file.is_file():

@@ -138,7 +138,7 @@ class TrackingSettings(CircuitKeys):
     """
 
     def __post_init__(self) -> None:
-        from analysis.attribution.eap import check_settings
+        from analysis.attribution.eap import check_ranked, check_settings
 
         try:
             check_settings(
@@ -147,8 +147,7 @@ class TrackingSettings(CircuitKeys):
             )
         except ValueError as error:
             raise ValueError(f"tracking: {error}") from error
-        if self.method == "EAP" and self.metric == "kl":
-            raise ValueError("EAP with kl scores every edge 0; use EAP-IG-inputs, or logit_diff")
+        check_ranked(self.method, self.metric)
         if self.fraction is not None:
             try:
                 check_fraction(self.fraction)

@@ -93,6 +93,11 @@ def test_what_tracking_needs_is_told_and_whether_it_fits(compose, tiny_dir, tmp_
     monkeypatch.setattr(room, "host_memory", lambda: 2**29)
     [short] = [line for line in preflight(cfg) if "may not fit the 0.5 GiB" in line]
     assert "tracking.recompute=true (" in short
+    inline = tracking_needs.needs(cfg, str(tiny_dir), False)
+    cfg.tracking.where = "checkpoint"  # which is a copy of the model beside the training's
+    apart = tracking_needs.needs(cfg, str(tiny_dir), False)
+    weights = (tiny_dir / "model.safetensors").stat().st_size
+    assert apart.once - inline.once == pytest.approx(weights, rel=0.01)
     off = compose(
         "sft", "model=hub", f"model.path={tiny_dir}", f"run_dir={tmp_path}/r", "tracking=none"
     )

@@ -271,6 +271,9 @@ def test_bench_runs_on_a_local_model(run, tmp_path):
     assert status == 0
     assert re.search(r"EAP-IG-inputs:auto: [\d.]+ s, [\d.]+ points a pair, comp", printed)
     assert "CEAP:1, 0.3 of the edges: faithfulness" in printed and "6 distinct" in printed
+    assert re.search(r"GIM: [\d.]+ s, completeness", printed)
+    status, _, error = run(*stability, "methods=EAP", "metric=kl")
+    assert status == 1 and "EAP with kl scores every edge 0" in error
     status, _, error = run(*stability, "methods=GIM", "metric=kl")
     assert status == 1 and "GIM takes its gradient on the clean prompt" in error
     pairs = bench_pairs(BenchOptions(batch=3, tokens=7), 100)
