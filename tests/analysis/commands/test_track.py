@@ -254,12 +254,11 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path, monkeypatch, caplo
 
     original, sizes = module.attribute, []
 
-    def small_machine(model, pairs, *how, **routing):
-        batch_size = how[5]
-        sizes.append(batch_size)
-        if batch_size > 2:
+    def small_machine(model, pairs, **how):
+        sizes.append(how["batch_size"])
+        if how["batch_size"] > 2:
             raise error
-        return original(model, pairs, *how, **routing)
+        return original(model, pairs, **how)
 
     settings = TrackingSettings(resamples=5, ig_steps=2, batch_size=8)
     model = tiny_model("qwen2", torch.float32)
