@@ -46,9 +46,9 @@ class CircuitKeys:
         "EAP-IG-inputs",
     )
     metric: str = key("kl, logit_diff (needs pairs with target and foil) or nll", "kl")
-    # auto takes some 6 midpoints a pair on sums with SmolLM2-135M, hardly more after SFT, and three
-    # times as many on answer-style pairs, where 6 leave a quarter of the change; other models with
-    # cliffs in their paths are like that (docs/LOG.md)
+    # auto takes some 6 midpoints a pair on sums with SmolLM2-135M, 8 after SFT, and three times as
+    # many on answer-style pairs, where 6 leave a quarter of the change; other models with cliffs in
+    # their paths are like that (docs/LOG.md)
     ig_steps: Any = key(
         "points on the integration path: auto, 6 and more where a pair needs them (EAP-IG-inputs "
         "with quadrature=midpoint), or a number; circuit/completeness_gap tells whether they are "
