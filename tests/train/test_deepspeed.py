@@ -112,7 +112,7 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert not different
 
 
-@pytest.mark.parametrize(("kind", "deepspeed"), cases((*STAGES, "none"), [*ALIKE, ("sft", "none")]))
+@pytest.mark.parametrize(("kind", "deepspeed"), cases((*STAGES, "none"), [*ALIKE, ("grpo", "none")]))
 def test_tracking_leaves_sharded_training_bit_identical(launched, kind, deepspeed):
     tracked = launched(kind, 2, deepspeed)
     assert_same(final_state(tracked), final_state(launched(kind, 2, deepspeed, *OFF)))
@@ -193,7 +193,10 @@ def final_state_weights(directory: Path) -> dict[str, torch.Tensor]:
     return load_file(directory / "checkpoint-4" / "model.safetensors")
 
 
-@pytest.mark.parametrize("deepspeed", STAGES)
+# a checkpoint and a forward pass see the same under ZeRO 1 as under 2
+@pytest.mark.parametrize(
+    "deepspeed", [pytest.param("zero1", marks=pytest.mark.slow), "zero2", "zero3"]
+)
 def test_records_are_those_of_one_process(launched, deepspeed):
     """The pairs are split unevenly over the ranks (5 over 2) and the weights over them too."""
     directory = launched("sft", 2, deepspeed)
