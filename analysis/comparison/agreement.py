@@ -202,8 +202,8 @@ def format_agreement(found: Agreement) -> str:
     """Everything in plain text, in 80 columns."""
     import textwrap
 
-    from analysis.reporting.text import WIDTH, text_table
+    from analysis.reporting.text import WIDTH, text_tables
 
-    table = text_table(agreement_rows(found), "rlr")
+    table = text_tables(agreement_rows(found), "rlr", heading=1)
     notes = [part for note in agreement_notes(found) for part in textwrap.wrap(note, WIDTH)]
     return "\n".join([*table, table[1], *notes])

@@ -10,7 +10,7 @@ from typing import Any
 from analysis.comparison.courses import TITLES
 from analysis.comparison.seeds import COUNTED, FEWEST, SeedFindings, Seeds
 from analysis.intervals import Estimate
-from analysis.reporting.text import WIDTH, has_interval, number, p_value, text_table
+from analysis.reporting.text import WIDTH, has_interval, number, p_value, text_tables
 
 FINE = ("jaccard", "faithfulness", "kl", "score")  # with two digits; counts have one
 
@@ -66,10 +66,8 @@ def format_seeds(found: SeedFindings) -> str:
     """Everything in plain text."""
     lines: list[str] = []
     for title, group in zip(("seeds", "against"), found.groups, strict=False):
-        lines += [title, *text_table(each_seed(group), "lrr", heading=1), ""]
-    table = text_table(seed_rows(found))
-    if len(table[1]) > WIDTH:
-        table = text_table(seed_rows(found), gap=" ")
+        lines += [title, *text_tables(each_seed(group), "lrr", heading=1), ""]
+    table = text_tables(seed_rows(found), "lr", heading=1)
     lines += [*table, "-" * len(table[1])]
     return "\n".join([*lines, *(p for n in seed_notes(found) for p in textwrap.wrap(n, WIDTH))])
 

@@ -35,7 +35,6 @@ from analysis.reporting.text import (
     number,
     p_value,
     score,
-    text_table,
     text_tables,
 )
 from analysis.trajectories.run import Row, Run, checkpoint_rows
@@ -224,9 +223,7 @@ def format_table(run: Run) -> str:
     upper = ["check-", "mean", "held-out", "heads in", "", "", ""]
     lower = ["point", run.signal_name or "signal", "pass@1 %", "circuit", *SHOWN[1:], "called"]
     lines = [upper, lower, *table_cells(rows)]
-    text = text_table(lines, "r", heading=2)
-    if len(text[2]) > WIDTH:
-        text = text_table(lines, "r", heading=2, gap=" ")
+    text = text_tables(lines, "r", heading=2)
     said = [*legend(rows), *parts_note(run.file)]
     notes = [part for line in said for part in textwrap.wrap(line, WIDTH)]
     below = [*_task_lines(rows), *behaviour_lines(rows)]

@@ -45,10 +45,13 @@ def text_table(
 
 
 def text_tables(rows: Sequence[Sequence[str]], align: str = "r", heading: int = 0) -> list[str]:
-    """`text_table` in parts below one another that fit a terminal, each with the first column.
+    """`text_table` that fits a terminal: with narrow gaps, or in parts below one another.
 
-    >>> long = ["x" * 50, "y" * 40]
-    >>> [len(line) for line in text_tables([["step", *long], ["0", "1", "2"]])]
+    Each part begins with the first column.
+
+    >>> [len(line) for line in text_tables([["step", "x" * 70, "yyy"], ["0", "1", "2"]])]
+    [79, 79]
+    >>> [len(line) for line in text_tables([["step", "x" * 50, "y" * 40], ["0", "1", "2"]])]
     [56, 56, 0, 46, 46]
     """
     sides = align.ljust(len(rows[0]), align[-1])
@@ -57,6 +60,10 @@ def text_tables(rows: Sequence[Sequence[str]], align: str = "r", heading: int = 
         cells = [[row[place] for place in places] for row in rows]
         return text_table(cells, "".join(sides[place] for place in places), heading)
 
+    for gap in ("  ", " "):
+        whole = text_table(rows, align, heading, gap)
+        if max(map(len, whole)) <= WIDTH:
+            return whole
     parts = [[0]]
     for column in range(1, len(rows[0])):
         both = [*parts[-1], column]

@@ -112,7 +112,9 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert not different
 
 
-@pytest.mark.parametrize(("kind", "deepspeed"), cases((*STAGES, "none"), [*ALIKE, ("grpo", "none")]))
+@pytest.mark.parametrize(
+    ("kind", "deepspeed"), cases((*STAGES, "none"), [*ALIKE, ("grpo", "none")])
+)
 def test_tracking_leaves_sharded_training_bit_identical(launched, kind, deepspeed):
     tracked = launched(kind, 2, deepspeed)
     assert_same(final_state(tracked), final_state(launched(kind, 2, deepspeed, *OFF)))

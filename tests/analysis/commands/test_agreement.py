@@ -12,6 +12,7 @@ import torch
 
 from analysis.cli import parse
 from analysis.commands.agreement import Options, act, check_pairs
+from analysis.comparison.agreement import Agreement, Overlap, format_agreement
 from analysis.models.loading import load_model
 from analysis.prompts.pairs import Pairs
 from analysis.records.record_files import read_record
@@ -82,3 +83,10 @@ def test_pairs_that_a_metric_can_not_read_are_refused() -> None:
         ValueError, match="pair 0 of r/pairs.jsonl has no foil_id, which logit_diff"
     ):
         check_pairs(bare, "logit_diff", Path("r/pairs.jsonl"))
+
+
+def test_the_table_fits_a_terminal() -> None:
+    each = Overlap(1152, 1024, ["L1H2"], 0.08, 0.06, 0.18, 3.1e-05)
+    overlaps = {1_000_000: {"in_circuit": each, "emergent_called": each, "pruned_called": each}}
+    text = format_agreement(Agreement(("run", "run"), ("kl", "logit_diff"), 2048, overlaps))
+    assert max(map(len, text.splitlines())) <= 80
