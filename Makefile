@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# pip would compile one file after the other, tests of packages too: 60 s instead of 20. Packages hold
-# files for other Pythons that can't be compiled here; pip passes over them as well.
+# pip would compile one file after the other, tests of packages too: 60 s instead of 20. Packages
+# hold files for other Pythons that can't be compiled here; pip passes over them as well.
 COMPILE := $(BIN)/python -W ignore -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 
 # vLLM loads libnuma and compiles its graphs with a C++ compiler
