@@ -124,6 +124,7 @@ def test_a_run_that_is_running_is_refused_by_its_holder(launch):
     assert [path.name for path in run.iterdir()] == ["locks"]
 
 
+@pytest.mark.distributed
 def test_a_dry_run_of_a_machine_prints_the_command(launch):
     done = launch(*SMALL, "resources.processes=2", "resources.dry_run=true", "name=mine")
     assert shlex.split(done.stdout)[-1] == "runs/mine/launch.yaml"

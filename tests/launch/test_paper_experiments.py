@@ -148,6 +148,7 @@ def test_think(compose, toy, capsys):
     assert scores.read_text() == whole
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize(
     "name", ["ablation_1_5b", pytest.param("ablation_7b", marks=pytest.mark.slow)]
 )

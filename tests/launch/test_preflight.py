@@ -73,6 +73,7 @@ def test_a_model_that_is_nowhere_is_named_at_once(compose, tmp_path):
         preflight(cfg)
 
 
+@pytest.mark.distributed
 def test_a_setting_that_is_wrong_is_found_before_the_queue(launch):
     queue = ["resources=slurm", "resources.gpus=1", "name=mine"]
     done = launch(*SMALL[:-1], *queue, "train.args.learning_rat=1")

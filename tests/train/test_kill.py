@@ -135,7 +135,7 @@ def survive(
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("where", ["inline", "checkpoint"])
+@pytest.mark.parametrize("where", ["inline", pytest.param("checkpoint", marks=pytest.mark.slow)])
 def test_five_stops_leave_no_trace(compose, tiny_dir, tmp_path, where):
     def arguments(directory: Path) -> list[str]:
         return small("sft", tiny_dir, directory, *LONG, f"tracking.where={where}")
