@@ -51,9 +51,8 @@ class EdgeScores:
         gradient along the embedding, so for EAP-IG-inputs the gap is the error of the quadrature;
         infinite where the metric does not change.
         """
-        change = (self.metric_corrupted - self.metric_clean).mean()
-        gap = (self.mean[0].sum() - change).abs() / change.abs()
-        return float(gap) if change != 0 else float("inf")
+        missed, change = self.missed
+        return missed / change if change else float("inf")
 
     @property
     def missed(self) -> tuple[float, float]:
